@@ -1,0 +1,34 @@
+# `make` prints the targets. Every target that needs .venv makes it first (tools/setup.sh), so a bare
+# clone needs no other command. PYTHON=/path/to/python3.12 chooses the interpreter.
+
+SHELL := /bin/bash
+# The tests and the demo call `fastdeit` and `python` by name. Not exported as a whole: set-up must
+# look for an interpreter outside .venv.
+IN_VENV := export PATH="$$PWD/.venv/bin:$$PATH"
+
+.PHONY: help setup ready test lint demo clean
+
+help:  ## print this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+setup:  ## make .venv, and try again what an earlier set-up left out (FFCV, DALI)
+	@bash tools/setup.sh --retry
+
+ready:
+	@bash tools/setup.sh
+
+lint: ready  ## ruff and mypy
+	@$(IN_VENV); ruff check . && mypy
+
+test: ready  ## ruff, mypy and all tests; PYTEST_ARGS="-k crops -x" goes to pytest
+	@$(IN_VENV); failed=0; \
+	ruff check . || failed=1; \
+	mypy || failed=1; \
+	pytest $(PYTEST_ARGS) || failed=1; \
+	exit $$failed
+
+demo: ready  ## sample data, conversion, training, evaluation, benchmark; SHORT=1 for the short one
+	@$(IN_VENV); tools/demo.sh
+
+clean:  ## remove what was built, .venv and the demo's output
+	rm -rf .venv build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache

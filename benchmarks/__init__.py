@@ -1,0 +1,1 @@
+"""Measurements: `fastdeit bench`, its harness and its cases."""

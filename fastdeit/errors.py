@@ -1,0 +1,9 @@
+"""The one exception that means "what you gave cannot be used"."""
+
+
+class UserError(Exception):
+    """Input that cannot be used, as one line: what, the value found, the rule, the way out.
+
+    The program prints it without a traceback and exits with 2. It is not a ValueError, because the
+    command-line parser wraps every ValueError raised by a configuration in words of its own.
+    """

@@ -1,0 +1,98 @@
+"""Models come from timm; here they are made, and all their heads are read."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import timm
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+
+from fastdeit.config import ModelConfig
+from fastdeit.errors import UserError
+
+
+def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int = 0) -> nn.Module:
+    """Build a timm model with fresh weights.
+
+    Args:
+        config: which model.
+        num_classes: outputs of each head.
+        image_size: side of the input in pixels.
+        seed: of the initial weights; torch's global generator is left as it was.
+
+    Returns:
+        The model in float32, on the CPU.
+
+    Raises:
+        UserError: timm does not know the name, or the model does not take one of the options.
+    """
+    if not timm.is_model(config.model):
+        near = timm.list_models(f"*{config.model.split('_')[0]}*")[:4]
+        raise UserError(
+            f"model is not one of timm {timm.__version__}. Found: {config.model}. "
+            f"Near it: {', '.join(near) or 'nothing'}."
+        )
+    options: dict[str, object] = {"num_classes": num_classes, "drop_path_rate": config.drop_path}
+    for name in ("patch_size", "embed_dim", "depth", "num_heads"):
+        if getattr(config, name) is not None:
+            options[name] = getattr(config, name)
+    if config.model.startswith(("deit", "vit")):
+        options["img_size"] = image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return cast(nn.Module, timm.create_model(config.model, **options))
+        except (TypeError, AssertionError, ValueError) as error:
+            raise UserError(
+                f"model {config.model} cannot be built with these options. "
+                f"Found: {options}. timm says: {error}. Leave the option out."
+            ) from error
+
+
+def forward_train(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Logits for training.
+
+    Args:
+        model: from `make_model`, in training mode; may be compiled.
+        images: (B, 3, H, W) float, normalised.
+
+    Returns:
+        (class logits (B, K), distillation logits (B, K) or None without a distillation head).
+    """
+    output = model(images)
+    return output if isinstance(output, tuple) else (output, None)
+
+
+def set_distilled_training(model: nn.Module, enable: bool = True) -> None:
+    """Make a distilled model return both heads in training mode; others are left alone."""
+    if isinstance(model, VisionTransformerDistilled):
+        model.set_distilled_training(enable)
+
+
+def forward_heads(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Probabilities of every head, for evaluation.
+
+    Args:
+        model: from `make_model`, in evaluation mode.
+        images: (B, 3, H, W) float, normalised.
+
+    Returns:
+        "class" (B, K) float32; with a distillation token also "dist", and "joint", the mean of the
+        two softmax outputs.
+
+    Source: paper section 4, "Classification with our approach: joint classifiers"; timm's
+        VisionTransformerDistilled.forward_head differs by averaging logits.
+    """
+    if not isinstance(model, VisionTransformerDistilled):
+        return {"class": model(images).float().softmax(-1)}
+    tokens = model.forward_features(images)  # (B, N, D): class token, distillation token, patches
+    by_class = model.head(tokens[:, 0]).float().softmax(-1)
+    by_dist = cast(Tensor, model.head_dist(tokens[:, 1])).float().softmax(-1)
+    return {"class": by_class, "dist": by_dist, "joint": (by_class + by_dist) / 2}
+
+
+def num_parameters(model: nn.Module) -> int:
+    """How many trainable numbers a model has."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,57 @@
+"""AdamW's parameter groups and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from fastdeit.config import OptimConfig
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig, batch_size: int) -> torch.optim.AdamW:
+    """Build a fused AdamW whose weight decay touches matrices only.
+
+    Args:
+        model: its `no_weight_decay()` names, vectors and biases are not decayed.
+        config: learning rate and decay.
+        batch_size: images a step over all processes, which scales the learning rate.
+
+    Source: timm optim: param_groups_weight_decay. It exempts dist_token too, where the timm of the
+        paper's code did not.
+    """
+    exempt = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_plain = parameter.ndim <= 1 or name.endswith(".bias") or name in exempt
+        (plain if is_plain else decayed).append(parameter)
+    groups = [
+        {"params": plain, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": config.weight_decay},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=config.lr(batch_size), betas=(0.9, 0.999), eps=1e-8, fused=True
+    )
+
+
+def learning_rate(config: OptimConfig, batch_size: int, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of one step: linear warm-up, then a cosine over the whole run.
+
+    Args:
+        config: peak, ends and lengths.
+        batch_size: images a step over all processes.
+        step: from 0, over the whole run.
+        steps_per_epoch: converts the lengths, given in epochs.
+
+    Source: paper Table 9; timm CosineLRScheduler without warmup_prefix. Per step, where the
+        published code moves once an epoch and one epoch late.
+    """
+    peak = config.lr(batch_size)
+    warmup_steps = config.warmup_epochs * steps_per_epoch
+    if step < warmup_steps:
+        return config.warmup_lr + (peak - config.warmup_lr) * step / warmup_steps
+    progress = step / (config.epochs * steps_per_epoch)
+    return config.min_lr + 0.5 * (peak - config.min_lr) * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,198 @@
+"""The training loop, top to bottom: `fastdeit train` -> `train` -> `train_step`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdeit.augment import apply_augmentation, sample_augmentation
+from fastdeit.batch import Batch, BatchSource
+from fastdeit.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
+from fastdeit.config import TrainConfig
+from fastdeit.device import Compute, choose_compute
+from fastdeit.errors import UserError
+from fastdeit.evaluate import Evaluation, evaluate
+from fastdeit.losses import hard_distillation_loss, mixed_cross_entropy
+from fastdeit.models import forward_train, make_model, num_parameters, set_distilled_training
+from fastdeit.optim import learning_rate, make_optimizer
+
+CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a finished run leaves."""
+
+    evaluation: Evaluation
+    """Of the last epoch."""
+    checkpoint: Path
+    """The last checkpoint."""
+
+
+def train(
+    config: TrainConfig,
+    train_batches: BatchSource,
+    val_batches: BatchSource,
+    class_names: tuple[str, ...],
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainResult:
+    """Train a model from fresh weights.
+
+    Args:
+        config: everything that decides the run.
+        train_batches: one pass is one epoch.
+        val_batches: one pass is the whole validation set.
+        class_names: one for each output of the model.
+        on_step: called with each row of the metrics file, as it is written.
+
+    Returns:
+        The last evaluation and the path of the checkpoint.
+
+    Raises:
+        UserError: the configuration and the data do not fit each other.
+        FloatingPointError: the loss stopped being finite; the last checkpoint is left as it was.
+    """
+    # ---- what computes -------------------------------------------------------------------------
+    compute = choose_compute(config.run.device, config.run.precision)
+    steps_per_epoch = len(train_batches)
+    model = make_model(config.model, len(class_names), config.data.image_size, config.run.seed)
+    model = model.to(compute.device, memory_format=torch.channels_last).train()
+    set_distilled_training(model)
+    optimizer = make_optimizer(model, config.optim, config.data.batch_size)
+    teacher = load_teacher(config, class_names, compute)
+    forward = torch.compile(model) if config.run.compile else model
+    # DropPath is the only draw left to torch's generator.
+    torch.manual_seed(config.run.seed)
+
+    # ---- what is written -----------------------------------------------------------------------
+    started = time.perf_counter()
+    metrics = (config.run.out / METRICS).open("w", encoding="utf-8")
+
+    def record(**row: Any) -> None:
+        row["elapsed_s"] = round(time.perf_counter() - started, 3)
+        metrics.write(json.dumps(row) + "\n")
+        metrics.flush()
+        if on_step is not None:
+            on_step(row)
+
+    # ---- epochs --------------------------------------------------------------------------------
+    step = 0
+    with metrics:
+        for epoch in range(config.optim.epochs):
+            losses: list[Tensor] = []
+            num_images, wait_s, since = 0, 0.0, time.perf_counter()
+            batches = iter(train_batches)
+            while True:
+                asked = time.perf_counter()
+                host_batch = next(batches, None)
+                wait_s += time.perf_counter() - asked
+                if host_batch is None:
+                    break
+                lr = learning_rate(config.optim, config.data.batch_size, step, steps_per_epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                batch = host_batch.to(compute.device)
+                losses.append(train_step(config, forward, teacher, optimizer, batch, compute))
+                step += 1
+                num_images += len(batch.labels)
+                if step % config.run.log_every_steps == 0 or step % steps_per_epoch == 0:
+                    # The only place in an epoch that waits for the device.
+                    loss = torch.stack(losses).mean().item()
+                    now = time.perf_counter()
+                    if not math.isfinite(loss):
+                        raise FloatingPointError(
+                            f"loss must be finite. Found: {loss} at step {step - len(losses)} to "
+                            f"{step}, learning rate {lr:.3g}. Lower --base-lr or raise "
+                            "--warmup-epochs; the last checkpoint is as it was."
+                        )
+                    record(
+                        kind="train",
+                        epoch=epoch,
+                        step=step,
+                        loss=loss,
+                        lr=lr,
+                        img_per_s=num_images / (now - since),
+                        data_wait_frac=wait_s / (now - since),
+                    )
+                    losses, num_images, wait_s, since = [], 0, 0.0, now
+            evaluation = evaluate(model, val_batches, compute)
+            record(kind="eval", epoch=epoch, step=step, **evaluation.to_dict())
+            save_checkpoint(
+                config.run.out / CHECKPOINT,
+                model,
+                config.model,
+                config.data.image_size,
+                class_names,
+                optimizer=optimizer.state_dict(),
+                epoch=epoch + 1,
+                step=step,
+                config=config.to_dict(),
+                num_params=num_parameters(model),
+            )
+    return TrainResult(evaluation, config.run.out / CHECKPOINT)
+
+
+def train_step(
+    config: TrainConfig,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    compute: Compute,
+) -> Tensor:
+    """Augment one batch, take one optimiser step.
+
+    Args:
+        config: augmentation and loss.
+        model: in training mode, on the device; may be compiled.
+        teacher: in evaluation mode, on the device, or None.
+        optimizer: over the model's parameters, its learning rate set.
+        batch: on the device.
+        compute: device and precision.
+
+    Returns:
+        () float32 on the device, the detached loss; reading it is the caller's wait.
+    """
+    augmentation = sample_augmentation(config.augment, batch, config.run.seed)
+    images, targets = apply_augmentation(batch, augmentation)
+    with compute.autocast():
+        logits, dist_logits = forward_train(model, images)
+        loss = mixed_cross_entropy(logits, targets, config.augment.smoothing)
+        if teacher is not None and dist_logits is not None:
+            with torch.no_grad():
+                teacher_logits = teacher(images)
+            loss = hard_distillation_loss(loss, dist_logits, teacher_logits)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def load_teacher(
+    config: TrainConfig, class_names: tuple[str, ...], compute: Compute
+) -> nn.Module | None:
+    """Load the teacher of a distilled run, frozen, on the device.
+
+    Raises:
+        UserError: it knows other classes than the data has.
+    """
+    if config.distill.teacher is None:
+        return None
+    content = load_checkpoint(config.distill.teacher)
+    if tuple(content["class_names"]) != class_names:
+        raise UserError(
+            f"teacher must know the classes of the training set ({len(class_names)}). Found: "
+            f"{config.distill.teacher} with {len(content['class_names'])} others. "
+            "Train the teacher on the same data."
+        )
+    teacher = model_from_checkpoint(content).requires_grad_(False)
+    return teacher.to(compute.device, memory_format=torch.channels_last)

@@ -1,0 +1,1 @@
+"""How samples arrive: dataset index, order, crops, and the engines that decode."""

@@ -1,0 +1,42 @@
+"""Decoding one image as DeiT does, by PIL: the reference for every engine."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from fastdeit import UserError
+from fastdeit.pipelines.index import RAW_MODE, DatasetIndex
+
+
+def decode_with_pil(index: DatasetIndex, sample: int) -> Image.Image:
+    """Read one image as DeiT does: PIL, converted to RGB, not turned by EXIF.
+
+    Args:
+        index: the dataset.
+        sample: number of the sample.
+
+    Raises:
+        UserError: the image does not decode; names it, its key and the reason.
+
+    Source: torchvision datasets.folder.pil_loader.
+    """
+    data = index.read(sample)
+    if index.modes[sample] == RAW_MODE:
+        shape = (int(index.heights[sample]), int(index.widths[sample]), 3)
+        return Image.fromarray(np.frombuffer(data, dtype=np.uint8).reshape(shape))
+    try:
+        image = Image.open(io.BytesIO(data))
+        return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise bad_image(index, sample, str(error)) from error
+
+
+def bad_image(index: DatasetIndex, sample: int, reason: str) -> UserError:
+    """The error for an image that does not decode."""
+    return UserError(
+        f"an image does not decode. Found: {index.describe(sample)} ({reason}). "
+        "`fastdeit verify --decode` lists all such images; convert again with --bad skip."
+    )

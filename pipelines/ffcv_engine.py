@@ -1,0 +1,313 @@
+"""FFCV's Loader reads and schedules; our decoder operation decodes once and cuts all copies.
+
+Each entry of FFCV's batch indices is a sample number with its copy in the high bits, so the plan's
+order goes through the Loader unchanged. The operation finds runs of one image, decodes it once per
+run into scratch memory of its thread, and resamples every copy straight into FFCV's batch memory.
+
+Labels do not go through FFCV: its integer decoder would take our packed indices for sample numbers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from queue import Empty
+from typing import Any
+
+import numba
+import numpy as np
+from torch import Tensor
+
+from fastdeit import UserError, keyed
+from fastdeit.keyed import Purpose
+from fastdeit.pipelines.crops import CUT, center_cut, random_resized_cut, shorter_side
+from fastdeit.pipelines.decode import bad_image
+from fastdeit.pipelines.index import RAW_MODE, DatasetIndex
+from fastdeit.pipelines.keyed_jit import absorb
+from fastdeit.pipelines.pipeline import Pipeline, pin_if_useful
+from fastdeit.pipelines.plan import Plan
+from fastdeit.pipelines.resample import as_pointer, resample_cut
+
+try:
+    import ffcv._libffcv
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.pipeline.allocation_query import AllocationQuery
+    from ffcv.pipeline.compiler import Compiler
+except (ImportError, OSError) as error:
+    raise UserError(
+        f"engine ffcv needs FFCV. Found: {error}. "
+        "Install it with pip install 'fastdeit[ffcv]', or pass --engine dali or pil."
+    ) from error
+
+COPY_SHIFT = 40
+SAMPLE_MASK = (1 << COPY_SHIFT) - 1
+BATCHES_AHEAD = 2
+STALL_S = 0.5  # how often a waiting reader looks whether FFCV's thread is still alive
+
+# FFCV's library links libturbojpeg, so its handle finds these too. FFCV's own imdecode takes the
+# fast DCT, which is not what PIL computes.
+_turbojpeg = ctypes.CDLL(ffcv._libffcv.__file__)
+_decompress = _turbojpeg.tjDecompress2
+_decompress.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_void_p,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+]
+_decompress.restype = ctypes.c_int
+_turbojpeg.tjInitDecompress.restype = ctypes.c_void_p
+_turbojpeg.tjDestroy.argtypes = [ctypes.c_void_p]
+_turbojpeg.tjGetErrorStr2.argtypes = [ctypes.c_void_p]
+_turbojpeg.tjGetErrorStr2.restype = ctypes.c_char_p
+_turbojpeg.tjGetErrorCode.argtypes = [ctypes.c_void_p]
+PIXELS_RGB, ACCURATE_DCT = 0, 4096
+WARNING = 0
+
+
+class FfcvPipeline(Pipeline):
+    """Reads a .beton through FFCV's Loader."""
+
+    name = "ffcv"
+
+    def __init__(self, index: DatasetIndex, plan: Plan, threads: int = 0) -> None:
+        """See `Pipeline`.
+
+        Raises:
+            UserError: the dataset is no .beton.
+        """
+        super().__init__(index, plan, threads)
+        if index.container != "beton":
+            raise UserError(
+                f"engine ffcv reads .beton files only. Found: {index.path}. "
+                "Convert it with `fastdeit convert SOURCE OUT.beton`, or pass --engine dali or pil."
+            )
+        # numba cannot start more threads than it found cores for (ffcv#357).
+        self.threads = min(self.threads, int(numba.config.NUMBA_NUM_THREADS))
+        self._decoder = _PlanDecoder(index, plan, self.threads)
+        self._loader = Loader(
+            str(index.path),
+            batch_size=plan.max_local_batch,
+            num_workers=self.threads,
+            os_cache=True,
+            order=OrderOption.SEQUENTIAL,
+            pipelines={"image": [self._decoder], "label": None},
+            drop_last=False,
+            batches_ahead=BATCHES_AHEAD,
+        )
+
+    def _images(self, epoch: int, first_step: int) -> Generator[Tensor, None, None]:
+        self._decoder.set_epoch(epoch)
+        packed = (
+            step.samples | (step.copies << COPY_SHIFT)
+            for step in self.plan.steps(epoch, first_step)
+        )
+        batches = _PlannedEpoch(self._loader, packed)
+        try:
+            for step in self.plan.steps(epoch, first_step):
+                (images,) = next(batches)
+                self._decoder.check(step.samples)
+                # FFCV writes into the same memory again a few batches later (ffcv#231).
+                yield pin_if_useful(images, copy=True)
+        finally:
+            batches.stop()
+
+    def close(self) -> None:
+        """Free the decoders and their memory."""
+        self._decoder.close()
+
+
+class _PlannedEpoch(EpochIterator):  # type: ignore[misc]
+    """FFCV's working thread, with given batches, errors that arrive, and an end that is waited for.
+
+    FFCV's own leaves its reader waiting for ever when its thread fails, and leaks the thread when
+    the reader leaves early (ffcv#345, ffcv#393).
+    """
+
+    def __init__(self, loader: Loader, batches: Iterator[Any]) -> None:
+        self._batches = batches
+        self._is_stopped = False
+        self._failure: BaseException | None = None
+        super().__init__(loader, np.empty(0, dtype=np.int64))
+
+    @property
+    def iter_ixes(self) -> Iterator[Any]:
+        """The batches that FFCV's thread takes."""
+        return self._until_stopped()
+
+    @iter_ixes.setter
+    def iter_ixes(self, value: Iterator[Any]) -> None:
+        """Ignore FFCV's own division of its order."""
+
+    def _until_stopped(self) -> Iterator[Any]:
+        while not self._is_stopped and (batch := next(self._batches, None)) is not None:
+            yield batch
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException as error:
+            self._failure = error
+
+    def __next__(self) -> Any:
+        while True:
+            try:
+                result = self.output_queue.get(timeout=STALL_S)
+            except Empty:
+                if self.is_alive():
+                    continue
+                raise self._failure or RuntimeError("FFCV's thread ended early") from None
+            if result is None:
+                raise StopIteration
+            return result[1]
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._is_stopped = True
+        self.terminate_event.set()
+        while self.is_alive():
+            try:
+                self.output_queue.get_nowait()
+            except Empty:
+                time.sleep(0.001)
+        self.close()
+
+
+class _PlanDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
+    """FFCV operation: decode each run of one image once, cut every copy.
+
+    What changes while it runs (keys, scratch memory, failures) is reached by address, because numba
+    freezes the arrays that a closure refers to.
+    """
+
+    def __init__(self, index: DatasetIndex, plan: Plan, threads: int) -> None:
+        super().__init__()
+        self.index, self.plan, self.threads = index, plan, threads
+        largest = int((index.widths.astype(np.int64) * index.heights).max()) * 3
+        # Only what is written to takes memory: one huge image costs its size once a thread.
+        self._scratch = np.empty((threads, largest), dtype=np.uint8)
+        self._handles = np.array(
+            [_turbojpeg.tjInitDecompress() for _ in range(threads)], dtype=np.uint64
+        )
+        self._keys = np.ascontiguousarray(plan.keys)
+        # Not uint8: FFCV marks numba's type of one-dimensional uint8 arrays as read-only.
+        self._failed = np.zeros(len(index), dtype=np.int8)
+        self._epoch_state = np.zeros(1, dtype=np.uint64)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the crops of this epoch from now on; no batch may be in flight."""
+        self._epoch_state[0] = keyed.epoch_state(self.plan.seed, Purpose.CROP, epoch)
+
+    def check(self, samples: Any) -> None:
+        """Raise if one of these samples did not decode.
+
+        libjpeg warns of harmless things too (bytes between markers); PIL takes those images, so
+        only data that ends too early counts among the warnings.
+        """
+        for sample in np.unique(samples[self._failed[samples] != 0]):
+            data = self.index.read(int(sample))
+            pixels = np.empty(
+                int(self.index.widths[sample]) * int(self.index.heights[sample]) * 3, np.uint8
+            )
+            handle = _turbojpeg.tjInitDecompress()
+            _decompress(
+                handle,
+                data,
+                len(data),
+                pixels.ctypes.data,
+                int(self.index.widths[sample]),
+                0,
+                int(self.index.heights[sample]),
+                PIXELS_RGB,
+                ACCURATE_DCT,
+            )
+            reason = _turbojpeg.tjGetErrorStr2(handle).decode()
+            is_warning = _turbojpeg.tjGetErrorCode(handle) == WARNING
+            _turbojpeg.tjDestroy(handle)
+            if not is_warning or "remature end" in reason:
+                raise bad_image(self.index, int(sample), reason)
+
+    def close(self) -> None:
+        """Free the decompressors."""
+        for handle in self._handles:
+            _turbojpeg.tjDestroy(int(handle))
+        self._handles = np.zeros(0, dtype=np.uint64)
+
+    def declare_state_and_memory(self, previous_state: Any) -> Any:
+        """Tell FFCV the shape of a sample: (S, S, 3) uint8."""
+        shape, dtype = (self.plan.image_size, self.plan.image_size, 3), np.dtype("<u1")
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=dtype)
+        return state, AllocationQuery(shape, dtype)
+
+    def generate_code(self) -> Callable[..., Any]:
+        """The function that FFCV compiles and calls for every batch."""
+        read = self.memory_read
+        threads_range = Compiler.get_iterator()
+        num, threads, largest = len(self.index), self.threads, self._scratch.shape[1]
+        keys_at, failed_at = self._keys.ctypes.data, self._failed.ctypes.data
+        state_at, handles_at = self._epoch_state.ctypes.data, self._handles.ctypes.data
+        scratch_at = self._scratch.ctypes.data
+        is_training, size = self.plan.is_training, self.plan.image_size
+        shorter, cut_fields = shorter_side(self.plan), len(CUT)
+        thread_id = numba.get_thread_id if threads > 1 else numba.njit(lambda: 0)
+
+        def decode(batch_indices: Any, destination: Any, metadata: Any, storage_state: Any) -> Any:
+            keys = numba.carray(as_pointer(keys_at), (num,), np.uint64)
+            failed = numba.carray(as_pointer(failed_at), (num,), np.int8)
+            epoch_state = numba.carray(as_pointer(state_at), (1,), np.uint64)[0]
+            handles = numba.carray(as_pointer(handles_at), (threads,), np.uint64)
+            scratch = numba.carray(as_pointer(scratch_at), (threads, largest), np.uint8)
+
+            count = len(batch_indices)
+            starts = np.empty(count + 1, dtype=np.int64)
+            num_runs = 0
+            for i in range(count):
+                if i == 0 or (batch_indices[i] ^ batch_indices[i - 1]) & SAMPLE_MASK:
+                    starts[num_runs] = i
+                    num_runs += 1
+            starts[num_runs] = count
+
+            for run in threads_range(num_runs):
+                sample = batch_indices[starts[run]] & SAMPLE_MASK
+                field = metadata[sample]
+                height, width = np.int64(field["height"]), np.int64(field["width"])
+                data = read(field["data_ptr"], storage_state)
+                thread = thread_id()
+                if field["mode"] == RAW_MODE:
+                    pixels = data[: height * width * 3]
+                else:
+                    pixels = scratch[thread, : height * width * 3]
+                    if _decompress(
+                        handles[thread],
+                        data.ctypes.data,
+                        data.size,
+                        pixels.ctypes.data,
+                        width,
+                        0,
+                        height,
+                        PIXELS_RGB,
+                        ACCURATE_DCT,
+                    ):
+                        failed[sample] = 1
+                image = pixels.reshape(height, width, 3)
+                cut = np.empty(cut_fields, dtype=np.int32)
+                for i in range(starts[run], starts[run + 1]):
+                    if is_training:
+                        copy = np.uint64(batch_indices[i] >> COPY_SHIFT)
+                        state = absorb(absorb(epoch_state, keys[sample]), copy)
+                        random_resized_cut(state, height, width, size, cut)
+                    else:
+                        center_cut(height, width, size, shorter, cut)
+                    resample_cut(image, cut, destination[i])
+            return destination[:count]
+
+        decode.is_parallel = True  # type: ignore[attr-defined]
+        return decode

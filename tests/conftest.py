@@ -1,0 +1,81 @@
+"""What every test needs: this checkout installed, known capabilities, no more threads than cores."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Set before the first import of torch, so that it holds for subprocesses too. On a machine that
+# gives a process two cores of many, torch would otherwise start a thread per core of the machine.
+NUM_CORES = len(os.sched_getaffinity(0))
+ASKED = os.environ.get("OMP_NUM_THREADS", "")
+os.environ["OMP_NUM_THREADS"] = str(min(int(ASKED), NUM_CORES) if ASKED.isdigit() else NUM_CORES)
+
+
+def why_not_installed() -> str | None:
+    """Say why `fastdeit.pipelines` is not this checkout's; None if it is."""
+    try:
+        spec = importlib.util.find_spec("fastdeit.pipelines")
+    except ImportError as error:
+        return str(error)
+    if spec is None or spec.origin is None:
+        return "No module named 'fastdeit.pipelines'"
+    if Path(spec.origin).resolve() != ROOT / "pipelines" / "__init__.py":
+        return f"fastdeit.pipelines comes from {spec.origin}"
+    return None
+
+
+def pytest_configure() -> None:
+    """Stop before collecting anything if the tests would run on something else than this checkout."""
+    why = why_not_installed()
+    if why is not None:
+        raise pytest.UsageError(
+            f"this checkout ({ROOT}) is not the installed fastdeit. Found: {why}. Run: make test, "
+            "or in an environment of your own: python -m pip install --no-deps -e ."
+        )
+
+
+def why_no_gpu() -> str | None:
+    """Say why there is no CUDA device; None if there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    return (
+        f"no CUDA device: torch {torch.__version__} (built for CUDA {torch.version.cuda}) sees none"
+    )
+
+
+def why_no_module(name: str) -> str | None:
+    """Say why a module cannot be imported; None if it can."""
+    try:
+        importlib.import_module(name)
+    # A broken native library raises OSError or RuntimeError as often as ImportError.
+    except Exception as error:
+        return f"import {name}: {type(error).__name__}: {error}"
+    return None
+
+
+CAPABILITIES: dict[str, Callable[[], str | None]] = {
+    "gpu": why_no_gpu,
+    "ffcv": lambda: why_no_module("ffcv"),
+    "dali": lambda: why_no_module("nvidia.dali"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests whose marker names a capability that is missing, with the reason."""
+    for marker, why_missing in CAPABILITIES.items():
+        # The check imports a heavy library, so it is made only if a collected test asks for it.
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        reason = why_missing() if marked else None
+        if reason is not None:
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))

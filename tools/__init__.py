@@ -1,0 +1,1 @@
+"""The program `fastdeit`: one module a command, each registered in setup.cfg."""

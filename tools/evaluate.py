@@ -1,0 +1,88 @@
+"""`fastdeit evaluate`: accuracy of a checkpoint, head by head."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from fastdeit import UserError
+from fastdeit.tools.progress import progress
+
+
+def evaluate(
+    checkpoint: tyro.conf.Positional[Path],
+    dataset: tyro.conf.Positional[Path],
+    /,
+    engine: Literal["auto", "ffcv", "dali", "pil"] = "auto",
+    batch_size: int = 256,
+    eval_crop_ratio: float = 0.875,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    threads: int = 0,
+) -> int:
+    """Evaluate a checkpoint: top-1, top-5 and loss of the class, distillation and joint heads.
+
+    The last line on stdout is one JSON object; it is written to evaluation.json beside the
+    checkpoint too.
+
+    Args:
+        checkpoint: RUN/checkpoint.pt of `fastdeit train`.
+        dataset: a .beton, a folder of shards or an ImageFolder; every image counts once.
+        engine: what decodes; auto takes the fastest that is installed.
+        batch_size: images a step.
+        eval_crop_ratio: the shorter side becomes the model's size divided by this.
+        device: auto, cpu, cuda or cuda:N.
+        precision: auto is bf16 autocast on a GPU and fp32 on a CPU.
+        threads: decoding threads; 0 takes every usable core.
+
+    Returns:
+        0.
+    """
+    from fastdeit.checkpoint import load_checkpoint, model_from_checkpoint
+    from fastdeit.device import choose_compute
+    from fastdeit.evaluate import evaluate as score
+    from fastdeit.pipelines.index import open_dataset
+    from fastdeit.pipelines.open import eval_plan, open_pipeline
+
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1. Found: {batch_size}. Pass 256, say.")
+    if not 0 < eval_crop_ratio <= 1:
+        raise UserError(
+            f"eval_crop_ratio must be above 0 and at most 1. Found: {eval_crop_ratio}. "
+            "Pass --eval-crop-ratio 0.875, say."
+        )
+    compute = choose_compute(device, precision)
+    content = load_checkpoint(checkpoint)
+    index = open_dataset(dataset)
+    if tuple(content["class_names"]) != index.class_names:
+        raise UserError(
+            f"dataset must have the classes of the checkpoint ({len(content['class_names'])}). "
+            f"Found: {dataset} with {len(index.class_names)} others. Give a set of the same source."
+        )
+    model = model_from_checkpoint(content).to(compute.device)
+    image_size = content["image_size"]
+    plan = eval_plan(index, image_size, eval_crop_ratio, batch_size)
+    with open_pipeline(index, plan, engine, threads) as batches:
+        result = score(model, progress(batches, "evaluating", len(batches), unit="batch"), compute)
+    for name, head in result.heads.items():
+        print(
+            f"{name:>6}: top-1 {head.top1_pct:6.2f}%  top-5 {head.top5_pct:6.2f}%  "
+            f"loss {head.loss:.4f}",
+            file=sys.stderr,
+        )
+    facts = {
+        "checkpoint": str(checkpoint),
+        "dataset": str(dataset),
+        "image_size": image_size,
+        "eval_crop_ratio": eval_crop_ratio,
+        "compute": compute.reason,
+        **result.to_dict(),
+    }
+    text = json.dumps(facts)
+    checkpoint.with_name("evaluation.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0

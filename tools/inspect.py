@@ -1,0 +1,105 @@
+"""`fastdeit inspect`: what is in a dataset, in words and in one picture."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from fastdeit import UserError
+from fastdeit.pipelines.index import DatasetIndex, open_dataset
+
+THUMB_PIXELS = 128
+COLUMNS = 8
+
+
+def inspect(
+    dataset: tyro.conf.Positional[Path],
+    /,
+    sheet: Path | None = None,
+    num_images: int = 40,
+) -> int:
+    """Describe a dataset: samples, classes, sizes, irregular images; optionally draw some of it.
+
+    Args:
+        dataset: a .beton, a folder of shards or an ImageFolder.
+        sheet: a PNG to write, with images spread evenly over the set and their classes.
+        num_images: how many images the sheet shows.
+
+    Returns:
+        0.
+    """
+    if num_images < 1:
+        raise UserError(f"num_images must be at least 1. Found: {num_images}. Pass 40, say.")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise UserError(f"sheet must end in .png. Found: {sheet}. Pass --sheet {sheet}.png.")
+    index = open_dataset(dataset)
+    for line in summary(index):
+        print(line)
+    if sheet is not None:
+        draw_sheet(index, sheet, num_images)
+        print(f"contact sheet written to {sheet}", file=sys.stderr)
+    return 0
+
+
+def summary(index: DatasetIndex) -> list[str]:
+    """The facts of a dataset, a line each."""
+    per_class = np.bincount(index.labels, minlength=len(index.class_ids))
+    pixels = index.widths.astype(np.int64) * index.heights
+    lines = [
+        f"{index.path}: {index.container}, {len(index)} samples, {len(per_class)} classes, "
+        f"{index.sizes.sum() / 1e6:.1f} MB",
+        f"images a class: {spread(per_class, '.0f')}",
+        f"width: {spread(index.widths, '.0f')} px; height: {spread(index.heights, '.0f')} px; "
+        f"pixels: {spread(pixels / 1e6, '.3f')} M",
+        f"bytes a sample: {spread(index.sizes / 1e3, '.1f')} kB, "
+        f"mean {index.sizes.mean() / 1e3:.1f} kB",
+    ]
+    lines += histogram(index.sizes / 1e3, "kB a sample")
+    lines.append(
+        "checksums: "
+        + ("none" if index.checksums is None else "one for each sample (xxh3, 64 bits)")
+    )
+    for what in ("irregular", "left_out"):
+        listed = index.made_by.get(what, [])
+        if listed:
+            lines.append(f"{what.replace('_', ' ')}: {len(listed)}")
+            lines += [f"  {entry['name']}: {entry['reason']}" for entry in listed[:20]]
+            if len(listed) > 20:
+                lines.append(f"  and {len(listed) - 20} more, in {index.path}.json")
+    return lines
+
+
+def spread(values: NDArray[np.generic], form: str) -> str:
+    """Minimum, median and maximum."""
+    low, middle, high = np.min(values), np.median(values), np.max(values)  # type: ignore[type-var]
+    return f"{low:{form}} to {high:{form}}, median {middle:{form}}"
+
+
+def histogram(values: NDArray[np.float64], what: str, bins: int = 8, width: int = 40) -> list[str]:
+    """A bar chart in characters, between the 1st and the 99th percentile."""
+    low, high = np.percentile(values, [1, 99])
+    counts, edges = np.histogram(np.clip(values, low, high), bins=bins)
+    return [
+        f"  {edges[i]:7.1f} to {edges[i + 1]:7.1f} {what}: "
+        f"{'#' * int(np.ceil(width * counts[i] / counts.max()))} {counts[i]}"
+        for i in range(bins)
+    ]
+
+
+def draw_sheet(index: DatasetIndex, path: Path, num_images: int) -> None:
+    """Write a contact sheet of images spread evenly over the set."""
+    from fastdeit.pictures import contact_sheet
+    from fastdeit.pipelines.decode import decode_with_pil
+
+    images, labels = [], []
+    for sample in np.linspace(0, len(index) - 1, min(num_images, len(index))).astype(int):
+        image = decode_with_pil(index, sample)
+        image.thumbnail((THUMB_PIXELS, THUMB_PIXELS))
+        images.append(np.asarray(image))
+        labels.append(index.class_names[int(index.labels[sample])].split(",")[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(images, labels, COLUMNS).save(path)

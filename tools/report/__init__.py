@@ -1,0 +1,1 @@
+"""`fastdeit report`: one page from what runs and benchmarks left on disk."""

@@ -1,0 +1,122 @@
+"""The command `fastdeit report`: one HTML page from what runs and benchmarks left on disk.
+
+It reads and writes files only: nothing is trained, evaluated or measured here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fastdeit.errors import UserError
+from fastdeit.tools.report.inputs import load_bench, load_runs
+from fastdeit.tools.report.page import GENERATOR, make_page
+from fastdeit.tools.report.results import default_not_measured, headline, result_of
+
+Runs = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+]
+MARK_BYTES = 2048  # the generator's mark stands in the first lines of a page
+
+
+def report(
+    runs: Runs = (),
+    *,
+    bench: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
+    out: Path = Path("report.html"),
+    title: str = "Training report",
+    not_measured: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+) -> int:
+    """Write one self-contained HTML page about runs and benchmarks.
+
+    Args:
+        runs: folders written by `fastdeit train`; the result of the first leads the page.
+        bench: a file of rows written by `fastdeit bench`.
+        out: the page; an earlier report is replaced, any other file is refused.
+        title: the heading of the page.
+        not_measured: what the page lists as not measured, one item each time; without any it lists
+            ImageNet accuracy, a GPU if there was none, and Table 5 of the paper.
+
+    Returns:
+        0; the last line on stdout is a JSON object with the page's path and each run's top-1.
+
+    Raises:
+        UserError: a run or a row cannot be read, or `out` is not ours to replace.
+    """
+    if not runs:
+        raise UserError(
+            "report needs at least one RUN. Found: none. Pass a folder written by `fastdeit train`."
+        )
+    check_out(out)
+    loaded = load_runs(runs)
+    results = [result_of(run) for run in loaded]
+    rows, bench_notes = load_bench(bench)
+    listed = list(not_measured) or default_not_measured(loaded, rows)
+    page = make_page(
+        title, loaded, results, rows, bench_notes, [item for item in listed if item.strip()]
+    )
+    write_page(out, page)
+    print(f"{out}: {headline(results[0])}", file=sys.stderr)
+    summary = [
+        {
+            "name": run.label,
+            "top1_pct": result.top1_pct,
+            "chance_pct": result.chance_pct,
+            "head": result.head,
+        }
+        for run, result in zip(loaded, results, strict=True)
+    ]
+    print(json.dumps({"report": str(out), "runs": summary}, allow_nan=False))
+    return 0
+
+
+def check_out(out: Path) -> None:
+    """Raise a UserError if `out` exists and is anything but an earlier report."""
+    if not os.path.lexists(out):
+        return
+    found = "a folder" if out.is_dir() else "a file that `fastdeit report` did not write"
+    if out.is_file():
+        with out.open("rb") as file:
+            if GENERATOR.encode() in file.read(MARK_BYTES):
+                return
+    raise UserError(
+        f"--out must be a new file or an earlier report. Found: {out}, {found}. "
+        "Pass another --out, or move the file away."
+    )
+
+
+def write_page(out: Path, page: str) -> None:
+    """Write `page` to `out` in one step, so that a reader never meets half a page."""
+    temporary = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w",
+            encoding="utf-8",
+            newline="\n",
+            dir=out.parent,
+            prefix=f".{out.name}.",
+            suffix=".tmp",
+            delete=False,
+        ) as file:
+            temporary = Path(file.name)
+            file.write(page)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would keep a web server out
+        temporary.replace(out)
+    except OSError as error:
+        raise UserError(
+            f"--out cannot be written. Found: {out} ({error.strerror}). Pass another --out."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
