@@ -31,4 +31,4 @@ demo: ready  ## sample data, conversion, training, evaluation, benchmark; SHORT=
 	@$(IN_VENV); tools/demo.sh
 
 clean:  ## remove what was built, .venv and the demo's output
-	rm -rf .venv build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist demo demo-short *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from fastdeit.config import OptimConfig
@@ -18,20 +20,12 @@ def make_optimizer(model: nn.Module, config: OptimConfig, batch_size: int) -> to
         config: learning rate and decay.
         batch_size: images a step over all processes, which scales the learning rate.
 
-    Source: timm optim: param_groups_weight_decay. It exempts dist_token too, where the timm of the
-        paper's code did not.
+    Note: timm's `no_weight_decay` names dist_token too, where that of the paper's code did not.
     """
-    exempt = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
-    decayed, plain = [], []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_plain = parameter.ndim <= 1 or name.endswith(".bias") or name in exempt
-        (plain if is_plain else decayed).append(parameter)
-    groups = [
-        {"params": plain, "weight_decay": 0.0},
-        {"params": decayed, "weight_decay": config.weight_decay},
-    ]
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    groups = param_groups_weight_decay(
+        model, config.weight_decay, no_weight_decay_list=cast(set[str], exempt)
+    )
     return torch.optim.AdamW(
         groups, lr=config.lr(batch_size), betas=(0.9, 0.999), eps=1e-8, fused=True
     )

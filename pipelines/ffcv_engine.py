@@ -18,6 +18,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 from torch import Tensor
 
 from fastdeit import UserError, keyed
@@ -30,6 +31,7 @@ from fastdeit.pipelines.pipeline import Pipeline, pin_if_useful
 from fastdeit.pipelines.plan import Plan
 from fastdeit.pipelines.resample import as_pointer, resample_cut
 
+_torch_threads = torch.get_num_threads()
 try:
     import ffcv._libffcv
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
@@ -42,11 +44,22 @@ except (ImportError, OSError) as error:
         f"engine ffcv needs FFCV. Found: {error}. "
         "Install it with pip install 'fastdeit[ffcv]', or pass --engine dali or pil."
     ) from error
+finally:
+    torch.set_num_threads(_torch_threads)  # importing FFCV sets it to 1
 
 COPY_SHIFT = 40
 SAMPLE_MASK = (1 << COPY_SHIFT) - 1
 BATCHES_AHEAD = 2
 STALL_S = 0.5  # how often a waiting reader looks whether FFCV's thread is still alive
+
+
+def _set_num_threads(compiler: type[Compiler], count: int) -> None:
+    """Set FFCV's number of threads; its own function changes torch's for the whole process too."""
+    compiler.num_threads = count
+    numba.set_num_threads(count)
+
+
+Compiler.set_num_threads = classmethod(_set_num_threads)
 
 # FFCV's library links libturbojpeg, so its handle finds these too. FFCV's own imdecode takes the
 # fast DCT, which is not what PIL computes.
@@ -71,6 +84,7 @@ _turbojpeg.tjGetErrorStr2.restype = ctypes.c_char_p
 _turbojpeg.tjGetErrorCode.argtypes = [ctypes.c_void_p]
 PIXELS_RGB, ACCURATE_DCT = 0, 4096
 WARNING = 0
+TOO_SHORT = "Premature end of JPEG file"
 
 
 class FfcvPipeline(Pipeline):
@@ -134,7 +148,7 @@ class _PlannedEpoch(EpochIterator):  # type: ignore[misc]
 
     def __init__(self, loader: Loader, batches: Iterator[Any]) -> None:
         self._batches = batches
-        self._is_stopped = False
+        self._stop_asked = False
         self._failure: BaseException | None = None
         super().__init__(loader, np.empty(0, dtype=np.int64))
 
@@ -148,7 +162,7 @@ class _PlannedEpoch(EpochIterator):  # type: ignore[misc]
         """Ignore FFCV's own division of its order."""
 
     def _until_stopped(self) -> Iterator[Any]:
-        while not self._is_stopped and (batch := next(self._batches, None)) is not None:
+        while not self._stop_asked and (batch := next(self._batches, None)) is not None:
             yield batch
 
     def run(self) -> None:
@@ -171,7 +185,7 @@ class _PlannedEpoch(EpochIterator):  # type: ignore[misc]
 
     def stop(self) -> None:
         """End the thread and wait for it."""
-        self._is_stopped = True
+        self._stop_asked = True
         self.terminate_event.set()
         while self.is_alive():
             try:
@@ -209,8 +223,8 @@ class _PlanDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
     def check(self, samples: Any) -> None:
         """Raise if one of these samples did not decode.
 
-        libjpeg warns of harmless things too (bytes between markers); PIL takes those images, so
-        only data that ends too early counts among the warnings.
+        Of libjpeg's warnings only that of a file that ends too early counts: PIL refuses those
+        images and takes the others.
         """
         for sample in np.unique(samples[self._failed[samples] != 0]):
             data = self.index.read(int(sample))
@@ -232,7 +246,7 @@ class _PlanDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
             reason = _turbojpeg.tjGetErrorStr2(handle).decode()
             is_warning = _turbojpeg.tjGetErrorCode(handle) == WARNING
             _turbojpeg.tjDestroy(handle)
-            if not is_warning or "remature end" in reason:
+            if not is_warning or TOO_SHORT in reason:
                 raise bad_image(self.index, int(sample), reason)
 
     def close(self) -> None:
@@ -250,14 +264,13 @@ class _PlanDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
     def generate_code(self) -> Callable[..., Any]:
         """The function that FFCV compiles and calls for every batch."""
         read = self.memory_read
-        threads_range = Compiler.get_iterator()
+        lanes = Compiler.get_iterator()
         num, threads, largest = len(self.index), self.threads, self._scratch.shape[1]
         keys_at, failed_at = self._keys.ctypes.data, self._failed.ctypes.data
         state_at, handles_at = self._epoch_state.ctypes.data, self._handles.ctypes.data
         scratch_at = self._scratch.ctypes.data
         is_training, size = self.plan.is_training, self.plan.image_size
         shorter, cut_fields = shorter_side(self.plan), len(CUT)
-        thread_id = numba.get_thread_id if threads > 1 else numba.njit(lambda: 0)
 
         def decode(batch_indices: Any, destination: Any, metadata: Any, storage_state: Any) -> Any:
             keys = numba.carray(as_pointer(keys_at), (num,), np.uint64)
@@ -275,38 +288,40 @@ class _PlanDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
                     num_runs += 1
             starts[num_runs] = count
 
-            for run in threads_range(num_runs):
-                sample = batch_indices[starts[run]] & SAMPLE_MASK
-                field = metadata[sample]
-                height, width = np.int64(field["height"]), np.int64(field["width"])
-                data = read(field["data_ptr"], storage_state)
-                thread = thread_id()
-                if field["mode"] == RAW_MODE:
-                    pixels = data[: height * width * 3]
-                else:
-                    pixels = scratch[thread, : height * width * 3]
-                    if _decompress(
-                        handles[thread],
-                        data.ctypes.data,
-                        data.size,
-                        pixels.ctypes.data,
-                        width,
-                        0,
-                        height,
-                        PIXELS_RGB,
-                        ACCURATE_DCT,
-                    ):
-                        failed[sample] = 1
-                image = pixels.reshape(height, width, 3)
-                cut = np.empty(cut_fields, dtype=np.int32)
-                for i in range(starts[run], starts[run + 1]):
-                    if is_training:
-                        copy = np.uint64(batch_indices[i] >> COPY_SHIFT)
-                        state = absorb(absorb(epoch_state, keys[sample]), copy)
-                        random_resized_cut(state, height, width, size, cut)
+            # A lane, not numba's thread id, owns scratch memory and a decompressor: the threading
+            # layers number threads in ways of their own, TBB beyond the number asked for.
+            for lane in lanes(threads):
+                for run in range(lane, num_runs, threads):
+                    sample = batch_indices[starts[run]] & SAMPLE_MASK
+                    field = metadata[sample]
+                    height, width = np.int64(field["height"]), np.int64(field["width"])
+                    data = read(field["data_ptr"], storage_state)
+                    if field["mode"] == RAW_MODE:
+                        pixels = data[: height * width * 3]
                     else:
-                        center_cut(height, width, size, shorter, cut)
-                    resample_cut(image, cut, destination[i])
+                        pixels = scratch[lane, : height * width * 3]
+                        if _decompress(
+                            handles[lane],
+                            data.ctypes.data,
+                            data.size,
+                            pixels.ctypes.data,
+                            width,
+                            0,
+                            height,
+                            PIXELS_RGB,
+                            ACCURATE_DCT,
+                        ):
+                            failed[sample] = 1
+                    image = pixels.reshape(height, width, 3)
+                    cut = np.empty(cut_fields, dtype=np.int32)
+                    for i in range(starts[run], starts[run + 1]):
+                        if is_training:
+                            copy = np.uint64(batch_indices[i] >> COPY_SHIFT)
+                            state = absorb(absorb(epoch_state, keys[sample]), copy)
+                            random_resized_cut(state, height, width, size, cut)
+                        else:
+                            center_cut(height, width, size, shorter, cut)
+                        resample_cut(image, cut, destination[i])
             return destination[:count]
 
         decode.is_parallel = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What every test needs: this checkout installed, known capabilities, no more threads than cores."""
+"""What every test needs: this checkout installed, known capabilities, threads for its cores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def why_not_installed() -> str | None:
 
 
 def pytest_configure() -> None:
-    """Stop before collecting anything if the tests would run on something else than this checkout."""
+    """Stop before collecting anything if the tests would run on something else."""
     why = why_not_installed()
     if why is not None:
         raise pytest.UsageError(
@@ -79,3 +79,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if reason is not None:
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def sample_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small source with every oddity: 300 training and 40 validation images of 20 classes."""
+    for module in ("skimage", "sklearn"):
+        pytest.importorskip(module, reason=f"the photographs of {module} are not installed")
+    from fastdeit.tools.sample_data.command import sample_data
+
+    root = tmp_path_factory.mktemp("data") / "source"
+    assert sample_data(root, 300, 40, workers=NUM_CORES) == 0
+    return root
+
+
+@pytest.fixture(scope="session")
+def containers(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The training images as "beton", "webdataset" and "imagefolder", and "val" as a .beton."""
+    from fastdeit.tools.convert import convert
+
+    root = tmp_path_factory.mktemp("containers")
+    made = {"beton": root / "train.beton", "webdataset": root / "train", "val": root / "val.beton"}
+    assert convert(sample_source / "train", made["beton"]) == 0
+    assert convert(sample_source / "train", made["webdataset"]) == 0
+    assert convert(sample_source / "val", made["val"]) == 0
+    return {**made, "imagefolder": sample_source / "train"}

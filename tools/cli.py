@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
 
     Returns:
-        The exit code: 0 done, 1 the command found a fault (verify), 2 the input cannot be used,
-        130 interrupted.
+        The exit code: 0 done, 1 the command found a fault (verify) or the run failed, 2 the input
+        cannot be used, 130 interrupted.
     """
     args = sys.argv[1:] if argv is None else argv
     try:
@@ -49,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"fastdeit: error: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"fastdeit: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("fastdeit: interrupted", file=sys.stderr)
         return 130

@@ -12,13 +12,16 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root"
 # In an activated .venv `python3` would be the very interpreter that may have to be replaced.
 PATH=${PATH//"$root/.venv/bin:"/}
+# pip answers Ctrl-C with an exit code, which would otherwise read as "this part failed, go on".
+trap 'exit 130' HUP INT TERM
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0
 
 venv_python=.venv/bin/python
 log=.venv/setup.log
-stamp=.venv/stamp          # written last: what the finished set-up was made from
-made_for=.venv/made-for    # written first: which checkout and Python a .venv of ours belongs to
-left_out=.venv/left-out    # one sentence per optional part that is not there
+stamp=.venv/stamp            # what the finished set-up was made from
+unfinished=.venv/unfinished  # there while a set-up is at work: what was interrupted is made anew
+made_for=.venv/made-for      # which checkout and Python a .venv of ours belongs to
+left_out=.venv/left-out      # one sentence per optional part that is not there
 
 say() { printf 'set-up: %s\n' "$*"; }
 fail() { printf 'set-up: error: %s\n' "$*" >&2; exit 1; }
@@ -49,10 +52,10 @@ choose_python() {
   for python in "${candidates[@]}"; do
     version=$(version_of "$python")
     case $version in 3.10 | 3.11 | 3.12 | 3.13) return ;; esac
-    found="$found${found:+, }$python (${version:-does not run})"
+    [ -z "$version" ] || found="$found${found:+, }$python ($version)"
   done
-  fail "Python must be 3.10 to 3.13. Found: $found." \
-    "Name one that fits: PYTHON=/path/to/python3.12 make test."
+  fail "Python must be 3.10 to 3.13. Found: ${found:-no ${PYTHON:-python3}}." \
+    "Install one that fits, or name it: PYTHON=/path/to/python3.12 make test."
 }
 
 # ---- system packages ---------------------------------------------------------------------------
@@ -107,14 +110,19 @@ make_venv() {
   fi
   rm -rf .venv
   mkdir .venv
+  touch "$unfinished"
   printf '%s %s\n' "$version" "$root" >"$made_for"
   printf '%s\n' "$log_text" >"$log"
   must "making .venv with Python $version" "$python" -m venv .venv
+  update_pip
 }
 
+update_pip() { must "updating pip" pip install --upgrade pip setuptools wheel; }
+
 # must TEXT COMMAND... : a phase without which nothing works.
-must() {
-  phase "$@" && return
+must() { phase "$@" || give_up "$1"; }
+
+give_up() {
   tail -n 15 "$log" >&2
   fail "\"$1\" failed; the lines above end $root/$log. Mend the cause, then run again."
 }
@@ -122,16 +130,19 @@ must() {
 pip() { "$venv_python" -m pip "$@"; }
 
 install_packages() {
-  must "updating pip" pip install --upgrade pip setuptools wheel
   # Without build isolation a changed setup.cfg is installed again without a network.
-  phase "installing PyTorch, DALI and the rest (about 3 GB)" \
+  phase "installing PyTorch, DALI and the rest (up to 3 GB)" \
     pip install --no-build-isolation -e '.[dali,dev]' && return
-  must "the same without DALI" pip install --no-build-isolation -e '.[dev]'
-  leave_out DALI "pip could not install it (see .venv/setup.log)" "To try again: make setup."
+  if ! phase "the same without DALI" pip install --no-build-isolation -e '.[dev]'; then
+    rm -f "$unfinished"  # pip stopped by itself, mostly for want of a network: .venv is sound
+    give_up "installing PyTorch and the rest"
+  fi
+  leave_out DALI "pip could not install it (see $log)" "To try again: make setup."
 }
 
 install_ffcv() {
-  local needs
+  local needs why log=.venv/ffcv.log
+  : >"$log"
   needs=$(ffcv_needs | paste -s -d ' ')
   if [ -n "$needs" ] && can_apt; then
     # shellcheck disable=SC2086  # one word per package
@@ -142,12 +153,16 @@ install_ffcv() {
     leave_out FFCV "its build needs $needs" "To add it: sudo apt-get install $needs && make setup."
     return
   fi
-  # No cache: pip would take a wheel that was linked against another release of OpenCV. The linker
-  # flag keeps the 40 OpenCV libraries that FFCV does not call from being loaded with it.
-  LDFLAGS=-Wl,--as-needed phase "building FFCV" pip install --no-cache-dir -e '.[ffcv]' &&
+  phase "building FFCV" build_ffcv &&
     phase "importing FFCV" "$venv_python" -c 'import ffcv' && return
-  leave_out FFCV "$(grep -E '^ *(error|[A-Za-z]*Error):' "$log" | tail -n 1 | sed 's/^ *//;s/\.$//' |
-    grep . || echo "it could not be built") (see .venv/setup.log)" "To try again: make setup."
+  why=$(grep -m 1 -E '^ *(error|[A-Za-z]*Error):' "$log" | sed 's/^ *//; s/\.$//') || true
+  leave_out FFCV "${why:-it could not be installed} (see $log)" "To try again: make setup."
+}
+
+# No cache: pip would take a wheel that was linked against another release of OpenCV. The linker
+# flag keeps the OpenCV libraries that FFCV does not call from being loaded with it.
+build_ffcv() {
+  LDFLAGS=-Wl,--as-needed pip install --no-build-isolation --no-cache-dir -e '.[ffcv]'
 }
 
 # mypy does not see the import hook of an editable install, so the folders that are not below
@@ -181,12 +196,12 @@ why_anew() {
   esac
   if [ -n "$asked" ] && [ "$asked" != "$have" ]; then
     echo "it has Python $have, and PYTHON asks for $asked"
+  elif [ -f "$unfinished" ]; then
+    echo "the last set-up did not finish"
   elif [ ! -f "$made_for" ]; then
     : # made by hand: its owner wants it used as it is
   elif [ "$(cat "$made_for")" != "$have $root" ]; then
     echo "it was made for $(cat "$made_for"), and this is $have $root"
-  elif [ ! -f "$stamp" ]; then
-    echo "the last set-up did not finish"
   fi
 }
 
@@ -194,8 +209,9 @@ is_finished() {
   [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint)" ] || return 1
   [ -s "$left_out" ] || return 0
   [ "${1:-}" != --retry ] || return 1
+  grep -q 'its build needs' "$left_out" || return 0
   # What lacked system packages is tried again as soon as they have appeared.
-  ! grep -q 'its build needs' "$left_out" || [ -n "$(python=$venv_python version=$have ffcv_needs)" ]
+  [ -n "$(python=$venv_python version=$have ffcv_needs)" ]
 }
 
 main() {
@@ -220,6 +236,9 @@ main() {
     make_venv
   else
     python=$venv_python version=$have
+    : >"$log"
+    # What was made by hand is never made anew, and may have an old pip.
+    if [ -f "$made_for" ]; then touch "$unfinished"; else update_pip; fi
   fi
   rm -f "$stamp" "$left_out"
   install_packages
@@ -228,6 +247,7 @@ main() {
   check_imports
   printf '%s %s\n' "$version" "$root" >"$made_for"
   fingerprint >"$stamp"
+  rm -f "$unfinished"
 }
 
 main "$@"

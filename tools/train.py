@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -136,22 +137,29 @@ def describe_run(
     config: TrainConfig, batches: BatchSource, num_images: int, class_names: tuple[str, ...]
 ) -> None:
     """Write environment.json and say in one line what runs where."""
+    import torch
+
     from fastdeit.device import choose_compute
     from fastdeit.environment import describe_environment
+    from fastdeit.models import make_model, num_parameters
     from fastdeit.pipelines.open import choose_engine
     from fastdeit.pipelines.pipeline import Pipeline
 
     assert isinstance(batches, Pipeline)
     compute = choose_compute(config.run.device, config.run.precision)
     engine = choose_engine(batches.index, config.data.engine)
+    with torch.device("meta"):  # counted without making it
+        model = make_model(config.model, len(class_names), config.data.image_size)
     facts = {
         **describe_environment(),
+        "command": ["fastdeit", *sys.argv[1:]] if Path(sys.argv[0]).name == "fastdeit" else None,
         "device": str(compute.device),
         "precision": compute.reason,
         "engine": engine.name,
         "engine_reason": engine.reason,
         "num_classes": len(class_names),
         "num_train_images": num_images,
+        "num_params": num_parameters(model),
         "steps_per_epoch": len(batches),
     }
     (config.run.out / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -70,11 +70,13 @@ def cutmix_from_draws(weight: float, center_y: int, center_x: int, height: int, 
 
     Returns:
         A box with sides of sqrt(1 - lambda), clipped to the image, and the share that it leaves.
+
+    Note: the timm of the paper's code cut odd sides one pixel short; timm 1.0.31 no longer does.
     """
     side = math.sqrt(1 - weight)
-    half_h, half_w = int(height * side) // 2, int(width * side) // 2
-    top, bottom = max(0, center_y - half_h), min(height, center_y + half_h)
-    left, right = max(0, center_x - half_w), min(width, center_x + half_w)
+    box_h, box_w = int(height * side), int(width * side)
+    top, bottom = max(0, center_y - box_h // 2), min(height, center_y + (box_h + 1) // 2)
+    left, right = max(0, center_x - box_w // 2), min(width, center_x + (box_w + 1) // 2)
     return Mix(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
 
 

@@ -1,6 +1,6 @@
 """The layout holds: who imports whom, what is packaged, how files are named and how long they are.
 
-The folders `pipelines/`, `tools/` and `benchmarks/` stand beside `fastdeit/` and are installed below
+The folders `pipelines/`, `tools/`, `benchmarks/` stand beside `fastdeit/` and are installed below
 it (`package_dir` in setup.cfg); these tests keep that safe.
 """
 
@@ -123,7 +123,7 @@ def faults_of(source: str, file: Path) -> list[str]:
 
 
 def test_imports_follow_the_arrows() -> None:
-    """No file imports against the arrows, a library outside its place, or one of ours by bare name."""
+    """No import against the arrows, of a library outside its place, or of ours by bare name."""
     files = python_files(*FOLDERS, "tests")
     assert len(files) > 10
     faults = [

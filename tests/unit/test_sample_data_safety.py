@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastdeit.errors import UserError
-from fastdeit.tools.sample_data import data as command
-from fastdeit.tools.sample_data import photos, workers
+from fastdeit.tools.sample_data import command, photos, workers
 from fastdeit.tools.sample_data.command import MARKER, RECORD, sample_data
 from fastdeit.tools.sample_data.scenes import Picture, make_picture
 

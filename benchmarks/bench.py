@@ -1,0 +1,109 @@
+"""`fastdeit bench`: how fast, compared with what, and what holds it back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from fastdeit import UserError
+from fastdeit.recipes import RECIPES
+
+
+def bench(
+    what: tyro.conf.Positional[Literal["loaders", "step", "all"]],
+    /,
+    data: Path | None = None,
+    source: Path | None = None,
+    out: Path | None = None,
+    recipe: str = "demo",
+    image_size: int = 224,
+    batch_size: int = 64,
+    num_images: int = 1024,
+    rounds: int = 5,
+    threads: int = 0,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+) -> int:
+    """Measure loaders and the training step, each beside its baseline and its bound.
+
+    Compared things take turns in one run, so read the ratios: they hold on a noisy machine, where
+    single rates do not. A table goes to stderr; the last line on stdout is one JSON object.
+
+    Args:
+        what: loaders (every engine beside FFCV's own and DeiT's own), step (the training step
+            beside the published loop), or all.
+        data: dataset for the loaders, best a .beton.
+        source: ImageFolder of the same images, for DeiT's own pipeline; left out without it.
+        out: file for the rows, as JSON lines.
+        recipe: whose step is measured.
+        image_size: side of the loaders' crops in pixels; the step takes the recipe's.
+        batch_size: samples a step of the loaders; the step takes the recipe's.
+        num_images: a round of a loader is an epoch over so many images.
+        rounds: timed rounds of each.
+        threads: threads or workers of each loader; 0 takes every usable core.
+        device: where the step runs; auto, cpu, cuda or cuda:N.
+        precision: of the step; auto is bf16 autocast on a GPU and fp32 on a CPU.
+
+    Returns:
+        0.
+    """
+    for name, value in (("rounds", rounds), ("batch_size", batch_size), ("num_images", num_images)):
+        if value < 1:
+            option = name.replace("_", "-")
+            raise UserError(f"{name} must be at least 1. Found: {value}. Leave out --{option}.")
+    if image_size < 16:
+        raise UserError(f"image_size must be at least 16. Found: {image_size}. Pass 224, say.")
+    if batch_size > num_images:
+        raise UserError(
+            f"batch_size must be at most num_images ({num_images}). Found: {batch_size}. "
+            "Pass a smaller --batch-size or a larger --num-images."
+        )
+    if recipe not in RECIPES:
+        raise UserError(f"no such recipe. Found: {recipe}. Known: {', '.join(RECIPES)}.")
+    if what != "step" and data is None:
+        raise UserError("bench loaders needs a dataset. Found: none. Pass --data X.beton.")
+
+    from tqdm import tqdm
+
+    from fastdeit.benchmarks.harness import Row, format_table, write_rows
+    from fastdeit.benchmarks.loaders import bench_loaders
+    from fastdeit.benchmarks.step import bench_step
+    from fastdeit.cores import num_usable_cores
+    from fastdeit.device import choose_compute
+    from fastdeit.environment import describe_environment
+    from fastdeit.pipelines.index import open_dataset
+
+    compute = choose_compute(device, precision)
+    rows: list[Row] = []
+    with tqdm(desc="measuring", unit="round", delay=2, disable=not sys.stderr.isatty()) as bar:
+
+        def on_round() -> None:
+            bar.update()
+
+        if what != "step" and data is not None:
+            index = open_dataset(data)
+            rows += bench_loaders(
+                index,
+                source,
+                image_size,
+                batch_size,
+                threads or num_usable_cores(),
+                rounds,
+                num_images,
+                on_round,
+            )
+        if what != "loaders":
+            unused = Path("unused")
+            config = RECIPES[recipe](unused, unused, unused, unused if recipe == "demo" else None)
+            rows += bench_step(config, 20, compute, rounds, on_round)
+    environment = {**describe_environment(), "device": str(compute.device)}
+    if out is not None:
+        write_rows(out, rows, environment)
+    print(format_table(rows), file=sys.stderr)
+    print(json.dumps({"rows": [asdict(row) for row in rows], "environment": environment}))
+    return 0

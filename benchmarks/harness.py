@@ -1,0 +1,162 @@
+"""The harness: warm-up, repeats, order of the cases, environment, and how a row is written.
+
+A case is a function that does one round of work and returns how many units it did; it must have
+waited for the device before it returns. Cases that are compared take turns, so that a machine that
+slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One measured rate."""
+
+    case: str
+    """Which benchmark it belongs to."""
+    name: str
+    """What was measured."""
+    unit: str
+    """What a rate counts, such as img/s."""
+    n: int
+    """How many timed rounds."""
+    median: float
+    """Median rate of the rounds."""
+    p20: float
+    """20th percentile of the rates."""
+    p80: float
+    """80th percentile of the rates."""
+    baseline: str | None = None
+    """Name of the row that this one is compared with."""
+    ratio: float | None = None
+    """Median over rounds of this rate over the baseline's in the same round."""
+    bound: float | None = None
+    """A rate that physics or another stage does not let it exceed."""
+    bound_what: str | None = None
+    """What that bound is."""
+    frac_of_bound: float | None = None
+    """median / bound."""
+    note: str | None = None
+    """What a reader must know."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """Something to measure."""
+
+    name: str
+    """As in `Row.name`."""
+    run: Callable[[], int]
+    """One round; returns the number of units done."""
+    note: str | None = None
+    """As in `Row.note`."""
+
+
+def measure(
+    case: str,
+    unit: str,
+    cases: list[Case],
+    rounds: int,
+    baseline: str | None = None,
+    on_round: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Time cases in turn: one untimed round each, then `rounds` times A B C, A B C, ...
+
+    Args:
+        case: which benchmark.
+        unit: what the rates count.
+        cases: what to time.
+        rounds: timed rounds of each case.
+        baseline: name of the case that the others are compared with.
+        on_round: called after each round of one case, for a progress bar.
+
+    Returns:
+        A row for each case, in their order.
+    """
+    for one in cases:
+        one.run()
+        on_round()
+    rates: dict[str, list[float]] = {one.name: [] for one in cases}
+    for _ in range(rounds):
+        for one in cases:
+            started = time.perf_counter()
+            units = one.run()
+            rates[one.name].append(units / (time.perf_counter() - started))
+            on_round()
+    rows = []
+    for one in cases:
+        own = rates[one.name]
+        ratio = None
+        if baseline is not None and one.name != baseline:
+            ratio = statistics.median(
+                rate / base for rate, base in zip(own, rates[baseline], strict=True)
+            )
+        rows.append(
+            Row(
+                case=case,
+                name=one.name,
+                unit=unit,
+                n=rounds,
+                median=statistics.median(own),
+                p20=percentile(own, 0.2),
+                p80=percentile(own, 0.8),
+                baseline=None if one.name == baseline else baseline,
+                ratio=ratio,
+                note=one.note,
+            )
+        )
+    return rows
+
+
+def with_bound(row: Row, bound: float, what: str) -> Row:
+    """The row beside a rate that it cannot exceed."""
+    return replace(row, bound=bound, bound_what=what, frac_of_bound=row.median / bound)
+
+
+def percentile(values: list[float], fraction: float) -> float:
+    """A percentile by linear interpolation."""
+    ordered = sorted(values)
+    place = fraction * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def write_rows(path: Path, rows: Iterable[Row], environment: dict[str, Any]) -> None:
+    """Write rows as JSON lines, each with its environment; the file appears when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    lines = [json.dumps({**asdict(row), "environment": environment}) for row in rows]
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def format_table(rows: list[Row]) -> str:
+    """Rows as a table for a terminal."""
+    header = ("case", "what", "rate", "p20 to p80", "n", "ratio", "of bound")
+    lines = [header]
+    for row in rows:
+        lines.append(
+            (
+                row.case,
+                row.name,
+                f"{row.median:.4g} {row.unit}",
+                f"{row.p20:.4g} to {row.p80:.4g}",
+                str(row.n),
+                "n/a" if row.ratio is None else f"{row.ratio:.2f}",
+                "n/a" if row.frac_of_bound is None else f"{100 * row.frac_of_bound:.0f}%",
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

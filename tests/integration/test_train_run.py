@@ -1,0 +1,176 @@
+"""From converted data to a trained, distilled and evaluated model, through the program."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastdeit.checkpoint import load_checkpoint
+from fastdeit.recipes import RECIPES
+from fastdeit.tools.cli import main
+from fastdeit.train import train
+
+ENGINES = [
+    pytest.param("ffcv", marks=pytest.mark.ffcv),
+    pytest.param("dali", marks=pytest.mark.dali),
+]
+SHORT = ["--epochs", "2", "--warmup-epochs", "1", "--batch-size", "64", "--log-every-steps", "2"]
+
+
+def run(recipe: str, containers: dict[str, Path], out: Path, *options: str) -> int:
+    """`fastdeit train` on the small sample data."""
+    data = ["--train", str(containers["beton"]), "--val", str(containers["val"])]
+    return main(["train", recipe, *data, "--out", str(out), *SHORT, *options])
+
+
+def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The last line on stdout."""
+    result: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return result
+
+
+@pytest.fixture(scope="module")
+def teacher(containers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher's run, read by PIL."""
+    out = tmp_path_factory.mktemp("runs") / "teacher"
+    assert run("demo-teacher", containers, out, "--engine", "pil") == 0
+    return out
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """The model of a run."""
+    model: dict[str, torch.Tensor] = load_checkpoint(path / "checkpoint.pt")["model"]
+    return model
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engines_train_the_same_model(
+    engine: str, containers: dict[str, Path], teacher: Path, tmp_path: Path
+) -> None:
+    """Trained through FFCV or DALI, every weight is that of the run through PIL, bit for bit."""
+    assert run("demo-teacher", containers, tmp_path / "run", "--engine", engine) == 0
+    expected = weights(teacher)
+    for name, value in weights(tmp_path / "run").items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_distilled_run_from_end_to_end(
+    containers: dict[str, Path], teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A student learns from the teacher; metrics, pictures and evaluation are all there."""
+    out = tmp_path / "student"
+    checkpoint = str(teacher / "checkpoint.pt")
+    assert run("demo", containers, out, "--engine", "pil", "--teacher", checkpoint) == 0
+    result = last_json(capsys)
+    assert set(result["heads"]) == {"class", "dist", "joint"}
+    assert result["num_images"] == 40
+
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "augmented.png", "checkpoint.pt", "config.json", "environment.json", "metrics.jsonl",
+    }  # fmt: skip
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [4, 8]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [2, 4, 6, 8]
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert losses[-1] < losses[0]
+
+    # Evaluating the checkpoint again, out of the shards' folder too, gives the same numbers.
+    assert main(["evaluate", str(out / "checkpoint.pt"), str(containers["val"])]) == 0
+    again = last_json(capsys)
+    for head, score in result["heads"].items():
+        assert again["heads"][head]["top1_pct"] == score["top1_pct"]
+        assert again["heads"][head]["loss"] == pytest.approx(score["loss"], rel=1e-5)
+    assert json.loads((out / "evaluation.json").read_text()) == again
+
+
+def test_a_run_is_not_written_over(
+    containers: dict[str, Path],
+    teacher: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run in the folder of another needs --overwrite; a foreign folder is never touched."""
+    before = (teacher / "checkpoint.pt").read_bytes()
+    assert run("demo-teacher", containers, teacher, "--engine", "pil") == 2
+    assert "Pass --overwrite to replace it" in capsys.readouterr().err
+    assert (teacher / "checkpoint.pt").read_bytes() == before
+    (tmp_path / "precious.txt").write_text("keep me")
+    assert run("demo-teacher", containers, tmp_path, "--overwrite") == 2
+    assert (tmp_path / "precious.txt").read_text() == "keep me"
+
+
+def test_a_teacher_of_other_classes_is_refused(
+    containers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint with other classes cannot teach, and evaluating it on these is refused."""
+    from fastdeit.checkpoint import save_checkpoint
+    from fastdeit.config import ModelConfig
+    from fastdeit.models import make_model
+
+    config = ModelConfig(model="test_resnet")
+    path = tmp_path / "teacher.pt"
+    save_checkpoint(path, make_model(config, 2, 64), config, 64, ("cat", "dog"))
+    code = run("demo", containers, tmp_path / "run", "--teacher", str(path), "--engine", "pil")
+    assert code == 2
+    assert "teacher must know the classes of the training set (20)" in capsys.readouterr().err
+    assert main(["evaluate", str(path), str(containers["val"])]) == 2
+    assert "dataset must have the classes of the checkpoint (2)" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    containers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate that blows up ends with steps, rate and way out, and no false checkpoint."""
+    out = tmp_path / "run"
+    code = run("demo-teacher", containers, out, "--base-lr", "1e30", "--engine", "pil")
+    assert code == 1
+    assert "loss must be finite. Found: nan at step" in capsys.readouterr().err
+    assert not (out / "checkpoint.pt").exists()
+
+
+def test_dry_run_prints_the_configuration(
+    containers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--dry-run prints what would run and makes nothing."""
+    assert run("demo-teacher", containers, tmp_path / "run", "--dry-run") == 0
+    config = json.loads(capsys.readouterr().out)
+    assert config["data"]["batch_size"] == 64
+    assert config["optim"]["epochs"] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_step_waits_for_nothing(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU no training step synchronises with the host."""
+    from fastdeit.benchmarks.step import bench_step
+    from fastdeit.device import choose_compute
+
+    where = Path("x")
+    config = RECIPES[recipe](where, where, where, where if recipe == "demo" else None)
+    import fastdeit.benchmarks.step as module
+
+    real = module.train_step
+
+    def strict(*args: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return real(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(module, "train_step", strict)
+    assert bench_step(config, 20, choose_compute("cuda"), 1, lambda: None)
+
+
+def test_two_hops_to_the_step() -> None:
+    """`fastdeit train` calls `train`, which calls `train_step`."""
+    import fastdeit.tools.train as command
+
+    assert "run_training" in command.train.__code__.co_names + command.train.__code__.co_varnames
+    assert "train_step" in train.__code__.co_names

@@ -1,0 +1,368 @@
+"""FFCV, DALI and PIL hand out the same bytes; their real clients read what we write."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastdeit import UserError
+from fastdeit.batch import Batch
+from fastdeit.pipelines.beton import BetonWriter
+from fastdeit.pipelines.decode import decode_with_pil
+from fastdeit.pipelines.index import DatasetIndex, open_dataset
+from fastdeit.pipelines.open import choose_engine, open_pipeline
+from fastdeit.pipelines.plan import Plan
+
+SIDE = 48
+PAIRS = [
+    pytest.param("ffcv", "beton", marks=pytest.mark.ffcv),
+    pytest.param("dali", "beton", marks=pytest.mark.dali),
+    pytest.param("dali", "webdataset", marks=pytest.mark.dali),
+    pytest.param("dali", "imagefolder", marks=pytest.mark.dali),
+    pytest.param("pil", "webdataset"),
+]
+ENGINES = [
+    pytest.param("ffcv", marks=pytest.mark.ffcv),
+    pytest.param("dali", marks=pytest.mark.dali),
+    pytest.param("pil"),
+]
+
+
+def make_plan(index: DatasetIndex, is_training: bool = True, **changes: Any) -> Plan:
+    """A plan whose steps cut through the copies of an image."""
+    values: dict[str, Any] = {
+        "keys": index.keys,
+        "batch_size": 40,
+        "image_size": SIDE,
+        "is_training": is_training,
+        "repeats": 3,
+        "seed": 5,
+        **changes,
+    }
+    return Plan(**values)
+
+
+def epoch(path: Path, engine: Any, is_training: bool = True, **changes: Any) -> list[Batch]:
+    """One epoch's batches."""
+    index = open_dataset(path)
+    with open_pipeline(index, make_plan(index, is_training, **changes), engine, 2) as batches:
+        return list(batches)
+
+
+@pytest.fixture(scope="module")
+def reference(containers: dict[str, Path]) -> dict[bool, list[Batch]]:
+    """What PIL hands out from the .beton, training and evaluation."""
+    return {mode: epoch(containers["beton"], "pil", mode) for mode in (True, False)}
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize(("engine", "container"), PAIRS)
+def test_engines_are_equal_to_pil(
+    engine: str,
+    container: str,
+    is_training: bool,
+    containers: dict[str, Path],
+    reference: dict[bool, list[Batch]],
+) -> None:
+    """Order, keys, copies, labels and every byte agree; in evaluation the small last batch too.
+
+    Images that were encoded again at conversion are compared between containers only.
+    """
+    found = epoch(containers[container], engine, is_training)
+    expected = reference[is_training]
+    if not is_training and container == "imagefolder":
+        pytest.skip("evaluation goes by the place in the container, a folder's is another")
+    again = {
+        entry["name"]
+        for entry in open_dataset(containers["beton"]).made_by["irregular"]
+        if "encoded again" in entry["reason"]
+    }
+    index = open_dataset(containers["beton"])
+    assert index.names is not None
+    skipped = {
+        key
+        for key, name in zip(index.keys.tolist(), index.names.tolist(), strict=True)
+        if name.decode() in again and container == "imagefolder"
+    }
+    assert len(found) == len(expected) == (6 if is_training else 8)
+    for left, right in zip(found, expected, strict=True):
+        assert left.sample_keys.tolist() == right.sample_keys.tolist()
+        assert left.copies.tolist() == right.copies.tolist()
+        assert torch.equal(left.labels, right.labels)
+        assert (left.epoch, left.step) == (right.epoch, right.step)
+        kept = torch.tensor([key not in skipped for key in left.sample_keys.tolist()])
+        difference = (left.images_nhwc_u8[kept].int() - right.images_nhwc_u8[kept].int()).abs()
+        assert difference.max() == 0, (difference.max(), difference.float().mean())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_crops_are_those_of_torchvision(engine: str, containers: dict[str, Path]) -> None:
+    """Evaluation through an engine gives torchvision's Resize and CenterCrop of PIL's image."""
+    from torchvision import transforms
+
+    index = open_dataset(containers["val"])
+    transform = transforms.Compose(
+        [
+            transforms.Resize(
+                int(SIDE / 0.875), interpolation=transforms.InterpolationMode.BICUBIC
+            ),
+            transforms.CenterCrop(SIDE),
+        ]
+    )
+    images = torch.cat([b.images_nhwc_u8 for b in epoch(containers["val"], engine, False)])
+    for sample in range(len(index)):
+        expected = np.asarray(transform(decode_with_pil(index, sample)))
+        assert np.array_equal(images[sample].numpy(), expected), index.describe(sample)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_resuming_is_exact(
+    engine: Any, containers: dict[str, Path], reference: dict[bool, list[Batch]]
+) -> None:
+    """A pipeline left in the middle of an epoch goes on there, in itself and in another one."""
+    index = open_dataset(containers["beton"])
+    with open_pipeline(index, make_plan(index), engine, 2) as batches:
+        for number, batch in enumerate(batches):
+            assert torch.equal(batch.images_nhwc_u8, reference[True][number].images_nhwc_u8)
+            if number == 1:
+                break
+        position = batches.state_dict()
+        assert position == {"epoch": 0, "step": 2}
+        rest = list(batches)
+        assert batches.state_dict() == {"epoch": 1, "step": 0}
+        second_epoch = next(iter(batches))
+    with open_pipeline(index, make_plan(index), engine, 1) as other:
+        other.load_state_dict(position)
+        rest_of_other = list(other)
+    for found in (rest, rest_of_other):
+        assert len(found) == 4
+        for left, right in zip(found, reference[True][2:], strict=True):
+            assert torch.equal(left.images_nhwc_u8, right.images_nhwc_u8)
+    assert second_epoch.epoch == 1
+    assert not torch.equal(second_epoch.images_nhwc_u8, reference[True][0].images_nhwc_u8)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_batches_are_not_written_again(
+    engine: Any, containers: dict[str, Path], reference: dict[bool, list[Batch]]
+) -> None:
+    """Batches kept to the end of the epoch still hold their images (FFCV reuses its memory)."""
+    kept = epoch(containers["beton"], engine)
+    for left, right in zip(kept, reference[True], strict=True):
+        assert torch.equal(left.images_nhwc_u8, right.images_nhwc_u8)
+
+
+@pytest.fixture(scope="module", params=["no JPEG", "cut off"])
+def damaged(
+    request: pytest.FixtureRequest,
+    containers: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The validation set with sample 11 no JPEG, or a JPEG that ends in the middle."""
+    index = open_dataset(containers["val"])
+    assert index.names is not None
+    path = tmp_path_factory.mktemp("damaged") / "damaged.beton"
+    with BetonWriter(path, len(index), int(index.sizes.max())) as writer:
+        for sample in range(len(index)):
+            data = index.read(sample)
+            if sample == 11:
+                data = data[: len(data) // 2] if request.param == "cut off" else bytes(5000)
+            width, height = int(index.widths[sample]), int(index.heights[sample])
+            writer.add(0, data, width, height, int(index.labels[sample]))
+        writer.finish({}, {"keys": index.keys, "names": index.names})
+    return path
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_bad_image_stops_with_its_name(engine: Any, damaged: Path) -> None:
+    """An image that does not decode ends the pass with its file, key and reason."""
+    index = open_dataset(damaged)
+    assert index.names is not None
+    name, key = index.names[11].decode(), f"{int(index.keys[11]):016x}"
+    with pytest.raises(
+        UserError, match=rf"an image does not decode. Found: .*{name}, sample 11, key {key} \(.+\)"
+    ):
+        epoch(damaged, engine, False)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_leaving_early_leaks_no_threads(engine: Any, containers: dict[str, Path]) -> None:
+    """Leaving an epoch after a batch, many times, leaves the number of threads as it was."""
+    index = open_dataset(containers["beton"])
+    with open_pipeline(index, make_plan(index), engine, 2) as batches:
+        counts = []
+        for _ in range(12):
+            for _batch in batches:
+                break
+            batches.load_state_dict({"epoch": 0, "step": 0})
+            counts.append(threading.active_count())
+    assert max(counts[2:]) <= counts[1]
+
+
+@pytest.mark.ffcv
+def test_an_error_in_ffcvs_thread_arrives(containers: dict[str, Path]) -> None:
+    """An exception in FFCV's thread reaches the reader, who would wait for ever in FFCV itself."""
+    from fastdeit.pipelines.ffcv_engine import FfcvPipeline
+
+    index = open_dataset(containers["beton"])
+    with FfcvPipeline(index, make_plan(index), 2) as batches:
+
+        def fail(*args: Any) -> Any:
+            raise ZeroDivisionError("planted")
+
+        batches._loader.memory_manager.context.start_batch = fail
+        started = time.perf_counter()
+        with pytest.raises(ZeroDivisionError, match="planted"):
+            next(iter(batches))
+        assert time.perf_counter() - started < 5
+
+
+@pytest.mark.ffcv
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ffcv_leaves_torchs_threads_alone(threads: int, containers: dict[str, Path]) -> None:
+    """A loader's number of threads does not become torch's, as FFCV itself would make it."""
+    index = open_dataset(containers["beton"])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with open_pipeline(index, make_plan(index), "ffcv", threads) as batches:
+            list(batches)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.ffcv
+def test_ffcv_reads_our_beton(containers: dict[str, Path]) -> None:
+    """FFCV's own Loader, decoders and default pipelines read every image and label."""
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import ToTensor
+
+    index = open_dataset(containers["beton"])
+    loader = Loader(
+        str(containers["beton"]),
+        batch_size=50,
+        num_workers=2,
+        order=OrderOption.SEQUENTIAL,
+        drop_last=False,
+        pipelines={
+            "image": [CenterCropRGBImageDecoder((SIDE, SIDE), 1.0), ToTensor()],
+            "label": [IntDecoder(), ToTensor()],
+        },
+    )
+    images, labels = zip(*[(i.clone(), t.clone()) for i, t in loader], strict=True)
+    assert torch.cat(labels)[:, 0].tolist() == index.labels.tolist()
+    for sample, image in enumerate(torch.cat(images)):
+        original = decode_with_pil(index, sample)
+        side = min(original.size)
+        left, top = (original.width - side) // 2, (original.height - side) // 2
+        crop = original.crop((left, top, left + side, top + side))
+        # FFCV decodes with the fast DCT and averages areas, so the pixels are only alike.
+        expected = np.asarray(crop.resize((SIDE, SIDE), Image.Resampling.BOX)).astype(int)
+        assert np.abs(image.numpy() - expected).mean() < 6, index.describe(sample)
+
+
+@pytest.mark.ffcv
+def test_we_read_ffcvs_beton(tmp_path: Path) -> None:
+    """A .beton of FFCV's own writer opens, with JPEG and raw images, and is equal to PIL."""
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 60, 80, 3), dtype=np.uint8)
+
+    class Noise:
+        def __len__(self) -> int:
+            return 30
+
+        def __getitem__(self, number: int) -> tuple[Any, int]:
+            return pixels[number], number % 7
+
+    for mode in ("jpg", "raw"):
+        path = tmp_path / f"{mode}.beton"
+        fields = {"image": RGBImageField(write_mode=mode), "label": IntField()}
+        DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(Noise())
+        index = open_dataset(path)
+        assert index.labels.tolist() == [number % 7 for number in range(30)]
+        if mode == "raw":
+            assert np.array_equal(np.asarray(decode_with_pil(index, 3)), pixels[3])
+        expected = epoch(path, "pil", True, batch_size=10)
+        for left, right in zip(epoch(path, "ffcv", True, batch_size=10), expected, strict=True):
+            assert torch.equal(left.images_nhwc_u8, right.images_nhwc_u8)
+
+
+@pytest.mark.dali
+def test_dali_reads_our_shards(containers: dict[str, Path]) -> None:
+    """DALI's own webdataset reader, with our .idx, gives every image and label in order."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    index = open_dataset(containers["webdataset"])
+    shards = [str(file) for file in index.files]
+
+    @pipeline_def(batch_size=50, num_threads=2, device_id=None)
+    def graph() -> Any:
+        jpegs, labels = fn.readers.webdataset(
+            paths=shards,
+            index_paths=[shard.replace(".tar", ".idx") for shard in shards],
+            ext=["jpg", "cls"],
+            dtypes=[types.UINT8, types.UINT8],
+            missing_component_behavior="error",
+        )
+        return jpegs, labels
+
+    pipe = graph()
+    sample = 0
+    for _ in range(6):
+        jpegs, labels = pipe.run()
+        for number in range(50):
+            assert jpegs.at(number).tobytes() == index.read(sample)
+            assert int(labels.at(number).tobytes()) == index.labels[sample]
+            sample += 1
+    assert sample == len(index)
+
+
+def test_webdataset_and_tar_read_our_shards(containers: dict[str, Path]) -> None:
+    """The webdataset library and tarfile give the same samples under the same keys."""
+    webdataset = pytest.importorskip("webdataset")
+    index = open_dataset(containers["webdataset"])
+    samples = list(webdataset.WebDataset([str(f) for f in index.files], shardshuffle=False))
+    assert len(samples) == len(index)
+    for number, sample in enumerate(samples):
+        assert int(sample["__key__"], 16) == index.keys[number]
+        assert sample["jpg"] == index.read(number)
+        assert int(sample["cls"]) == index.labels[number]
+    with tarfile.open(index.files[0]) as archive:
+        first = archive.extractfile(archive.getmembers()[0])
+        assert first is not None
+        assert Image.open(io.BytesIO(first.read())).size == (index.widths[0], index.heights[0])
+
+
+@pytest.mark.ffcv
+def test_ffcv_refuses_other_containers(containers: dict[str, Path]) -> None:
+    """Asking FFCV for shards is one clear error with the way out."""
+    with pytest.raises(UserError, match=r"engine ffcv reads .beton files only. Found: .*--engine"):
+        epoch(containers["webdataset"], "ffcv")
+
+
+def test_auto_names_its_reason(
+    containers: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without FFCV and DALI the choice falls on PIL, and says why."""
+    import fastdeit.pipelines.open as module
+
+    monkeypatch.setattr(module, "is_installed", {"pil", "dali"}.__contains__)
+    assert choose_engine(open_dataset(containers["beton"])).name == "dali"
+    monkeypatch.setattr(module, "is_installed", {"pil"}.__contains__)
+    choice = choose_engine(open_dataset(containers["beton"]))
+    assert choice.name == "pil"
+    assert "FFCV is not installed; DALI is not installed" in choice.reason

@@ -1,0 +1,84 @@
+"""The configuration refuses what cannot work, in the house's words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdeit import UserError
+from fastdeit.config import (
+    AugmentConfig,
+    DataConfig,
+    DistillConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from fastdeit.recipes import NEED_TEACHER, RECIPES
+
+SOMEWHERE = Path("somewhere")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "text"),
+    [
+        (DataConfig, {"batch_size": 0}, r"batch_size must be at least 1. Found: 0. Pass --batch"),
+        (DataConfig, {"image_size": 8}, r"image_size must be at least 16 pixels. Found: 8"),
+        (DataConfig, {"repeats": 0}, r"repeats must be from 1 to 255. Found: 0"),
+        (DataConfig, {"eval_crop_ratio": 0}, r"eval_crop_ratio must be above 0 and at most 1"),
+        (DataConfig, {"threads": -1}, r"threads must be 0 or more. Found: -1"),
+        (AugmentConfig, {"erase_prob": 1.5}, r"erase_prob must be a probability .* Found: 1.5"),
+        (AugmentConfig, {"mixup_alpha": -1}, r"mixup_alpha must be 0 or more. Found: -1"),
+        (AugmentConfig, {"smoothing": 1}, r"smoothing must be at least 0 and below 1. Found: 1"),
+        (OptimConfig, {"epochs": 0}, r"epochs must be at least 1. Found: 0"),
+        (OptimConfig, {"epochs": 5}, r"warmup_epochs must be at least 0 and below epochs \(5\)"),
+        (OptimConfig, {"base_lr": 0}, r"base_lr must be above 0. Found: 0"),
+        (DistillConfig, {"distillation": "hard"}, r"teacher is needed for --distillation hard"),
+        (DistillConfig, {"teacher": SOMEWHERE}, r"teacher has no effect without distillation"),
+        (ModelConfig, {"drop_path": 1}, r"drop_path must be at least 0 and below 1. Found: 1"),
+        (ModelConfig, {"depth": 0}, r"depth must be above 0. Found: 0"),
+    ],
+)
+def test_bad_values_are_named(kind: Any, values: dict[str, Any], text: str) -> None:
+    """Each bad value raises one UserError with what, rule, value and way out."""
+    needed = {
+        DataConfig: {"train": SOMEWHERE, "val": SOMEWHERE},
+        ModelConfig: {"model": "resnet18"},
+    }
+    with pytest.raises(UserError, match=text):
+        kind(**needed.get(kind, {}), **values)
+
+
+def make(recipe: str) -> TrainConfig:
+    """A recipe with places filled in."""
+    teacher = SOMEWHERE if recipe in NEED_TEACHER else None
+    return RECIPES[recipe](SOMEWHERE, SOMEWHERE, SOMEWHERE, teacher)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_survive_json(recipe: str) -> None:
+    """Every recipe's configuration is plain JSON."""
+    content = make(recipe).to_dict()
+    assert json.loads(json.dumps(content)) == content
+
+
+def test_distilled_model_needs_distillation() -> None:
+    """A model with a distillation token without a teacher is refused, and the other way round."""
+    good = make("demo")
+    with pytest.raises(UserError, match="distillation must be on for the distilled model"):
+        TrainConfig(data=good.data, model=good.model, run=good.run)
+    with pytest.raises(UserError, match="model must have a distillation token"):
+        TrainConfig(
+            data=good.data,
+            model=ModelConfig(model="resnet18"),
+            run=good.run,
+            distill=DistillConfig(distillation="hard", teacher=SOMEWHERE),
+        )
+
+
+def test_learning_rate_is_linear_in_the_batch() -> None:
+    """The paper's 5e-4 at 512 becomes 1e-3 at 1,024 (Table 9)."""
+    assert OptimConfig().lr(1024) == pytest.approx(1e-3)

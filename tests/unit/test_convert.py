@@ -1,0 +1,239 @@
+"""Conversion: bytes untouched, nothing lost in silence, nothing half done."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastdeit import UserError
+from fastdeit.pipelines.decode import decode_with_pil
+from fastdeit.pipelines.index import checksum, open_dataset, sample_key
+from fastdeit.tools.convert import convert
+from fastdeit.tools.sample_data.command import sample_data
+from fastdeit.tools.verify import verify
+
+REENCODED = ("CMYK", "PNG")
+
+
+@pytest.mark.parametrize("kind", ["beton", "webdataset"])
+def test_bytes_pass_through(kind: str, containers: dict[str, Path], sample_source: Path) -> None:
+    """Every plain JPEG is in the container byte by byte, under its name, label, size and key."""
+    index = open_dataset(containers[kind])
+    assert index.names is not None
+    assert index.checksums is not None
+    odd = {entry["name"]: entry["reason"] for entry in index.made_by["irregular"]}
+    assert len(index) == 300
+    for sample, name in enumerate(name.decode() for name in index.names):
+        data = index.read(sample)
+        original = (sample_source / "train" / name).read_bytes()
+        assert index.class_ids[index.labels[sample]] == name.split("/")[0]
+        assert index.keys[sample] == sample_key(name)
+        assert index.checksums[sample] == checksum(data)
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.size == (index.widths[sample], index.heights[sample])
+        if not any(word in odd.get(name, "") for word in REENCODED):
+            assert data == original, name
+
+
+@pytest.mark.parametrize("kind", ["beton", "webdataset"])
+def test_oddities_arrive_as_pil_reads_them(
+    kind: str, containers: dict[str, Path], sample_source: Path
+) -> None:
+    """CMYK and PNG become RGB JPEGs within a few levels; the others are the same pixels."""
+    index = open_dataset(containers[kind])
+    record = json.loads((sample_source / "sample-data.json").read_text())
+    places = {name.decode(): number for number, name in enumerate(index.names)}  # type: ignore[arg-type]
+    oddities = [entry for entry in record["oddities"] if entry["path"].startswith("train/")]
+    assert len(oddities) >= 8
+    for entry in oddities:
+        name = entry["path"].removeprefix("train/")
+        with Image.open(sample_source / "train" / name) as image:
+            original = np.asarray(image.convert("RGB")).astype(int)
+        found = np.asarray(decode_with_pil(index, places[name])).astype(int)
+        assert found.shape == original.shape
+        difference = np.abs(found - original)
+        is_encoded_again = entry["kind"] in ("cmyk", "png")
+        assert difference.mean() < (3 if is_encoded_again else 1e-9), entry
+
+
+def test_both_containers_hold_the_same(containers: dict[str, Path]) -> None:
+    """Names, keys, labels and bytes agree, in the same order, which is shuffled."""
+    beton, shards = open_dataset(containers["beton"]), open_dataset(containers["webdataset"])
+    for column in ("names", "keys", "labels", "sizes", "checksums", "widths", "heights"):
+        assert np.array_equal(getattr(beton, column), getattr(shards, column)), column
+    assert beton.class_names == shards.class_names
+    assert len(np.unique(beton.labels[:40])) > 10  # not sorted by class
+
+
+def test_class_names_come_from_the_mapping(containers: dict[str, Path]) -> None:
+    """Words of LOC_synset_mapping.txt are the class names."""
+    index = open_dataset(containers["beton"])
+    assert "spiral" in [name.split(",")[0] for name in index.class_names]
+    assert all(class_id[0] == "n" and len(class_id) == 9 for class_id in index.class_ids)
+
+
+def test_second_conversion_is_at_once(
+    containers: dict[str, Path], sample_source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same conversion again leaves the file as it is."""
+    before = containers["beton"].stat()
+    assert convert(sample_source / "train", containers["beton"]) == 0
+    assert containers["beton"].stat() == before
+    assert "is already there" in capsys.readouterr().err
+
+
+def test_conversion_is_deterministic(
+    containers: dict[str, Path], sample_source: Path, tmp_path: Path
+) -> None:
+    """One worker writes the same bytes as several."""
+    assert convert(sample_source / "train", tmp_path / "again.beton", workers=1) == 0
+    assert (tmp_path / "again.beton").read_bytes() == containers["beton"].read_bytes()
+
+
+def test_something_else_is_not_replaced(
+    containers: dict[str, Path], sample_source: Path, tmp_path: Path
+) -> None:
+    """OUT that holds other data is refused, and replaced only with --overwrite."""
+    out = tmp_path / "out.beton"
+    shutil.copy(containers["val"], out)
+    with pytest.raises(UserError, match=r"OUT must not hold something else\. Found: "):
+        convert(sample_source / "train", out)
+    assert out.read_bytes() == containers["val"].read_bytes()
+    assert convert(sample_source / "train", out, overwrite=True) == 0
+    assert out.read_bytes() == containers["beton"].read_bytes()
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "precious.txt").write_text("keep me")
+    with pytest.raises(UserError, match="OUT must not hold something else"):
+        convert(sample_source / "val", folder)
+    assert (folder / "precious.txt").read_text() == "keep me"
+
+
+@pytest.fixture(scope="module")
+def broken_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source with a truncated and an empty file."""
+    root = tmp_path_factory.mktemp("broken") / "source"
+    assert sample_data(root, 60, 20, broken=True) == 0
+    return root / "train"
+
+
+@pytest.mark.parametrize("name", ["out.beton", "out"])
+def test_bad_images_stop_the_conversion(broken_source: Path, name: str, tmp_path: Path) -> None:
+    """By default a bad image is named and nothing is left behind."""
+    with pytest.raises(UserError, match=r"every image must decode. Found: .*JPEG \(.*--bad skip"):
+        convert(broken_source, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out.beton", "out"])
+def test_bad_images_are_left_out_and_listed(broken_source: Path, name: str, tmp_path: Path) -> None:
+    """With --bad skip both bad files are in the report and the 58 others are whole."""
+    assert convert(broken_source, tmp_path / name, bad="skip") == 0
+    report = json.loads((tmp_path / f"{name}.json").read_text())
+    assert len(report["left_out"]) == 2
+    index = open_dataset(tmp_path / name)
+    assert len(index) == report["num_images"] == 58 == sum(report["images_per_class"])
+    assert verify(tmp_path / name, decode=True) == 0
+
+
+def test_a_killed_conversion_leaves_nothing_that_looks_whole(
+    sample_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception in the middle leaves no OUT and no temporary file."""
+    import fastdeit.tools.convert as module
+
+    count = 0
+
+    def fail_later(data: bytes) -> int:
+        nonlocal count
+        count += 1
+        if count == 20:
+            raise KeyboardInterrupt
+        return checksum(data)
+
+    monkeypatch.setattr(module, "checksum", fail_later)
+    for name in ("out.beton", "out"):
+        count = 0
+        with pytest.raises(KeyboardInterrupt):
+            convert(sample_source / "val", tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.9, 0.9999])
+def test_a_cut_beton_is_refused(share: float, containers: dict[str, Path], tmp_path: Path) -> None:
+    """A .beton cut anywhere is one clear error."""
+    data = containers["beton"].read_bytes()
+    cut = tmp_path / "cut.beton"
+    cut.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(UserError, match=r"is not a whole .beton of version 2. Found: .*bytes"):
+        open_dataset(cut)
+
+
+def test_a_cut_or_missing_shard_is_refused(containers: dict[str, Path], tmp_path: Path) -> None:
+    """A shard that is cut off or gone is one clear error naming it."""
+    folder = tmp_path / "shards"
+    shutil.copytree(containers["webdataset"], folder)
+    shard = folder / "shard-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:100_000])
+    with pytest.raises(UserError, match=r"shard-000000.tar is not a whole shard. Found: 100000 of"):
+        open_dataset(folder)
+    (folder / "index.npz").unlink()
+    with pytest.raises(UserError, match=r"must hold index\.npz beside its shards"):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize("kind", ["beton", "webdataset"])
+def test_verify_names_a_flipped_byte(
+    kind: str, containers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One changed byte in a sample is found, and the sample named by its file."""
+    copy = tmp_path / containers[kind].name
+    (shutil.copytree if containers[kind].is_dir() else shutil.copy)(containers[kind], copy)
+    assert verify(copy) == 0
+    index = open_dataset(copy)
+    assert index.names is not None
+    file = index.files[index.file_ids[7]]
+    with file.open("r+b") as opened:
+        opened.seek(int(index.offsets[7]) + 100)
+        byte = opened.read(1)[0]
+        opened.seek(-1, io.SEEK_CUR)
+        opened.write(bytes([byte ^ 1]))
+    assert verify(copy) == 1
+    errors = capsys.readouterr().err
+    assert index.names[7].decode() in errors
+    assert errors.count("bad:") == 1
+
+
+def test_several_shards_and_plain_tar(sample_source: Path, tmp_path: Path) -> None:
+    """Shards have the size asked for, each with an .idx, and `tar` reads what the index says."""
+    from fastdeit.pipelines.imagefolder import list_imagefolder
+    from fastdeit.pipelines.webdataset import WebDatasetWriter
+
+    _, images = list_imagefolder(sample_source / "val")
+    with WebDatasetWriter(tmp_path / "out", shard_bytes=1_000_000) as writer:
+        for name, label in images:
+            data = (sample_source / "val" / name).read_bytes()
+            writer.add(sample_key(name), data, 10, 10, label)
+        keys = np.array([sample_key(name) for name, _ in images], dtype=np.uint64)
+        writer.finish({}, {"keys": keys})
+    shards = sorted((tmp_path / "out").glob("*.tar"))
+    assert len(shards) > 2
+    members = {}
+    for shard in shards:
+        with tarfile.open(shard) as archive:
+            for member in archive:
+                members[member.name] = archive.extractfile(member).read()  # type: ignore[union-attr]
+        lines = shard.with_suffix(".idx").read_text().splitlines()
+        assert lines[0] == f"v1.2 {len(lines) - 1}"
+    index = open_dataset(tmp_path / "out")
+    for sample, (name, label) in enumerate(images):
+        stem = f"{sample_key(name):016x}"
+        assert members[f"{stem}.jpg"] == index.read(sample)
+        assert members[f"{stem}.cls"] == str(label).encode()

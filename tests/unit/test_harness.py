@@ -1,0 +1,81 @@
+"""The harness measures what it says."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from fastdeit.benchmarks.harness import Case, format_table, measure, percentile, write_rows
+from fastdeit.benchmarks.harness import with_bound as bounded
+
+
+def sleeper(seconds: float) -> Case:
+    """A case that does 10 units in a known time."""
+
+    def run() -> int:
+        time.sleep(seconds)
+        return 10
+
+    return Case(name=f"sleep {seconds}", run=run)
+
+
+def test_a_planted_sleep_is_found() -> None:
+    """Ten units in 50 ms are measured as 200 a second, and half as fast as in 25 ms."""
+    slow, fast = measure("test", "unit/s", [sleeper(0.05), sleeper(0.025)], 5, "sleep 0.05")
+    assert slow.median == pytest.approx(200, rel=0.1)
+    assert slow.ratio is None
+    assert fast.ratio == pytest.approx(2, rel=0.15)
+    assert fast.baseline == "sleep 0.05"
+    assert (slow.n, fast.n) == (5, 5)
+    assert slow.p20 <= slow.median <= slow.p80
+
+
+def test_warm_up_is_not_counted() -> None:
+    """A slow first round, such as a compilation, does not enter the rates."""
+    calls = 0
+
+    def run() -> int:
+        nonlocal calls
+        calls += 1
+        time.sleep(0.3 if calls == 1 else 0.01)
+        return 1
+
+    (row,) = measure("test", "unit/s", [Case(name="a", run=run)], 3)
+    assert calls == 4
+    assert row.p20 > 30
+
+
+def test_cases_take_turns() -> None:
+    """The order is A B A B, so that drift hits both."""
+    order: list[str] = []
+
+    def case(name: str) -> Case:
+        def run() -> int:
+            order.append(name)
+            return 1
+
+        return Case(name=name, run=run)
+
+    measure("test", "unit/s", [case("a"), case("b")], 2)
+    assert "".join(order) == "ababab"
+
+
+def test_percentile_interpolates() -> None:
+    """The 20th percentile of 0 to 10 is 2."""
+    assert percentile([0.0, 10.0], 0.2) == 2
+    assert percentile([3.0], 0.8) == 3
+
+
+def test_rows_are_written_with_their_environment(tmp_path: Path) -> None:
+    """Each line is a row with environment, bound and its fraction."""
+    (row,) = measure("test", "unit/s", [sleeper(0.01)], 1)
+    row = bounded(row, 2 * row.median, "twice as much")
+    write_rows(tmp_path / "rows.jsonl", [row], {"cpu": "a chip"})
+    (line,) = (tmp_path / "rows.jsonl").read_text().splitlines()
+    content = json.loads(line)
+    assert content["environment"] == {"cpu": "a chip"}
+    assert content["frac_of_bound"] == pytest.approx(0.5)
+    assert "50%" in format_table([row])
