@@ -61,11 +61,11 @@ def bench_step(
     if config.distill.distillation != "none":
         teacher_config = demo_teacher(Path(), Path(), Path()).model
         teacher = make_model(teacher_config, num_classes, size).eval().requires_grad_(False)
-        teacher = teacher.to(compute.device, memory_format=torch.channels_last)
+        teacher = compute.place(teacher)
 
     def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
         model = make_model(config.model, num_classes, size, config.run.seed)
-        model = model.to(compute.device, memory_format=torch.channels_last).train()
+        model = compute.place(model).train()
         set_distilled_training(model)
         return model, make_optimizer(model, config.optim, batch_size)
 

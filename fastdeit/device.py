@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from fastdeit.errors import UserError
 
@@ -25,6 +26,10 @@ class Compute:
         if self.autocast_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device, its weights channels-last."""
+        return model.to(self.device).to(memory_format=torch.channels_last)
 
     def synchronize(self) -> None:
         """Wait for the device; a clock is read only after this."""

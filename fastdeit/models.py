@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -34,7 +34,7 @@ def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int
             f"model is not one of timm {timm.__version__}. Found: {config.model}. "
             f"Near it: {', '.join(near) or 'nothing'}."
         )
-    options: dict[str, object] = {"num_classes": num_classes, "drop_path_rate": config.drop_path}
+    options: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path}
     for name in ("patch_size", "embed_dim", "depth", "num_heads"):
         if getattr(config, name) is not None:
             options[name] = getattr(config, name)
@@ -43,7 +43,7 @@ def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return cast(nn.Module, timm.create_model(config.model, **options))
+            return timm.create_model(config.model, **options)
         except (TypeError, AssertionError, ValueError) as error:
             raise UserError(
                 f"model {config.model} cannot be built with these options. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
@@ -22,10 +22,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig, batch_size: int) -> to
 
     Note: timm's `no_weight_decay` names dist_token too, where that of the paper's code did not.
     """
-    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-    groups = param_groups_weight_decay(
-        model, config.weight_decay, no_weight_decay_list=cast(set[str], exempt)
-    )
+    names: Any = getattr(model, "no_weight_decay", tuple)  # timm's transformers name what is exempt
+    groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=names())
     return torch.optim.AdamW(
         groups, lr=config.lr(batch_size), betas=(0.9, 0.999), eps=1e-8, fused=True
     )

@@ -65,11 +65,11 @@ def train(
     compute = choose_compute(config.run.device, config.run.precision)
     steps_per_epoch = len(train_batches)
     model = make_model(config.model, len(class_names), config.data.image_size, config.run.seed)
-    model = model.to(compute.device, memory_format=torch.channels_last).train()
+    model = compute.place(model).train()
     set_distilled_training(model)
     optimizer = make_optimizer(model, config.optim, config.data.batch_size)
     teacher = load_teacher(config, class_names, compute)
-    forward = torch.compile(model) if config.run.compile else model
+    forward: nn.Module = torch.compile(model) if config.run.compile else model  # type: ignore[assignment]
     # DropPath is the only draw left to torch's generator.
     torch.manual_seed(config.run.seed)
 
@@ -195,4 +195,4 @@ def load_teacher(
             "Train the teacher on the same data."
         )
     teacher = model_from_checkpoint(content).requires_grad_(False)
-    return teacher.to(compute.device, memory_format=torch.channels_last)
+    return compute.place(teacher)

@@ -107,7 +107,7 @@ class DaliPipeline(Pipeline):
         del self._pipe
 
 
-@pipeline_def  # type: ignore[untyped-decorator]
+@pipeline_def
 def _dali_graph(source: Callable[[], list[NDArray[np.uint8]]]) -> Any:
     """Decode a batch of encoded images to (H, W, 3) uint8 each."""
     encoded = fn.external_source(source=source, ndim=1, dtype=types.UINT8)

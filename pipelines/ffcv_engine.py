@@ -139,7 +139,7 @@ class FfcvPipeline(Pipeline):
         self._decoder.close()
 
 
-class _PlannedEpoch(EpochIterator):  # type: ignore[misc]
+class _PlannedEpoch(EpochIterator):
     """FFCV's working thread, with given batches, errors that arrive, and an end that is waited for.
 
     FFCV's own leaves its reader waiting for ever when its thread fails, and leaks the thread when
@@ -195,7 +195,7 @@ class _PlannedEpoch(EpochIterator):  # type: ignore[misc]
         self.close()
 
 
-class _PlanDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
+class _PlanDecoder(SimpleRGBImageDecoder):
     """FFCV operation: decode each run of one image once, cut every copy.
 
     What changes while it runs (keys, scratch memory, failures) is reached by address, because numba

@@ -82,7 +82,7 @@ class _CroppedImages(Dataset[Any]):
     def __init__(self, index: DatasetIndex, size: int) -> None:
         self.index, self.size = index, size
 
-    def __getitem__(self, request: Request) -> NDArray[np.uint8] | str:  # type: ignore[override]
+    def __getitem__(self, request: Request) -> NDArray[np.uint8] | str:
         sample, cuts = request
         try:
             image = decode_with_pil(self.index, sample)
@@ -114,4 +114,4 @@ def _concatenate(parts: list[NDArray[np.uint8] | str]) -> NDArray[np.uint8] | st
     errors = [part for part in parts if isinstance(part, str)]
     if errors:
         return errors[0]
-    return np.concatenate(parts)  # type: ignore[arg-type]
+    return np.concatenate(parts)

@@ -25,7 +25,7 @@ _SUPPORT = 2.0
 _A = -0.5
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def as_pointer(typing_context: Any, address: Any) -> Any:  # noqa: ARG001 - numba's signature
     """An integer as a pointer, for numba.carray."""
 

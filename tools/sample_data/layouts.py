@@ -172,7 +172,7 @@ def make_meta(num_train: list[int]) -> bytes:
     Args:
         num_train: number of train pictures by class.
     """
-    from scipy.io import savemat  # type: ignore[import-untyped]
+    from scipy.io import savemat
 
     of_photos = [i for i, one in enumerate(CLASSES, start=1) if one.photos]
     of_objects = [i for i, one in enumerate(CLASSES, start=1) if one.shape]
