@@ -7,10 +7,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +24,7 @@ from fastdeit.pipelines.index import checksum, sample_key
 from fastdeit.pipelines.webdataset import WebDatasetWriter
 from fastdeit.tools.jpeg import PreparedImage, prepare_image
 from fastdeit.tools.progress import progress
-from fastdeit.tools.workers import num_workers, stop_at_once
-
-CHUNK_IMAGES = 16  # what a worker gets at once
+from fastdeit.tools.workers import num_workers, ordered_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +93,9 @@ def convert(
 
     started = time.perf_counter()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(num_workers(workers), get_context("forkserver")) as pool:
-        with stop_at_once(pool):
-            prepared = pool.map(
-                partial(prepare_image, quality=quality),
-                [source / name for name in found.names],
-                chunksize=CHUNK_IMAGES,
-            )
-            report = write(kind, out, found, prepared, bad, parameters)
+    paths = [source / name for name in found.names]
+    with closing(ordered_map(prepare_image, quality, paths, num_workers(workers))) as prepared:
+        report = write(kind, out, found, prepared, bad, parameters)
     manifest.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     seconds = time.perf_counter() - started
     print(

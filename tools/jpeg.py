@@ -30,12 +30,12 @@ class PreparedImage:
     """Why the image cannot be used; empty if it can."""
 
 
-def prepare_image(path: Path, quality: int) -> PreparedImage:
+def prepare_image(quality: int, path: Path) -> PreparedImage:
     """Read an image, make sure that it decodes, and re-encode it if it is no RGB or grey JPEG.
 
     Args:
-        path: the file.
         quality: JPEG quality of a re-encoded image, with full chroma resolution.
+        path: the file.
 
     Returns:
         The original bytes wherever they can be kept. EXIF orientation is kept and not applied, as

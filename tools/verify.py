@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from contextlib import closing
 from pathlib import Path
 
 import tyro
@@ -15,9 +13,7 @@ from fastdeit import UserError
 from fastdeit.pipelines.decode import decode_with_pil
 from fastdeit.pipelines.index import DatasetIndex, checksum, open_dataset
 from fastdeit.tools.progress import progress
-from fastdeit.tools.workers import num_workers, stop_at_once
-
-CHUNK_IMAGES = 64
+from fastdeit.tools.workers import num_workers, ordered_map
 
 
 def verify(dataset: tyro.conf.Positional[Path], /, decode: bool = False, workers: int = 0) -> int:
@@ -38,21 +34,13 @@ def verify(dataset: tyro.conf.Positional[Path], /, decode: bool = False, workers
             f"{index.container} without. Pass --decode."
         )
     started = time.perf_counter()
-    chunks = [
-        range(first, min(first + CHUNK_IMAGES, len(index)))
-        for first in range(0, len(index), CHUNK_IMAGES)
-    ]
     num_bad = 0
-    with ProcessPoolExecutor(
-        num_workers(workers), get_context("forkserver"), initializer=_adopt, initargs=(index,)
-    ) as pool:
-        with stop_at_once(pool), progress(None, "verifying", len(index)) as bar:
-            found = pool.map(partial(_check, decode), chunks)
-            for chunk, problems in zip(chunks, found, strict=True):
-                bar.update(len(chunk))
-                num_bad += len(problems)
-                for problem in problems:
-                    print(f"bad: {problem}", file=sys.stderr)
+    checks = ordered_map(_check, (index, decode), range(len(index)), num_workers(workers))
+    with closing(checks) as problems:
+        for problem in progress(problems, "verifying", len(index)):
+            if problem:
+                num_bad += 1
+                print(f"bad: {problem}", file=sys.stderr)
     seconds = time.perf_counter() - started
     what = "checksums" if not decode else "decoding" if index.checksums is None else "both"
     print(
@@ -63,29 +51,16 @@ def verify(dataset: tyro.conf.Positional[Path], /, decode: bool = False, workers
     return 1 if num_bad else 0
 
 
-_index: DatasetIndex
-
-
-def _adopt(index: DatasetIndex) -> None:
-    """Keep the index in a worker, so that it travels once."""
-    global _index
-    _index = index
-
-
-def _check(decode: bool, samples: range) -> list[str]:
-    """What is wrong with each of these samples."""
-    problems = []
-    for sample in samples:
-        try:
-            if _index.checksums is not None:
-                found, stored = checksum(_index.read(sample)), int(_index.checksums[sample])
-                if found != stored:
-                    problems.append(
-                        f"{_index.describe(sample)}: checksum {found:016x}, not {stored:016x}"
-                    )
-                    continue
-            if decode:
-                decode_with_pil(_index, sample).load()
-        except UserError as error:
-            problems.append(str(error))
-    return problems
+def _check(shared: tuple[DatasetIndex, bool], sample: int) -> str:
+    """What is wrong with a sample; empty if nothing is."""
+    index, decode = shared
+    try:
+        if index.checksums is not None:
+            found, stored = checksum(index.read(sample)), int(index.checksums[sample])
+            if found != stored:
+                return f"{index.describe(sample)}: checksum {found:016x}, not {stored:016x}"
+        if decode:
+            decode_with_pil(index, sample)
+    except UserError as error:
+        return str(error)
+    return ""

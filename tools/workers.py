@@ -1,13 +1,24 @@
-"""Worker processes: how many, and how they end when the user stops the program."""
+"""Worker processes that keep the order, do not run ahead of their reader, and end with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, TypeVar
 
 from fastdeit import UserError
 from fastdeit.cores import num_usable_cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CHUNK = 16
+"""Items a task: passing tasks costs little, and Ctrl-C ends soon."""
 
 
 def num_workers(asked: int) -> int:
@@ -21,11 +32,61 @@ def num_workers(asked: int) -> int:
     return asked or num_usable_cores()
 
 
-@contextmanager
-def stop_at_once(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """Drop the work that is still queued when the block is left by an exception."""
+def ordered_map(
+    function: Callable[[Any, Item], Result], shared: Any, items: Sequence[Item], workers: int
+) -> Generator[Result, None, None]:
+    """Call `function(shared, item)` in worker processes and yield the results in order.
+
+    Args:
+        function: a function of a module, so that it can be sent.
+        shared: sent to each worker once.
+        items: the work.
+        workers: processes; one works in this process.
+
+    Yields:
+        A result for each item. What a worker raises is raised here. Closing the generator, or an
+        exception in its reader, drops the work that waits.
+    """
+    if workers == 1:
+        for item in items:
+            yield function(shared, item)
+        return
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    # From a fork server, not forked: the caller may have threads (torch, a test runner).
+    context = multiprocessing.get_context("forkserver")
+    workers = max(1, min(workers, len(chunks)))
+    pool = ProcessPoolExecutor(workers, context, _prepare, (function, shared))
+    waiting: deque[Future[list[Result]]] = deque()
     try:
-        yield
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
+        for chunk in chunks:
+            waiting.append(pool.submit(_work, chunk))
+            # Not all at once: what a slow disk has not taken yet would fill the memory.
+            if len(waiting) >= 4 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_function: Callable[[Any, Any], Any]
+_shared: Any
+
+
+def _prepare(function: Callable[[Any, Any], Any], shared: Any) -> None:
+    """Keep what all items need, leave Ctrl-C to the parent, and end with it even if killed."""
+    global _function, _shared
+    _function, _shared = function, shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()  # type: ignore[union-attr]
+        os._exit(1)
+
+    # Without this the workers of a killed parent wait for tasks forever.
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _work(items: Sequence[Any]) -> list[Any]:
+    """Do a few items, in a worker."""
+    return [_function(_shared, item) for item in items]

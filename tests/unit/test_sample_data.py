@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fastdeit.tools.sample_data import workers
+from fastdeit.tools import workers
 from fastdeit.tools.sample_data.classes import CLASSES
 from fastdeit.tools.sample_data.command import RECORD, sample_data
 from fastdeit.tools.sample_data.photos import make_photo

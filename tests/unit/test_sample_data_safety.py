@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from fastdeit.errors import UserError
-from fastdeit.tools.sample_data import command, photos, workers
+from fastdeit.tools.sample_data import command, photos, scenes
 from fastdeit.tools.sample_data.command import MARKER, RECORD, sample_data
 from fastdeit.tools.sample_data.scenes import Picture, make_picture
+from fastdeit.tools.workers import ordered_map
 
 for module in ("skimage", "sklearn"):
     pytest.importorskip(module, reason=f"the photographs of {module} are not installed")
@@ -109,7 +110,7 @@ def test_interrupted_run_leaves_nothing(
             raise error("stopped")
         return make_picture(seed, picture)
 
-    monkeypatch.setattr(workers, "make_picture", fail_at_last)
+    monkeypatch.setattr(scenes, "make_picture", fail_at_last)
     with pytest.raises(error):
         sample_data(tmp_path / "out", 20, 20, workers=1)
     assert list(tmp_path.iterdir()) == []
@@ -119,7 +120,7 @@ def test_exception_of_a_worker_reaches_the_caller() -> None:
     """A fault in another process is raised here with its own type."""
     bad = Picture("nowhere", 0, 0)
     with pytest.raises(ValueError, match="not in tuple"):
-        list(workers.make_pictures(0, [bad] * 20, num_workers=2))
+        list(ordered_map(make_picture, 0, [bad] * 20, workers=2))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_exception_of_a_worker_reaches_the_caller() -> None:
         ({"train_images": 19}, r"--train-images must be >= 20.*Found: 19"),
         ({"val_images": 0}, r"--val-images must be >= 20.*Found: 0"),
         ({"seed": -3}, r"--seed must be >= 0\. Found: -3"),
-        ({"workers": 0}, r"--workers must be >= 1\. Found: 0"),
+        ({"workers": -1}, r"workers must be 0 or more\. Found: -1"),
     ],
 )
 def test_unusable_options_are_refused(tmp_path: Path, options: dict[str, int], text: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 import sys
 import time
@@ -17,6 +16,7 @@ import tyro
 
 from fastdeit.errors import UserError
 from fastdeit.tools.progress import progress
+from fastdeit.tools.workers import num_workers
 
 FORMAT = 1
 """Version of the generator: raised when equal parameters no longer give equal bytes."""
@@ -31,7 +31,7 @@ def sample_data(
     seed: int = 0,
     layout: Literal["folder", "ilsvrc"] = "folder",
     broken: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    workers: int | None = None,
+    workers: int = 0,
 ) -> int:
     """Make a small source that looks like ImageNet, oddities included, for trying things out.
 
@@ -49,12 +49,11 @@ def sample_data(
         layout: folder: train/CLASS/*.JPEG and val/CLASS/*.JPEG; ilsvrc: the three archives of
             ILSVRC 2012 (train, val, development kit).
         broken: put a truncated and an empty file into train.
-        workers: processes that make pictures; None takes the CPUs this process may use.
+        workers: processes that make pictures; 0 takes every usable core.
 
     Returns:
         The exit code.
     """
-    num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
     parameters = {
         "train_images": train_images,
         "val_images": val_images,
@@ -62,7 +61,8 @@ def sample_data(
         "layout": layout,
         "broken": broken,
     }
-    check_options(train_images, val_images, seed, num_workers)
+    check_options(train_images, val_images, seed)
+    processes = num_workers(workers)
     target = directory.expanduser().resolve()
     start = time.perf_counter()
     try:
@@ -70,7 +70,7 @@ def sample_data(
             say(f"{directory} is already there, made with the same options: nothing to do.")
             return 0
         with unfinished_folder(target) as folder:
-            record = write_source(folder, parameters, num_workers)
+            record = write_source(folder, parameters, processes)
     except OSError as error:
         raise UserError(
             f"sample data cannot be written to {directory}. Found: {error}. "
@@ -84,7 +84,7 @@ def sample_data(
     return 0
 
 
-def check_options(train_images: int, val_images: int, seed: int, num_workers: int) -> None:
+def check_options(train_images: int, val_images: int, seed: int) -> None:
     """Refuse options that no source can be made from.
 
     Raises:
@@ -100,8 +100,6 @@ def check_options(train_images: int, val_images: int, seed: int, num_workers: in
             )
     if seed < 0:
         raise UserError(f"--seed must be >= 0. Found: {seed}. Pass --seed {-seed}.")
-    if num_workers < 1:
-        raise UserError(f"--workers must be >= 1. Found: {num_workers}. Pass --workers 1.")
 
 
 def is_made_already(target: Path, parameters: dict[str, Any]) -> bool:
@@ -171,13 +169,13 @@ def unfinished_folder(target: Path) -> Iterator[Path]:
             raise
 
 
-def write_source(folder: Path, parameters: dict[str, Any], num_workers: int) -> dict[str, Any]:
+def write_source(folder: Path, parameters: dict[str, Any], workers: int) -> dict[str, Any]:
     """Write all pictures and the record of them.
 
     Args:
         folder: an empty folder.
         parameters: the options that decide the files.
-        num_workers: processes that make pictures.
+        workers: processes that make pictures.
 
     Returns:
         The record, as sample-data.json has it.
@@ -185,7 +183,8 @@ def write_source(folder: Path, parameters: dict[str, Any], num_workers: int) -> 
     from fastdeit.tools.sample_data.classes import CLASSES
     from fastdeit.tools.sample_data.layouts import LAYOUTS, plan_pictures
     from fastdeit.tools.sample_data.photos import load_photos, photo_packages
-    from fastdeit.tools.sample_data.workers import make_pictures
+    from fastdeit.tools.sample_data.scenes import make_picture
+    from fastdeit.tools.workers import ordered_map
 
     load_photos()  # a missing package is reported here, not from inside a worker
     if parameters["layout"] == "ilsvrc":
@@ -194,7 +193,9 @@ def write_source(folder: Path, parameters: dict[str, Any], num_workers: int) -> 
     plan = plan_pictures(parameters["seed"], num_train, num_val, parameters["broken"])
     layout = LAYOUTS[parameters["layout"]](folder, plan)
     num_bytes = 0
-    pictures = make_pictures(parameters["seed"], [named.picture for named in plan], num_workers)
+    pictures = ordered_map(
+        make_picture, parameters["seed"], [named.picture for named in plan], workers
+    )
     with (
         contextlib.closing(pictures) as files,
         progress(plan, "making pictures") as bar,
