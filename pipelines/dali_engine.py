@@ -104,7 +104,8 @@ class DaliPipeline(Pipeline):
 
     def close(self) -> None:
         """Free DALI's threads and buffers."""
-        del self._pipe
+        super().close()
+        self._pipe = None
 
 
 @pipeline_def

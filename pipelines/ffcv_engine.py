@@ -136,6 +136,7 @@ class FfcvPipeline(Pipeline):
 
     def close(self) -> None:
         """Free the decoders and their memory."""
+        super().close()
         self._decoder.close()
 
 

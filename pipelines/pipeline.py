@@ -42,17 +42,22 @@ class Pipeline(ABC):
         self.threads = threads or num_usable_cores()
         self._epoch = 0
         self._step = 0
+        self._open: Generator[Tensor, None, None] | None = None
 
     def __len__(self) -> int:
         """Steps in a whole epoch."""
         return self.plan.num_steps
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches from the current position to the end of the epoch."""
+        """The batches from the current position to the end of the epoch; ends an earlier pass."""
+        Pipeline.close(self)
         epoch, first = self._epoch, self._step
-        with closing(self._images(epoch, first)) as images_of_steps:
+        self._open = self._images(epoch, first)
+        with closing(self._open) as images_of_steps:
             for step in self.plan.steps(epoch, first):
-                images = next(images_of_steps)
+                images = next(images_of_steps, None)
+                if images is None:
+                    raise RuntimeError("this pass was ended by a newer one, or by close()")
                 self._step = step.step + 1
                 yield Batch(
                     images_nhwc_u8=images,
@@ -72,8 +77,15 @@ class Pipeline(ABC):
         """Continue exactly at a position; the next pass begins there."""
         self._epoch, self._step = int(state["epoch"]), int(state["step"])
 
-    def close(self) -> None:  # noqa: B027 - an engine without threads has nothing to free
-        """Free threads, memory and files."""
+    def close(self) -> None:
+        """Free threads, memory and files.
+
+        An engine calls this before it frees what its generator uses: after an exception the pass
+        is still open, kept by the traceback.
+        """
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
     def __enter__(self) -> Pipeline:
         """Enter a block that closes the pipeline at its end."""

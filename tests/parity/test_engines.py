@@ -208,6 +208,28 @@ def test_leaving_early_leaks_no_threads(engine: Any, containers: dict[str, Path]
     assert max(counts[2:]) <= counts[1]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_closing_ends_an_open_pass(
+    engine: Any, containers: dict[str, Path], reference: dict[bool, list[Batch]]
+) -> None:
+    """Closing under a pass that an exception left open ends its threads; a new pass ends the old.
+
+    Freeing a decoder under FFCV's running thread would end the process.
+    """
+    index = open_dataset(containers["beton"])
+    before = threading.active_count()
+    with open_pipeline(index, make_plan(index), engine, 2) as batches:
+        first, second = iter(batches), iter(batches)
+        next(first)
+        again = next(second)  # the position moved on by one
+        assert torch.equal(again.images_nhwc_u8, reference[True][1].images_nhwc_u8)
+        with pytest.raises(RuntimeError, match="ended by a newer one"):
+            next(first)
+    with pytest.raises(RuntimeError, match="ended by a newer one, or by close"):
+        next(second)
+    assert threading.active_count() <= before + 1  # tqdm's monitor may have started
+
+
 @pytest.mark.ffcv
 def test_an_error_in_ffcvs_thread_arrives(containers: dict[str, Path]) -> None:
     """An exception in FFCV's thread reaches the reader, who would wait for ever in FFCV itself."""
