@@ -34,8 +34,8 @@ run fastdeit train demo-teacher --train "$demo/train-shards" --val "$demo/val-sh
   --out "$demo/teacher" --overwrite "${teacher[@]}"
 run fastdeit train demo --train "$demo/train.beton" --val "$demo/val.beton" \
   --teacher "$demo/teacher/checkpoint.pt" --out "$demo/student" --overwrite "${student[@]}"
-run fastdeit evaluate "$demo/student/checkpoint.pt" "$demo/val-shards"
-run fastdeit evaluate "$demo/teacher/checkpoint.pt" "$demo/val.beton"
+run fastdeit evaluate "$demo/student/checkpoint.pt" "$demo/val.beton"
+run fastdeit evaluate "$demo/teacher/checkpoint.pt" "$demo/val-shards"
 
 run fastdeit bench all --data "$demo/train.beton" --source "$demo/data/train" \
   --out "$demo/bench.jsonl" "${bench[@]}"
