@@ -60,7 +60,8 @@ def bench_loaders(
         cases = []
         if source is not None:
             loader = deit_loader(source, num_images, image_size, batch_size, threads)
-            cases.append(Case(name=BASELINE, run=epoch_of(loader)))
+            note = "with RandAugment and erasing, which fastdeit does or will do on the device"
+            cases.append(Case(name=BASELINE, run=epoch_of(loader), note=note))
         if index.container == "beton" and is_installed("ffcv"):
             loader = ffcv_own_loader(index, num_images, image_size, batch_size, threads)
             cases.append(
