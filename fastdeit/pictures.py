@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from fastdeit.augment.compose import MEAN, STD
+from fastdeit.augment.compose import channel_statistics
 
 GAP = 4
 LABEL_PIXELS = 14
@@ -25,8 +24,7 @@ def denormalise(images: Tensor) -> NDArray[np.uint8]:
     Returns:
         (B, H, W, 3) uint8.
     """
-    mean = torch.tensor(MEAN, device=images.device)
-    std = torch.tensor(STD, device=images.device)
+    mean, std = channel_statistics(images.device)
     pixels = (images.float().permute(0, 2, 3, 1) * std + mean) * 255
     result: NDArray[np.uint8] = pixels.round().clamp(0, 255).byte().cpu().numpy()
     return result

@@ -161,7 +161,7 @@ class BetonWriter:
 def open_beton(path: Path) -> DatasetIndex:
     """Open a .beton of ours or of FFCV's writer.
 
-    A file of FFCV's has no stable names: its keys are those of the sample numbers.
+    A file of FFCV's names nothing: its keys are the sample numbers, its classes their numbers.
 
     Raises:
         UserError: it is no .beton of version 2, it is cut off, or it lacks an image or a label.
@@ -216,6 +216,8 @@ def open_beton(path: Path) -> DatasetIndex:
             raise refuse(str(error)) from error
     else:
         arrays["keys"] = np.arange(num, dtype=np.uint64)
+        numbers = [str(number) for number in range(int(samples["f1"].max()) + 1)]
+        meta = {"class_ids": numbers, "class_names": numbers}
     return DatasetIndex(
         path=path,
         container="beton",

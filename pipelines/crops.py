@@ -23,12 +23,15 @@ from fastdeit.pipelines.plan import DEFAULT_RATIO, DEFAULT_SCALE, Plan, StepPlan
 CUT = ("top", "left", "height", "width", "full_height", "full_width", "window_top", "window_left")
 NUM_ATTEMPTS = 10
 
+# Nothing here is cached on disk: numba would not notice a change of the keyed randomness, which is
+# in another file.
+
 _SCALE_LOW, _SCALE_HIGH = DEFAULT_SCALE
 _RATIO_LOW, _RATIO_HIGH = DEFAULT_RATIO
 _LOG_LOW, _LOG_HIGH = math.log(_RATIO_LOW), math.log(_RATIO_HIGH)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True)
 def random_resized_cut(state: Any, height: Any, width: Any, size: Any, cut: Any) -> None:
     """Draw one RandomResizedCrop into `cut`.
 
@@ -65,7 +68,7 @@ def random_resized_cut(state: Any, height: Any, width: Any, size: Any, cut: Any)
     cut[2], cut[3] = h, w
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True)
 def center_cut(height: Any, width: Any, size: Any, shorter: Any, cut: Any) -> None:
     """Resize the shorter side to `shorter`, look at the central `size` x `size`.
 
@@ -89,7 +92,7 @@ def center_cut(height: Any, width: Any, size: Any, shorter: Any, cut: Any) -> No
     cut[7] = round((cut[5] - size) / 2.0)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True)
 def _fill_cuts(
     is_training: Any, states: Any, heights: Any, widths: Any, size: Any, shorter: Any, cuts: Any
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,8 +38,6 @@ class SyntheticPipeline(Pipeline):
 
 def synthetic_index(num_images: int, num_classes: int) -> DatasetIndex:
     """An index of images that do not exist, for a `SyntheticPipeline`."""
-    from pathlib import Path
-
     zeros = np.zeros(num_images, dtype=np.int64)
     return DatasetIndex(
         path=Path("synthetic"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -51,6 +52,11 @@ def train(config: AnyRecipe) -> int:
     if config.dry_run:
         print(json.dumps(config.to_dict(), indent=1))
         return 0
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"training runs in one process so far. Found: WORLD_SIZE={os.environ['WORLD_SIZE']}. "
+            "Start `fastdeit train` without torchrun."
+        )
     # Heavy imports come after the line is parsed, so that help and errors are quick.
     from fastdeit.pipelines.index import open_dataset
     from fastdeit.pipelines.open import eval_plan, open_pipeline, train_plan

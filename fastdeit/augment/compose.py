@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,8 +116,15 @@ def normalise(images_nhwc_u8: Tensor) -> Tensor:
 
     Source: torchvision ToTensor and Normalize.
     """
-    device = images_nhwc_u8.device
-    mean = torch.tensor(MEAN, device=device)
-    std = torch.tensor(STD, device=device)
+    mean, std = channel_statistics(images_nhwc_u8.device)
     images = (images_nhwc_u8.float() / 255 - mean) / std
     return images.permute(0, 3, 1, 2)
+
+
+@functools.cache
+def channel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and standard deviation, (3,) float32 each.
+
+    Kept, since making a tensor out of numbers waits for a GPU.
+    """
+    return torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)

@@ -316,6 +316,7 @@ def test_we_read_ffcvs_beton(tmp_path: Path) -> None:
         DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(Noise())
         index = open_dataset(path)
         assert index.labels.tolist() == [number % 7 for number in range(30)]
+        assert index.class_names == ("0", "1", "2", "3", "4", "5", "6")
         if mode == "raw":
             assert np.array_equal(np.asarray(decode_with_pil(index, 3)), pixels[3])
         expected = epoch(path, "pil", True, batch_size=10)

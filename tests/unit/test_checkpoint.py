@@ -90,6 +90,17 @@ def test_an_interrupted_save_keeps_the_old_one(
     assert saved.read_bytes() == before
 
 
+def test_initial_weights_go_by_the_seed() -> None:
+    """A seed gives the same weights again, another one others; torch's own state is left alone."""
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    models = [make_model(CONFIG, 3, 32, seed).state_dict() for seed in (1, 1, 2)]
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(models[0]["head.weight"], models[1]["head.weight"])
+    assert not torch.equal(models[0]["head.weight"], models[2]["head.weight"])
+
+
 def test_unknown_models_are_named() -> None:
     """A name that timm does not know is one clear error with names near it."""
     with pytest.raises(UserError, match=r"model is not one of timm .* Found: deit_huge"):

@@ -74,6 +74,16 @@ def test_wrong_input_is_one_line(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "text.beton"]
 
 
+def test_several_processes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under torchrun training says that it cannot, rather than run twice."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    line = f"train demo-teacher --train a --val b --out {tmp_path / 'run'}"
+    assert main(line.split()) == 2
+    assert "training runs in one process so far. Found: WORLD_SIZE=2." in capsys.readouterr().err
+
+
 def test_missing_option_is_exit_code_2() -> None:
     """The parser's own errors exit with 2 as well."""
     with pytest.raises(SystemExit) as stop:
