@@ -264,8 +264,9 @@ def test_ffcv_leaves_torchs_threads_alone(threads: int, containers: dict[str, Pa
 
 
 @pytest.mark.ffcv
-def test_ffcv_reads_our_beton(containers: dict[str, Path]) -> None:
-    """FFCV's own Loader, decoders and default pipelines read every image and label."""
+@pytest.mark.parametrize("os_cache", [True, False])
+def test_ffcv_reads_our_beton(os_cache: bool, containers: dict[str, Path]) -> None:
+    """FFCV's own Loader and decoders read every image and label, mapped or page by page."""
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -276,6 +277,7 @@ def test_ffcv_reads_our_beton(containers: dict[str, Path]) -> None:
         str(containers["beton"]),
         batch_size=50,
         num_workers=2,
+        os_cache=os_cache,
         order=OrderOption.SEQUENTIAL,
         drop_last=False,
         pipelines={

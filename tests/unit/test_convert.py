@@ -211,6 +211,17 @@ def test_verify_names_a_flipped_byte(
     assert errors.count("bad:") == 1
 
 
+def test_no_sample_crosses_a_page(containers: dict[str, Path]) -> None:
+    """FFCV reads page by page where the file is larger than memory: a sample must lie in one."""
+    from fastdeit.pipelines.beton import MIN_PAGE_BYTES
+
+    index = open_dataset(containers["beton"])
+    first, last = index.offsets, index.offsets + index.sizes - 1
+    assert np.array_equal(first // MIN_PAGE_BYTES, last // MIN_PAGE_BYTES)
+    assert len(np.unique(first // MIN_PAGE_BYTES)) > 3
+    assert first.min() >= MIN_PAGE_BYTES  # after the head
+
+
 def test_several_shards_and_plain_tar(sample_source: Path, tmp_path: Path) -> None:
     """Shards have the size asked for, each with an .idx, and `tar` reads what the index says."""
     from fastdeit.pipelines.imagefolder import list_imagefolder
