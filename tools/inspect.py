@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -73,9 +74,9 @@ def summary(index: DatasetIndex) -> list[str]:
     return lines
 
 
-def spread(values: NDArray[np.generic], form: str) -> str:
+def spread(values: NDArray[Any], form: str) -> str:
     """Minimum, median and maximum."""
-    low, middle, high = np.min(values), np.median(values), np.max(values)  # type: ignore[type-var]
+    low, middle, high = np.min(values), np.median(values), np.max(values)
     return f"{low:{form}} to {high:{form}}, median {middle:{form}}"
 
 
