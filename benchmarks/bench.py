@@ -70,7 +70,7 @@ def bench(
 
     from tqdm import tqdm
 
-    from fastdeit.benchmarks.harness import Row, format_table, write_rows
+    from fastdeit.benchmarks.harness import Row, check_rows_file, format_table, write_rows
     from fastdeit.benchmarks.loaders import bench_loaders
     from fastdeit.benchmarks.step import bench_step
     from fastdeit.cores import num_usable_cores
@@ -78,6 +78,10 @@ def bench(
     from fastdeit.environment import describe_environment
     from fastdeit.pipelines.index import open_dataset
 
+    if threads < 0:
+        raise UserError(f"threads must be 0 or more. Found: {threads}. Pass --threads 0.")
+    if out is not None:
+        check_rows_file(out)
     compute = choose_compute(device, precision)
     rows: list[Row] = []
     with tqdm(desc="measuring", unit="round", delay=2, disable=not sys.stderr.isatty()) as bar:

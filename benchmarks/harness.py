@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fastdeit import UserError
+from fastdeit.files import replace_file
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
@@ -132,11 +135,30 @@ def percentile(values: list[float], fraction: float) -> float:
 
 def write_rows(path: Path, rows: Iterable[Row], environment: dict[str, Any]) -> None:
     """Write rows as JSON lines, each with its environment; the file appears when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     lines = [json.dumps({**asdict(row), "environment": environment}) for row in rows]
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(path)
+    replace_file(path, ("\n".join(lines) + "\n").encode())
+
+
+def check_rows_file(path: Path) -> None:
+    """Make sure that rows can be written to a path, before anything is measured.
+
+    Raises:
+        UserError: there is a file that is no earlier rows.
+        OSError: the folder cannot be made or written to.
+    """
+    try:
+        first = path.read_text(encoding="utf-8").split("\n")[0]
+        is_rows = "case" in json.loads(first)
+    except FileNotFoundError:
+        replace_file(path, b"")
+        path.unlink()
+        return
+    except (OSError, ValueError, TypeError):
+        is_rows = False
+    if not is_rows:
+        raise UserError(
+            f"out must be a new file or earlier rows. Found: {path}. Give another --out."
+        )
 
 
 def format_table(rows: list[Row]) -> str:

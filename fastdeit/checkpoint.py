@@ -63,7 +63,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0][:120]
+        reason = str(error).split("\n")[0]
+        if "weights_only" in reason:
+            reason = "no checkpoint, or one that would run code"
         raise UserError(
             f"checkpoint cannot be read. Found: {path} ({path.stat().st_size} bytes; {reason}). "
             "It is damaged or no checkpoint; give another one."

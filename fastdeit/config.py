@@ -161,7 +161,7 @@ class ModelConfig:
                 name,
                 value,
                 "must be above 0",
-                f"Leave --{name.replace('_', '-')} out for timm's value.",
+                f"Leave --{name.replace('_', '-')} out, or pass None for timm's value.",
             )
 
     @property
@@ -203,7 +203,7 @@ class OptimConfig:
             "warmup_epochs",
             self.warmup_epochs,
             f"must be at least 0 and below epochs ({self.epochs})",
-            "Lower it with --warmup-epochs or raise --epochs.",
+            f"Pass --warmup-epochs {self.epochs / 10:g}, say.",
         )
         for name in ("min_lr", "warmup_lr", "weight_decay"):
             value = getattr(self, name)
@@ -268,6 +268,13 @@ class RunConfig:
     """Replace a run that is already in the folder."""
 
     def __post_init__(self) -> None:
+        require(
+            0 <= self.seed < 1 << 63,
+            "seed",
+            self.seed,
+            "must be from 0 to 2^63 - 1",
+            "Pass --seed 0, say.",
+        )
         require(
             self.log_every_steps > 0,
             "log_every_steps",

@@ -43,12 +43,20 @@ def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return timm.create_model(config.model, **options)
+            model = timm.create_model(config.model, **options)
         except (TypeError, AssertionError, ValueError) as error:
             raise UserError(
                 f"model {config.model} cannot be built with these options. "
-                f"Found: {options}. timm says: {error}. Leave the option out."
+                f"Found: {options}. timm says: {error}. Change that option."
             ) from error
+
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1,))[0]
+    if image_size % patch:
+        raise UserError(
+            f"image_size must be a multiple of the patch's side ({patch}). Found: {image_size}. "
+            f"Pass --image-size {max(patch, image_size // patch * patch)}, say."
+        )
+    return model
 
 
 def forward_train(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -38,17 +38,47 @@ class TrainResult:
     """The last checkpoint."""
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What computes in a run, made and checked before anything is written."""
+
+    compute: Compute
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    teacher: nn.Module | None
+
+
+def make_session(config: TrainConfig, class_names: tuple[str, ...]) -> Session:
+    """Choose the device, build the model with fresh weights, load the teacher.
+
+    Args:
+        config: everything that decides the run.
+        class_names: one for each output of the model.
+
+    Raises:
+        UserError: the device, the model or the teacher cannot be had.
+    """
+    compute = choose_compute(config.run.device, config.run.precision)
+    model = make_model(config.model, len(class_names), config.data.image_size, config.run.seed)
+    model = compute.place(model).train()
+    set_distilled_training(model)
+    optimizer = make_optimizer(model, config.optim, config.data.batch_size)
+    return Session(compute, model, optimizer, load_teacher(config, class_names, compute))
+
+
 def train(
     config: TrainConfig,
+    session: Session,
     train_batches: BatchSource,
     val_batches: BatchSource,
     class_names: tuple[str, ...],
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainResult:
-    """Train a model from fresh weights.
+    """Train a model.
 
     Args:
         config: everything that decides the run.
+        session: from `make_session`.
         train_batches: one pass is one epoch.
         val_batches: one pass is the whole validation set.
         class_names: one for each output of the model.
@@ -58,17 +88,12 @@ def train(
         The last evaluation and the path of the checkpoint.
 
     Raises:
-        UserError: the configuration and the data do not fit each other.
         FloatingPointError: the loss stopped being finite; the last checkpoint is left as it was.
     """
     # ---- what computes -------------------------------------------------------------------------
-    compute = choose_compute(config.run.device, config.run.precision)
+    compute, model, optimizer = session.compute, session.model, session.optimizer
+    teacher = session.teacher
     steps_per_epoch = len(train_batches)
-    model = make_model(config.model, len(class_names), config.data.image_size, config.run.seed)
-    model = compute.place(model).train()
-    set_distilled_training(model)
-    optimizer = make_optimizer(model, config.optim, config.data.batch_size)
-    teacher = load_teacher(config, class_names, compute)
     forward: nn.Module = torch.compile(model) if config.run.compile else model  # type: ignore[assignment]
     # DropPath is the only draw left to torch's generator.
     torch.manual_seed(config.run.seed)
@@ -193,6 +218,12 @@ def load_teacher(
             f"teacher must know the classes of the training set ({len(class_names)}). Found: "
             f"{config.distill.teacher} with {len(content['class_names'])} others. "
             "Train the teacher on the same data."
+        )
+    if content["image_size"] != config.data.image_size:
+        raise UserError(
+            f"teacher must see images of the student's size ({config.data.image_size}). Found: "
+            f"{config.distill.teacher} for {content['image_size']}. "
+            f"Pass --image-size {content['image_size']}, or train the teacher anew."
         )
     teacher = model_from_checkpoint(content).requires_grad_(False)
     return compute.place(teacher)

@@ -154,8 +154,10 @@ class BetonWriter:
         trace: TracebackType | None,
     ) -> None:
         """Remove what is unfinished."""
-        self._file.close()
-        self.partial.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        finally:
+            self.partial.unlink(missing_ok=True)
 
 
 def open_beton(path: Path) -> DatasetIndex:

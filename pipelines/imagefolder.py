@@ -41,6 +41,11 @@ def list_imagefolder(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
             f"source must hold one folder a class. Found: none in {path}. "
             "Give the folder that holds n01440764 and the others."
         )
+    if set(class_ids) <= {"train", "val", "test"}:
+        raise UserError(
+            f"source must be one split, with one folder a class. Found: {', '.join(class_ids)} in "
+            f"{path}. Give {path / class_ids[0]}."
+        )
     images: list[tuple[str, int]] = []
     for number, class_id in enumerate(class_ids):
         found = sorted(
@@ -53,6 +58,11 @@ def list_imagefolder(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
                 f"every class folder must hold an image. Found: none in {path / class_id}. "
                 "Remove the empty folder or give the folder above or below it."
             )
+        for name in found:
+            if not name.isprintable():  # bytes that are no UTF-8 arrive as lone surrogates
+                raise UserError(
+                    f"names must be printable UTF-8. Found: {name!a} in {path}. Rename it."
+                )
         images.extend((name, number) for name in found)
     return class_ids, images
 

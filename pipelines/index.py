@@ -111,7 +111,7 @@ def open_dataset(path: Path) -> DatasetIndex:
     """
     from fastdeit.pipelines.beton import open_beton
     from fastdeit.pipelines.imagefolder import open_imagefolder
-    from fastdeit.pipelines.webdataset import open_webdataset
+    from fastdeit.pipelines.webdataset import SIDECAR, open_webdataset
 
     if not path.exists():
         raise UserError(
@@ -120,6 +120,6 @@ def open_dataset(path: Path) -> DatasetIndex:
         )
     if path.is_file():
         return open_beton(path)
-    if next(path.glob("*.tar"), None) is not None:
+    if (path / SIDECAR).is_file() or next(path.glob("*.tar"), None) is not None:
         return open_webdataset(path)
     return open_imagefolder(path)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastdeit import UserError
 from fastdeit.batch import Batch
 from fastdeit.cores import num_usable_cores
 from fastdeit.pipelines.index import DatasetIndex
@@ -37,6 +38,8 @@ class Pipeline(ABC):
             plan: which samples in which step, and how they are cropped.
             threads: decoding threads or workers; 0 takes every usable core.
         """
+        if threads < 0:
+            raise UserError(f"threads must be 0 or more. Found: {threads}. Pass --threads 0.")
         self.index = index
         self.plan = plan
         self.threads = threads or num_usable_cores()

@@ -7,6 +7,7 @@ each image lies, so that opening 1.28 million samples does not read 1.28 million
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -88,9 +89,14 @@ class WebDatasetWriter:
         for file in self.partial.iterdir():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
+        aside = self.path.with_name(f".{self.path.name}.old")
         if self.path.exists():
-            shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
+            self.path.replace(aside)
         self.partial.replace(self.path)
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink(missing_ok=True)
 
     def _add_member(self, name: str, data: bytes) -> int:
         """Append one file to the shard; return where its bytes begin."""
@@ -126,9 +132,16 @@ class WebDatasetWriter:
         trace: TracebackType | None,
     ) -> None:
         """Remove what is unfinished."""
-        if self._shard is not None:
-            self._shard.close()
-        shutil.rmtree(self.partial, ignore_errors=True)
+        try:
+            if self._shard is not None:
+                self._shard.close()
+        finally:
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def is_shard_file(path: Path) -> bool:
+    """Whether a file in a folder of shards is one that `WebDatasetWriter` makes."""
+    return path.name == SIDECAR or re.fullmatch(r"shard-\d{6}\.(tar|idx)", path.name) is not None
 
 
 def open_webdataset(path: Path) -> DatasetIndex:

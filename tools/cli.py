@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -41,13 +42,24 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 1 the command found a fault (verify) or the run failed, 2 the input
-        cannot be used, 130 interrupted.
+        cannot be used or a file cannot be written, 130 interrupted, 143 terminated.
     """
     args = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        # A scheduler's stop cleans up as Ctrl-C does, instead of ending in the middle of a write.
+        signal.signal(signal.SIGTERM, terminate)
     try:
         return run(args)
     except UserError as error:
         print(f"fastdeit: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our stdout went away (`| head`)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or str(error).split("\n")[0]
+        print(f"fastdeit: error: {where}{reason}. What existed is as it was.", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"fastdeit: error: {error}", file=sys.stderr)
@@ -55,9 +67,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fastdeit: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our stdout went away (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+
+
+def terminate(number: int, frame: object) -> None:
+    """End the program on SIGTERM, through every block that cleans up."""
+    del number, frame
+    print("fastdeit: terminated", file=sys.stderr)
+    sys.exit(143)
 
 
 def run(args: list[str]) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +19,11 @@ import tyro
 import xxhash
 
 from fastdeit import UserError, __version__
+from fastdeit.files import replace_file
 from fastdeit.pipelines.beton import BetonWriter
 from fastdeit.pipelines.imagefolder import list_imagefolder, read_class_names
-from fastdeit.pipelines.index import checksum, sample_key
-from fastdeit.pipelines.webdataset import WebDatasetWriter
+from fastdeit.pipelines.index import checksum, open_dataset, sample_key
+from fastdeit.pipelines.webdataset import WebDatasetWriter, is_shard_file
 from fastdeit.tools.jpeg import PreparedImage, prepare_image
 from fastdeit.tools.progress import progress
 from fastdeit.tools.workers import num_workers, ordered_map
@@ -66,7 +68,7 @@ def convert(
         bad: what to do with an image that does not decode; stop, or leave it out and report it.
         quality: JPEG quality of images that are encoded again, 1 to 100.
         workers: processes that read and check; 0 takes every usable core.
-        overwrite: replace OUT if it holds something else.
+        overwrite: replace OUT if an earlier conversion of something else made it.
 
     Returns:
         0.
@@ -82,21 +84,17 @@ def convert(
         "source_fingerprint": found.fingerprint,
     }
     manifest = out.with_name(f"{out.name}.json")
-    if out.exists() and not overwrite:
-        if made_with(manifest) != parameters:
-            raise UserError(
-                f"OUT must not hold something else. Found: {out}, made from another source or in "
-                "another way. Pass --overwrite to replace it, or give another name."
-            )
+    if is_there(out, manifest, parameters, source, overwrite):
         print(f"{out} is already there, from the same source in the same way.", file=sys.stderr)
         return 0
 
     started = time.perf_counter()
-    out.parent.mkdir(parents=True, exist_ok=True)
     paths = [source / name for name in found.names]
-    with closing(ordered_map(prepare_image, quality, paths, num_workers(workers))) as prepared:
+    processes = num_workers(workers)
+    with only_one(out), closing(ordered_map(prepare_image, quality, paths, processes)) as prepared:
         report = write(kind, out, found, prepared, bad, parameters)
-    manifest.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        replace_file(manifest, text.encode())
     seconds = time.perf_counter() - started
     print(
         f"{out}: {report['num_images']} images of {len(found.class_ids)} classes, "
@@ -131,6 +129,69 @@ def scan_source(path: Path) -> Source:
         largest_bytes=largest,
         fingerprint=digest.hexdigest(),
     )
+
+
+def is_there(
+    out: Path, manifest: Path, parameters: dict[str, Any], source: Path, overwrite: bool
+) -> bool:
+    """Whether OUT is what this conversion would write.
+
+    Raises:
+        UserError: OUT is the source or beside it in one tree, or something that must not be
+            replaced.
+    """
+    inside, outside = out.resolve(), source.resolve()
+    if inside == outside or inside in outside.parents or outside in inside.parents:
+        raise UserError(
+            f"OUT must be neither the source nor within it nor around it. Found: {out}, with the "
+            f"source {source}. Give a name elsewhere."
+        )
+    made = made_with(manifest)
+    if made is None and (manifest.exists() or out.exists()):
+        found = out if out.exists() else manifest
+        raise UserError(
+            f"OUT must be new, or made by `fastdeit convert`. Found: {found}, which it did not "
+            "make. Give another name."
+        )
+    if out.is_dir() and (foreign := [f for f in out.iterdir() if not is_shard_file(f)]):
+        raise UserError(
+            f"OUT must hold nothing but shards to be replaced. Found: {foreign[0]}. "
+            "Move it away, or give another name."
+        )
+    if out.exists() and made == parameters and not overwrite:
+        try:
+            return len(open_dataset(out)) > 0
+        except UserError:  # it was damaged since: convert again
+            return False
+    if out.exists() and not overwrite:
+        raise UserError(
+            f"OUT must not hold something else. Found: {out}, made from another source or in "
+            "another way. Pass --overwrite to replace it, or give another name."
+        )
+    return False
+
+
+@contextmanager
+def only_one(out: Path) -> Iterator[None]:
+    """Keep a second conversion from writing to the same OUT.
+
+    Raises:
+        UserError: another one does.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = out.with_name(f".{out.name}.lock")
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"only one conversion may write to an OUT. Found: another one writing {out}. "
+                "Wait for it, or give another name."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def made_with(manifest: Path) -> dict[str, Any] | None:

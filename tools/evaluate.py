@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from fastdeit import UserError
+from fastdeit.files import replace_file
 from fastdeit.tools.progress import progress
 
 
@@ -65,7 +66,7 @@ def evaluate(
         )
     model = model_from_checkpoint(content).to(compute.device)
     image_size = content["image_size"]
-    plan = eval_plan(index, image_size, eval_crop_ratio, batch_size)
+    plan = eval_plan(index, image_size, eval_crop_ratio, min(batch_size, len(index)))
     with open_pipeline(index, plan, engine, threads) as batches:
         result = score(model, progress(batches, "evaluating", len(batches), unit="batch"), compute)
     for name, head in result.heads.items():
@@ -83,6 +84,6 @@ def evaluate(
         **result.to_dict(),
     }
     text = json.dumps(facts)
-    checkpoint.with_name("evaluation.json").write_text(text + "\n", encoding="utf-8")
     print(text)
+    replace_file(checkpoint.with_name("evaluation.json"), (text + "\n").encode())
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import numpy as np
 import tyro
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fastdeit import UserError
+from fastdeit.files import replace_file
 from fastdeit.pipelines.index import DatasetIndex, open_dataset
 
 THUMB_PIXELS = 128
 COLUMNS = 8
+SOFTWARE = "fastdeit inspect"
 
 
 def inspect(
@@ -37,6 +42,8 @@ def inspect(
         raise UserError(f"num_images must be at least 1. Found: {num_images}. Pass 40, say.")
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise UserError(f"sheet must end in .png. Found: {sheet}. Pass --sheet {sheet}.png.")
+    if sheet is not None:
+        check_sheet(sheet)
     index = open_dataset(dataset)
     for line in summary(index):
         print(line)
@@ -102,5 +109,26 @@ def draw_sheet(index: DatasetIndex, path: Path, num_images: int) -> None:
         image.thumbnail((THUMB_PIXELS, THUMB_PIXELS))
         images.append(np.asarray(image))
         labels.append(index.class_names[int(index.labels[sample])].split(",")[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(images, labels, COLUMNS).save(path)
+    mark = PngInfo()
+    mark.add_text("Software", SOFTWARE)
+    buffer = io.BytesIO()
+    contact_sheet(images, labels, COLUMNS).save(buffer, "PNG", pnginfo=mark)
+    replace_file(path, buffer.getvalue())
+
+
+def check_sheet(path: Path) -> None:
+    """Refuse to replace a picture that is no contact sheet of ours.
+
+    Raises:
+        UserError: there is another file.
+    """
+    if path.exists():
+        try:
+            with Image.open(path) as image:
+                is_ours = image.info.get("Software") == SOFTWARE
+        except (OSError, SyntaxError):
+            is_ours = False
+        if not is_ours:
+            raise UserError(
+                f"sheet must be a new file or an earlier sheet. Found: {path}. Give another name."
+            )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +12,14 @@ import tyro
 
 from fastdeit import UserError
 from fastdeit.config import TrainConfig
+from fastdeit.files import replace_file
 from fastdeit.recipes import NEED_TEACHER, RECIPES
 from fastdeit.tools.progress import progress
 
 if TYPE_CHECKING:
     from fastdeit.batch import BatchSource
+    from fastdeit.pipelines.pipeline import Pipeline
+    from fastdeit.train import Session
 
     AnyRecipe = TrainConfig
 else:
@@ -34,6 +36,18 @@ else:
     ]
 
 SHEET_IMAGES, SHEET_COLUMNS = 32, 8
+RUN_FILES = frozenset(
+    (
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "augmented.png",
+        "checkpoint.pt",
+        ".checkpoint.pt.partial",
+        "evaluation.json",
+    )
+)
+"""What a run and its evaluation write into their folder."""
 
 
 def train(config: AnyRecipe) -> int:
@@ -60,6 +74,7 @@ def train(config: AnyRecipe) -> int:
     # Heavy imports come after the line is parsed, so that help and errors are quick.
     from fastdeit.pipelines.index import open_dataset
     from fastdeit.pipelines.open import eval_plan, open_pipeline, train_plan
+    from fastdeit.train import make_session
     from fastdeit.train import train as run_training
 
     data = config.data
@@ -71,7 +86,8 @@ def train(config: AnyRecipe) -> int:
             f"{data.val}, not all alike. Give two sets of one source."
         )
     plan = train_plan(data, train_index, config.run.seed)
-    prepare_folder(config)
+    check_folder(config)
+    session = make_session(config, train_index.class_names)
     with (
         open_pipeline(train_index, plan, data.engine, data.threads) as train_batches,
         open_pipeline(
@@ -81,7 +97,8 @@ def train(config: AnyRecipe) -> int:
             data.threads,
         ) as val_batches,
     ):
-        describe_run(config, train_batches, len(train_index), train_index.class_names)
+        make_folder(config)
+        describe_run(config, session, train_batches)
         show_augmentation(config, train_batches, train_index.class_names)
         num_steps = config.optim.epochs * len(train_batches)
         with progress(None, "training", num_steps, unit="step") as bar:
@@ -100,7 +117,7 @@ def train(config: AnyRecipe) -> int:
                     )
 
             result = run_training(
-                config, train_batches, val_batches, train_index.class_names, on_step
+                config, session, train_batches, val_batches, train_index.class_names, on_step
             )
     print(json.dumps({"checkpoint": str(result.checkpoint), **result.evaluation.to_dict()}))
     return 0
@@ -115,47 +132,52 @@ def check_args(args: list[str]) -> None:
 train.check_args = check_args  # type: ignore[attr-defined]
 
 
-def prepare_folder(config: TrainConfig) -> None:
-    """Make the folder of the run; refuse to write over another run.
+def check_folder(config: TrainConfig) -> None:
+    """Refuse a folder that must not be written to; change nothing.
 
     Raises:
-        UserError: there is a run already and --overwrite was not given, or the folder holds
-            something else.
+        UserError: a finished epoch of another run is there and --overwrite was not given, the
+            folder holds something else, or the teacher is in it.
     """
     out = config.run.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / "config.json").is_file():
-            raise UserError(
-                f"the folder of a run must be new or empty. Found: {out} with other files. "
-                "Give another --out."
-            )
-        if not config.run.overwrite:
-            raise UserError(
-                f"the folder of a run must be new or empty. Found: a run in {out}. "
-                "Pass --overwrite to replace it, or another --out."
-            )
-        shutil.rmtree(out)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    foreign = [f for f in out.iterdir() if f.name not in RUN_FILES] if out.is_dir() else [out]
+    if foreign:
+        raise UserError(
+            f"the folder of a run must be new, empty or another run. Found: {foreign[0]}. "
+            "Give another --out."
+        )
+    teacher = config.distill.teacher
+    if teacher is not None and out.resolve() in teacher.resolve().parents:
+        raise UserError(
+            f"the teacher must not lie in the folder of the run. Found: {teacher}. "
+            "Give another --out."
+        )
+    if (out / "checkpoint.pt").exists() and not config.run.overwrite:
+        raise UserError(
+            f"the folder of a run must be new or empty. Found: a run in {out}. "
+            "Pass --overwrite to replace it, or another --out."
+        )
+
+
+def make_folder(config: TrainConfig) -> None:
+    """Make the folder of the run, without what an earlier one left there."""
+    out = config.run.out
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    for file in out.iterdir():
+        file.unlink()
+    replace_file(out / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
 
 
-def describe_run(
-    config: TrainConfig, batches: BatchSource, num_images: int, class_names: tuple[str, ...]
-) -> None:
+def describe_run(config: TrainConfig, session: Session, batches: Pipeline) -> None:
     """Write environment.json and say in one line what runs where."""
-    import torch
-
-    from fastdeit.device import choose_compute
     from fastdeit.environment import describe_environment
-    from fastdeit.models import make_model, num_parameters
+    from fastdeit.models import num_parameters
     from fastdeit.pipelines.open import choose_engine
-    from fastdeit.pipelines.pipeline import Pipeline
 
-    assert isinstance(batches, Pipeline)
-    compute = choose_compute(config.run.device, config.run.precision)
-    engine = choose_engine(batches.index, config.data.engine)
-    with torch.device("meta"):  # counted without making it
-        model = make_model(config.model, len(class_names), config.data.image_size)
+    compute, index = session.compute, batches.index
+    engine = choose_engine(index, config.data.engine)
     facts = {
         **describe_environment(),
         "command": ["fastdeit", *sys.argv[1:]] if Path(sys.argv[0]).name == "fastdeit" else None,
@@ -163,15 +185,15 @@ def describe_run(
         "precision": compute.reason,
         "engine": engine.name,
         "engine_reason": engine.reason,
-        "num_classes": len(class_names),
-        "num_train_images": num_images,
-        "num_params": num_parameters(model),
+        "num_classes": len(index.class_names),
+        "num_train_images": len(index),
+        "num_params": num_parameters(session.model),
         "steps_per_epoch": len(batches),
     }
-    (config.run.out / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
+    replace_file(config.run.out / "environment.json", (json.dumps(facts, indent=1) + "\n").encode())
     print(
         f"{config.model.model} on {compute.reason}; engine {engine.name} ({engine.reason}); "
-        f"{num_images} images, {len(batches)} steps an epoch, "
+        f"{len(index)} images, {len(batches)} steps an epoch, "
         f"peak learning rate {config.optim.lr(config.data.batch_size):.3g}",
         file=sys.stderr,
     )

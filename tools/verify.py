@@ -30,8 +30,8 @@ def verify(dataset: tyro.conf.Positional[Path], /, decode: bool = False, workers
     index = open_dataset(dataset)
     if index.checksums is None and not decode:
         raise UserError(
-            f"dataset must carry checksums to be verified without decoding. Found: {dataset}, a "
-            f"{index.container} without. Pass --decode."
+            f"dataset must carry checksums to be verified without decoding. Found: none in the "
+            f"{index.container} {dataset}. Pass --decode."
         )
     started = time.perf_counter()
     num_bad = 0

@@ -96,6 +96,11 @@ def test_a_run_is_not_written_over(
 ) -> None:
     """A run in the folder of another needs --overwrite; a foreign folder is never touched."""
     before = (teacher / "checkpoint.pt").read_bytes()
+    for wrong in (["--teacher", "nope.pt"], ["--teacher", str(teacher / "checkpoint.pt")]):
+        code = run("demo", containers, teacher, "--engine", "pil", "--overwrite", *wrong)
+        assert code == 2
+        assert (teacher / "checkpoint.pt").read_bytes() == before
+    assert "the teacher must not lie in the folder of the run" in capsys.readouterr().err
     assert run("demo-teacher", containers, teacher, "--engine", "pil") == 2
     assert "Pass --overwrite to replace it" in capsys.readouterr().err
     assert (teacher / "checkpoint.pt").read_bytes() == before
@@ -111,13 +116,20 @@ def test_a_teacher_of_other_classes_is_refused(
     from fastdeit.checkpoint import save_checkpoint
     from fastdeit.config import ModelConfig
     from fastdeit.models import make_model
+    from fastdeit.pipelines.index import open_dataset
 
     config = ModelConfig(model="test_resnet")
     path = tmp_path / "teacher.pt"
+    names = open_dataset(containers["val"]).class_names
+    save_checkpoint(path, make_model(config, 20, 32), config, 32, names)
+    code = run("demo", containers, tmp_path / "run", "--teacher", str(path), "--engine", "pil")
+    assert code == 2
+    assert "teacher must see images of the student's size (64)" in capsys.readouterr().err
     save_checkpoint(path, make_model(config, 2, 64), config, 64, ("cat", "dog"))
     code = run("demo", containers, tmp_path / "run", "--teacher", str(path), "--engine", "pil")
     assert code == 2
     assert "teacher must know the classes of the training set (20)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
     assert main(["evaluate", str(path), str(containers["val"])]) == 2
     assert "dataset must have the classes of the checkpoint (2)" in capsys.readouterr().err
 

@@ -101,6 +101,12 @@ def test_initial_weights_go_by_the_seed() -> None:
     assert not torch.equal(models[0]["head.weight"], models[2]["head.weight"])
 
 
+def test_a_side_that_patches_do_not_fill_is_refused() -> None:
+    """Pixels beyond the last whole patch would go unseen."""
+    with pytest.raises(UserError, match=r"must be a multiple of the patch's side \(8\). Found: 65"):
+        make_model(CONFIG, 3, 65)
+
+
 def test_unknown_models_are_named() -> None:
     """A name that timm does not know is one clear error with names near it."""
     with pytest.raises(UserError, match=r"model is not one of timm .* Found: deit_huge"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,50 @@ def test_several_processes_are_refused(
     line = f"train demo-teacher --train a --val b --out {tmp_path / 'run'}"
     assert main(line.split()) == 2
     assert "training runs in one process so far. Found: WORLD_SIZE=2." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["inspect {val} --sheet {tmp}/a.png", "bench step --out {tmp}/a.png"]
+)
+def test_other_files_are_not_replaced(
+    line: str, containers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture of somebody's is neither a contact sheet nor rows of ours."""
+    (tmp_path / "a.png").write_bytes(b"mine")
+    assert main(line.format(val=containers["val"], tmp=tmp_path).split()) == 2
+    assert "must be a new file or" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == b"mine"
+
+
+def test_a_sheet_replaces_a_sheet(containers: dict[str, Path], tmp_path: Path) -> None:
+    """A contact sheet is written, and written again."""
+    for _ in range(2):
+        assert main(["inspect", str(containers["val"]), "--sheet", str(tmp_path / "a.png")]) == 0
+
+
+def test_a_place_that_cannot_be_written_is_one_line(
+    containers: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error of the system is one line with the path, not a traceback."""
+    assert main(["inspect", str(containers["val"]), "--sheet", "/dev/null/a.png"]) == 2
+    error = capsys.readouterr().err
+    assert "/dev/null" in error
+    assert error.count("\n") == 1
+
+
+def test_sigterm_cleans_up(sample_source: Path, tmp_path: Path) -> None:
+    """A scheduler's stop in the middle leaves nothing, and says so with exit code 143."""
+    program = [sys.executable, "-m", "fastdeit.tools.cli", "convert"]
+    line = [*program, str(sample_source / "train"), str(tmp_path / "out.beton"), "--workers", "1"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / ".out.beton.partial").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert error.endswith("fastdeit: terminated\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_option_is_exit_code_2() -> None:

@@ -103,17 +103,72 @@ def test_something_else_is_not_replaced(
     """OUT that holds other data is refused, and replaced only with --overwrite."""
     out = tmp_path / "out.beton"
     shutil.copy(containers["val"], out)
+    shutil.copy(f"{containers['val']}.json", f"{out}.json")
     with pytest.raises(UserError, match=r"OUT must not hold something else\. Found: "):
         convert(sample_source / "train", out)
     assert out.read_bytes() == containers["val"].read_bytes()
     assert convert(sample_source / "train", out, overwrite=True) == 0
     assert out.read_bytes() == containers["beton"].read_bytes()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_not_ours_is_never_replaced(
+    overwrite: bool, containers: dict[str, Path], sample_source: Path, tmp_path: Path
+) -> None:
+    """Folders and files that convert did not make stay, with --overwrite too."""
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "precious.txt").write_text("keep me")
-    with pytest.raises(UserError, match="OUT must not hold something else"):
-        convert(sample_source / "val", folder)
-    assert (folder / "precious.txt").read_text() == "keep me"
+    shards = tmp_path / "shards"
+    shutil.copytree(containers["webdataset"], shards)
+    shutil.copy(f"{containers['webdataset']}.json", f"{shards}.json")
+    (shards / "precious.txt").write_text("keep me")
+    (tmp_path / "package.json").write_text("{}")
+    (tmp_path / "x.beton").write_text("no beton")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("out", "shards", "package", "x.beton"):
+        with pytest.raises(UserError, match=r"OUT must (be new|hold nothing but shards)"):
+            convert(sample_source / "val", tmp_path / name, overwrite=overwrite)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "package.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("out", ["source/train", "source", "source/train/x.beton", "."])
+def test_the_source_is_never_replaced(out: str, sample_source: Path, tmp_path: Path) -> None:
+    """OUT at, in or around the source is refused, with --overwrite too."""
+    shutil.copytree(sample_source / "val", tmp_path / "source" / "train")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="OUT must be neither the source nor within it nor around"):
+        convert(tmp_path / "source" / "train", tmp_path / out, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_out_is_made_again(
+    containers: dict[str, Path], sample_source: Path, tmp_path: Path
+) -> None:
+    """An OUT that was cut since it was made is not called whole; it is made again."""
+    out = tmp_path / "train.beton"
+    out.write_bytes(containers["beton"].read_bytes()[:100_000])
+    shutil.copy(f"{containers['beton']}.json", f"{out}.json")
+    assert convert(sample_source / "train", out) == 0
+    assert out.read_bytes() == containers["beton"].read_bytes()
+
+
+def test_a_second_conversion_to_one_out_is_refused(sample_source: Path, tmp_path: Path) -> None:
+    """While one conversion holds OUT another one ends with one line."""
+    from fastdeit.tools.convert import only_one
+
+    with only_one(tmp_path / "out.beton"):
+        with pytest.raises(UserError, match="only one conversion may write to an OUT"):
+            convert(sample_source / "val", tmp_path / "out.beton")
+    assert convert(sample_source / "val", tmp_path / "out.beton") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out.beton", "out.beton.json"}
+
+
+def test_a_folder_of_splits_is_refused(sample_source: Path, tmp_path: Path) -> None:
+    """The folder above train and val is no source of two classes."""
+    with pytest.raises(UserError, match="source must be one split"):
+        convert(sample_source, tmp_path / "out.beton")
 
 
 @pytest.fixture(scope="module")
