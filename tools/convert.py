@@ -23,7 +23,7 @@ from fastdeit.files import replace_file
 from fastdeit.pipelines.beton import BetonWriter
 from fastdeit.pipelines.imagefolder import list_imagefolder, read_class_names
 from fastdeit.pipelines.index import checksum, open_dataset, sample_key
-from fastdeit.pipelines.webdataset import WebDatasetWriter, is_shard_file
+from fastdeit.pipelines.webdataset import SIDECAR, WebDatasetWriter, is_shard_file
 from fastdeit.tools.jpeg import PreparedImage, prepare_image
 from fastdeit.tools.progress import progress
 from fastdeit.tools.workers import num_workers, ordered_map
@@ -93,8 +93,7 @@ def convert(
     processes = num_workers(workers)
     with only_one(out), closing(ordered_map(prepare_image, quality, paths, processes)) as prepared:
         report = write(kind, out, found, prepared, bad, parameters)
-        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-        replace_file(manifest, text.encode())
+        write_manifest(manifest, report)
     seconds = time.perf_counter() - started
     print(
         f"{out}: {report['num_images']} images of {len(found.class_ids)} classes, "
@@ -137,15 +136,16 @@ def is_there(
     """Whether OUT is what this conversion would write.
 
     Raises:
-        UserError: OUT is the source or beside it in one tree, or something that must not be
-            replaced.
+        UserError: OUT is the source, within it or around it, or must not be replaced.
     """
-    inside, outside = out.resolve(), source.resolve()
-    if inside == outside or inside in outside.parents or outside in inside.parents:
+    target, origin = out.resolve(), source.resolve()
+    if target == origin or target in origin.parents or origin in target.parents:
         raise UserError(
             f"OUT must be neither the source nor within it nor around it. Found: {out}, with the "
             f"source {source}. Give a name elsewhere."
         )
+    if out.exists() and not manifest.exists():
+        restore_manifest(out, manifest)
     made = made_with(manifest)
     if made is None and (manifest.exists() or out.exists()):
         found = out if out.exists() else manifest
@@ -169,6 +169,23 @@ def is_there(
             "another way. Pass --overwrite to replace it, or give another name."
         )
     return False
+
+
+def restore_manifest(out: Path, manifest: Path) -> None:
+    """Write OUT.json again from what OUT itself says of how it was made, if it says so."""
+    if out.is_dir() and not (out / SIDECAR).is_file():
+        return
+    try:
+        made_by = open_dataset(out).made_by
+    except UserError:
+        return
+    if "parameters" in made_by:
+        write_manifest(manifest, made_by)
+
+
+def write_manifest(manifest: Path, report: dict[str, Any]) -> None:
+    """Write OUT.json."""
+    replace_file(manifest, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 @contextmanager

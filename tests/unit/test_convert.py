@@ -154,6 +154,18 @@ def test_a_damaged_out_is_made_again(
     assert out.read_bytes() == containers["beton"].read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["beton", "webdataset"])
+def test_a_missing_manifest_is_written_again(
+    kind: str, containers: dict[str, Path], sample_source: Path, tmp_path: Path
+) -> None:
+    """An OUT whose OUT.json is gone says itself how it was made, and is known again."""
+    name = containers[kind].name
+    (shutil.copytree if kind == "webdataset" else shutil.copy)(containers[kind], tmp_path / name)
+    assert convert(sample_source / "train", tmp_path / name) == 0
+    expected = json.loads(Path(f"{containers[kind]}.json").read_text())
+    assert json.loads((tmp_path / f"{name}.json").read_text()) == expected
+
+
 def test_a_second_conversion_to_one_out_is_refused(sample_source: Path, tmp_path: Path) -> None:
     """While one conversion holds OUT another one ends with one line."""
     from fastdeit.tools.convert import only_one
