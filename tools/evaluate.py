@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,8 +15,8 @@ from fastdeit.tools.progress import progress
 
 
 def evaluate(
-    checkpoint: tyro.conf.Positional[Path],
-    dataset: tyro.conf.Positional[Path],
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")],
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")],
     /,
     engine: Literal["auto", "ffcv", "dali", "pil"] = "auto",
     batch_size: int = 256,

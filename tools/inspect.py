@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -23,7 +23,7 @@ SOFTWARE = "fastdeit inspect"
 
 
 def inspect(
-    dataset: tyro.conf.Positional[Path],
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")],
     /,
     sheet: Path | None = None,
     num_images: int = 40,

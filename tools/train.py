@@ -30,7 +30,7 @@ else:
                 name: recipe(*[tyro.MISSING] * (4 if name in NEED_TEACHER else 3))
                 for name, recipe in RECIPES.items()
             },
-            {name: recipe.__doc__ for name, recipe in RECIPES.items()},
+            {name: " ".join((recipe.__doc__ or "").split()) for name, recipe in RECIPES.items()},
         ),
         tyro.conf.arg(name=""),
     ]

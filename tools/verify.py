@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +17,12 @@ from fastdeit.tools.progress import progress
 from fastdeit.tools.workers import num_workers, ordered_map
 
 
-def verify(dataset: tyro.conf.Positional[Path], /, decode: bool = False, workers: int = 0) -> int:
+def verify(
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")],
+    /,
+    decode: bool = False,
+    workers: int = 0,
+) -> int:
     """Check a dataset: its structure, every sample's checksum, and that images decode.
 
     Args:
