@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import gc
 import re
 import shutil
 import subprocess
@@ -41,6 +42,19 @@ CONFINED = {
 }
 # Import names that differ from the name of the requirement.
 OTHER_LIBRARIES = {"cv2", "dali", "nvidia", "pil", "skimage", "sklearn", "triton"}
+
+
+def parse(source: str) -> ast.Module:
+    """Parse without collecting garbage in between.
+
+    Python 3.11's parser is not re-entrant: a finaliser that fails during it (numba's do, for what
+    FFCV compiled) has its traceback formatted, which parses too, and ends in a SystemError.
+    """
+    gc.disable()
+    try:
+        return ast.parse(source)
+    finally:
+        gc.enable()
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -88,7 +102,7 @@ def imports_of(source: str, file: Path) -> Iterator[tuple[int, str]]:
     counts as an import too.
     """
     package = module_name(file).split(".")[:-1]
-    for node in ast.walk(ast.parse(source, filename=str(file))):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -270,7 +284,7 @@ def test_entry_point_exists(target: str) -> None:
     module, function = target.split(":")
     file = ROOT.joinpath(*module.removeprefix("fastdeit.").split(".")).with_suffix(".py")
     assert file.is_file()
-    tree = ast.parse(file.read_text("utf-8"))
+    tree = parse(file.read_text("utf-8"))
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
