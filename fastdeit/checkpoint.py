@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from fastdeit.config import ModelConfig
 from fastdeit.errors import UserError
+from fastdeit.files import replacing
 from fastdeit.models import make_model
 
 FORMAT = "fastdeit-checkpoint-1"
@@ -44,12 +44,8 @@ def save_checkpoint(
         "class_names": list(class_names),
         **extra,
     }
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
