@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Literal
 
 import tyro
@@ -15,7 +16,7 @@ from fastdeit.recipes import RECIPES
 
 
 def bench(
-    what: tyro.conf.Positional[Literal["loaders", "step", "all"]],
+    what: tyro.conf.Positional[Literal["loaders", "step", "convert", "scale", "all"]],
     /,
     data: Path | None = None,
     source: Path | None = None,
@@ -24,26 +25,30 @@ def bench(
     image_size: int = 224,
     batch_size: int = 64,
     num_images: int = 1024,
+    scale_images: int = 1_281_167,
     rounds: int = 5,
     threads: int = 0,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
 ) -> int:
-    """Measure loaders and the training step, each beside its baseline and its bound.
+    """Measure conversion, loaders and the training step, each beside its baseline and bound.
 
     Compared things take turns in one run, so read the ratios: they hold on a noisy machine, where
     single rates do not. A table goes to stderr; the last line on stdout is one JSON object.
 
     Args:
         what: loaders (every engine beside FFCV's own and DeiT's own), step (the training step
-            beside the published loop), or all.
+            beside the published loop), convert (beside FFCV's writer), all of these, or scale
+            (conversion of as many tiny images as ImageNet has, in the temporary folder).
         data: dataset for the loaders, best a .beton.
-        source: ImageFolder of the same images, for DeiT's own pipeline; left out without it.
+        source: ImageFolder of the same images, for DeiT's own pipeline and for conversion; they
+            are left out without it.
         out: file for the rows, as JSON lines.
         recipe: whose step is measured.
         image_size: side of the loaders' crops in pixels; the step takes the recipe's.
         batch_size: samples a step of the loaders; the step takes the recipe's.
         num_images: a round of a loader is an epoch over so many images.
+        scale_images: how many images scale takes.
         rounds: timed rounds of each.
         threads: threads or workers of each loader; 0 takes every usable core.
         device: where the step runs; auto, cpu, cuda or cuda:N.
@@ -52,7 +57,12 @@ def bench(
     Returns:
         0.
     """
-    for name, value in (("rounds", rounds), ("batch_size", batch_size), ("num_images", num_images)):
+    for name, value in (
+        ("rounds", rounds),
+        ("batch_size", batch_size),
+        ("num_images", num_images),
+        ("scale_images", scale_images),
+    ):
         if value < 1:
             option = name.replace("_", "-")
             raise UserError(f"{name} must be at least 1. Found: {value}. Leave out --{option}.")
@@ -65,18 +75,22 @@ def bench(
         )
     if recipe not in RECIPES:
         raise UserError(f"no such recipe. Found: {recipe}. Known: {', '.join(RECIPES)}.")
-    if what != "step" and data is None:
+    if what in ("loaders", "all") and data is None:
         raise UserError("bench loaders needs a dataset. Found: none. Pass --data X.beton.")
+    if what == "convert" and source is None:
+        raise UserError("bench convert needs an ImageFolder. Found: none. Pass --source TRAIN.")
 
     from tqdm import tqdm
 
+    from fastdeit.benchmarks.convert import bench_convert
     from fastdeit.benchmarks.harness import Row, check_rows_file, format_table, write_rows
     from fastdeit.benchmarks.loaders import bench_loaders
+    from fastdeit.benchmarks.scale import bench_scale
     from fastdeit.benchmarks.step import bench_step
     from fastdeit.cores import num_usable_cores
     from fastdeit.device import choose_compute
     from fastdeit.environment import describe_environment
-    from fastdeit.pipelines.index import open_dataset
+    from fastdeit.pipelines.datasets.index import open_dataset
 
     if threads < 0:
         raise UserError(f"threads must be 0 or more. Found: {threads}. Pass --threads 0.")
@@ -89,7 +103,7 @@ def bench(
         def on_round() -> None:
             bar.update()
 
-        if what != "step" and data is not None:
+        if what in ("loaders", "all") and data is not None:
             index = open_dataset(data)
             rows += bench_loaders(
                 index,
@@ -101,7 +115,11 @@ def bench(
                 num_images,
                 on_round,
             )
-        if what != "loaders":
+        if what in ("convert", "all") and source is not None:
+            rows += bench_convert(source, threads or num_usable_cores(), rounds, on_round)
+        if what == "scale":
+            rows += bench_scale(Path(gettempdir()), scale_images, on_round)
+        if what in ("step", "all"):
             unused = Path("unused")
             config = RECIPES[recipe](unused, unused, unused, unused if recipe == "demo" else None)
             rows += bench_step(config, 20, compute, rounds, on_round)

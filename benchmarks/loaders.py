@@ -17,8 +17,8 @@ import torch
 
 from fastdeit.batch import Batch
 from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
+from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.decode import decode_with_pil
-from fastdeit.pipelines.index import DatasetIndex
 from fastdeit.pipelines.open import Engine, is_installed, open_pipeline
 from fastdeit.pipelines.plan import Plan
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastdeit.augment import normalise
@@ -24,6 +26,9 @@ class HeadScore:
     """Share of samples whose label is among the first five guesses, 0 to 100."""
     loss: float
     """Mean negative log-likelihood of the label."""
+    real_top1_pct: float | None = None
+    """Share of samples whose first guess is one of several right labels, among those that have one
+    (ImageNet-ReaL); None if these labels were not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +42,28 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, object]:
         """As plain types for JSON."""
-        heads = {name: asdict(score) for name, score in self.heads.items()}
+        heads = {
+            name: {what: value for what, value in asdict(score).items() if value is not None}
+            for name, score in self.heads.items()
+        }
         return {"num_images": self.num_images, "heads": heads}
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[Batch], compute: Compute) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    compute: Compute,
+    right_labels: Callable[[NDArray[np.uint64]], NDArray[np.bool_]] | None = None,
+) -> Evaluation:
     """Score a model; every sample that `batches` yields counts once.
 
     Args:
         model: from `make_model`, on the device; its mode is restored afterwards.
         batches: centre crops, in any order, the last batch may be smaller.
         compute: device and precision.
+        right_labels: gives (B, K) which labels are right for images with some stable keys; None
+            leaves `real_top1_pct` out.
 
     Note: sums stay on the device; they are read once, at the end.
     """
@@ -60,23 +75,31 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], compute: Compute) -> Ev
         batch = host_batch.to(compute.device)
         with compute.autocast():
             heads = forward_heads(model, normalise(batch.images_nhwc_u8))
+        right = None
+        if right_labels is not None:
+            right = torch.from_numpy(right_labels(batch.sample_keys)).to(compute.device)
         for name, probs in heads.items():
-            counted = _count(probs, batch.labels)
+            counted = _count(probs, batch.labels, right)
             sums[name] = sums[name] + counted if name in sums else counted
         num_images += len(batch.labels)
     model.train(was_training)
     scores = {}
     for name, total in sums.items():
-        top1, top5, loss = (total / num_images).tolist()
-        scores[name] = HeadScore(100 * top1, 100 * top5, loss)
+        top1, top5, loss = (total[:3] / num_images).tolist()
+        real = None if right_labels is None else 100 * float(total[3] / total[4])
+        scores[name] = HeadScore(100 * top1, 100 * top5, loss, real)
     return Evaluation(num_images, scores)
 
 
-def _count(probs: Tensor, labels: Tensor) -> Tensor:
-    """Sums over a batch: correct at 1, correct at 5, negative log-likelihood; (3,) float64."""
+def _count(probs: Tensor, labels: Tensor, right: Tensor | None) -> Tensor:
+    """Sums over a batch, float64: correct at 1, correct at 5, negative log-likelihood.
+
+    With `right`, (B, K) bool, two more: first guess among the right ones, samples that have any.
+    """
     guesses = probs.topk(min(5, probs.shape[1]), dim=1).indices  # (B, 5)
     correct = guesses == labels[:, None]
     likelihood = probs.gather(1, labels[:, None]).clamp_min(1e-12)
-    return torch.stack(
-        [correct[:, 0].double().sum(), correct.double().sum(), -likelihood.double().log().sum()]
-    )
+    sums = [correct[:, 0].double().sum(), correct.double().sum(), -likelihood.double().log().sum()]
+    if right is not None:
+        sums += [right.gather(1, guesses[:, :1]).double().sum(), right.any(dim=1).double().sum()]
+    return torch.stack(sums)

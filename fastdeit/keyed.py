@@ -38,6 +38,7 @@ class Purpose(IntEnum):
     ERASE = 4
     MIX = 5
     INIT = 6
+    STORE = 7
 
 
 def mix64(z: Any) -> Any:

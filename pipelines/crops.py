@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fastdeit import keyed
 from fastdeit.keyed import Purpose
-from fastdeit.pipelines.index import DatasetIndex
+from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.keyed_jit import uniform
 from fastdeit.pipelines.plan import DEFAULT_RATIO, DEFAULT_SCALE, Plan, StepPlan
 

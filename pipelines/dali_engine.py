@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fastdeit import UserError
 from fastdeit.pipelines.crops import plan_cuts
+from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
 from fastdeit.pipelines.decode import decode_with_pil
-from fastdeit.pipelines.index import RAW_MODE, DatasetIndex
 from fastdeit.pipelines.pipeline import Pipeline, group_copies, pin_if_useful
 from fastdeit.pipelines.plan import Plan, StepPlan
 from fastdeit.pipelines.resample import resample_cuts

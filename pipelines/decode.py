@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from fastdeit import UserError
-from fastdeit.pipelines.index import RAW_MODE, DatasetIndex
+from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
 
 
 def decode_with_pil(index: DatasetIndex, sample: int) -> Image.Image:

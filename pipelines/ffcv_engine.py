@@ -24,8 +24,8 @@ from torch import Tensor
 from fastdeit import UserError, keyed
 from fastdeit.keyed import Purpose
 from fastdeit.pipelines.crops import CUT, center_cut, random_resized_cut, shorter_side
+from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
 from fastdeit.pipelines.decode import bad_image
-from fastdeit.pipelines.index import RAW_MODE, DatasetIndex
 from fastdeit.pipelines.keyed_jit import absorb
 from fastdeit.pipelines.pipeline import Pipeline, pin_if_useful
 from fastdeit.pipelines.plan import Plan

@@ -8,7 +8,7 @@ from typing import Literal
 
 from fastdeit import UserError
 from fastdeit.config import DataConfig
-from fastdeit.pipelines.index import DatasetIndex
+from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.pipeline import Pipeline
 from fastdeit.pipelines.plan import Plan
 

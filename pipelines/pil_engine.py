@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fastdeit import UserError
 from fastdeit.pipelines.crops import plan_cuts
+from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.decode import decode_with_pil
-from fastdeit.pipelines.index import DatasetIndex
 from fastdeit.pipelines.pipeline import Pipeline, group_copies, pin_if_useful
 from fastdeit.pipelines.plan import Plan
 

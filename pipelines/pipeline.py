@@ -16,7 +16,7 @@ from torch import Tensor
 from fastdeit import UserError
 from fastdeit.batch import Batch
 from fastdeit.cores import num_usable_cores
-from fastdeit.pipelines.index import DatasetIndex
+from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.plan import Plan, StepPlan
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdeit.pipelines.index import DatasetIndex
+from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.pipeline import Pipeline
 from fastdeit.pipelines.plan import Plan
 

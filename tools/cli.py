@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     args = sys.argv[1:] if argv is None else argv
     if argv is None:
         # A scheduler's stop cleans up as Ctrl-C does, instead of ending in the middle of a write.
-        signal.signal(signal.SIGTERM, terminate)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as for `command &` in a script
+                signal.signal(number, stop)
     try:
         return run(args)
     except UserError as error:
@@ -67,13 +69,32 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fastdeit: interrupted", file=sys.stderr)
         return 130
+    finally:
+        if _num_stops:  # Python's own end would be disturbed by another one
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
 
 
-def terminate(number: int, frame: object) -> None:
-    """End the program on SIGTERM, through every block that cleans up."""
-    del number, frame
-    print("fastdeit: terminated", file=sys.stderr)
-    sys.exit(143)
+_num_stops = 0
+
+
+def stop(number: int, frame: object) -> None:
+    """End the program on SIGINT or SIGTERM, through every block that cleans up.
+
+    A second signal does not disturb the cleaning up, which takes a moment; a third ends at once.
+    """
+    global _num_stops
+    del frame
+    _num_stops += 1
+    if _num_stops == 2:
+        print("fastdeit: ending; once more to end without cleaning up", file=sys.stderr)
+    elif _num_stops > 2:
+        os._exit(128 + number)
+    elif number == signal.SIGTERM:
+        print("fastdeit: terminated", file=sys.stderr)
+        sys.exit(143)
+    else:
+        raise KeyboardInterrupt
 
 
 def run(args: list[str]) -> int:

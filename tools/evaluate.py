@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from fastdeit import UserError
 from fastdeit.files import replace_file
 from fastdeit.tools.progress import progress
+
+if TYPE_CHECKING:
+    from fastdeit.pipelines.datasets.index import DatasetIndex
 
 
 def evaluate(
@@ -21,6 +24,7 @@ def evaluate(
     engine: Literal["auto", "ffcv", "dali", "pil"] = "auto",
     batch_size: int = 256,
     eval_crop_ratio: float = 0.875,
+    real: Path | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     threads: int = 0,
@@ -36,6 +40,7 @@ def evaluate(
         engine: what decodes; auto takes the fastest that is installed.
         batch_size: images a step.
         eval_crop_ratio: the shorter side becomes the model's size divided by this.
+        real: real.json of ImageNet-ReaL, for its top-1 too; DATASET is ImageNet's val then.
         device: auto, cpu, cuda or cuda:N.
         precision: auto is bf16 autocast on a GPU and fp32 on a CPU.
         threads: decoding threads; 0 takes every usable core.
@@ -46,7 +51,8 @@ def evaluate(
     from fastdeit.checkpoint import load_checkpoint, model_from_checkpoint
     from fastdeit.device import choose_compute
     from fastdeit.evaluate import evaluate as score
-    from fastdeit.pipelines.index import open_dataset
+    from fastdeit.pipelines.datasets.index import open_dataset
+    from fastdeit.pipelines.datasets.real_labels import read_real_labels
     from fastdeit.pipelines.open import eval_plan, open_pipeline
 
     if batch_size < 1:
@@ -59,20 +65,19 @@ def evaluate(
     compute = choose_compute(device, precision)
     content = load_checkpoint(checkpoint)
     index = open_dataset(dataset)
-    if tuple(content["class_names"]) != index.class_names:
-        raise UserError(
-            f"dataset must have the classes of the checkpoint ({len(content['class_names'])}). "
-            f"Found: {dataset} with {len(index.class_names)} others. Give a set of the same source."
-        )
+    check_classes(tuple(content["class_names"]), index)
+    right_labels = None if real is None else read_real_labels(real, index)
     model = model_from_checkpoint(content).to(compute.device)
     image_size = content["image_size"]
     plan = eval_plan(index, image_size, eval_crop_ratio, min(batch_size, len(index)))
     with open_pipeline(index, plan, engine, threads) as batches:
-        result = score(model, progress(batches, "evaluating", len(batches), unit="batch"), compute)
+        shown = progress(batches, "evaluating", len(batches), unit="batch")
+        result = score(model, shown, compute, right_labels)
     for name, head in result.heads.items():
+        also = "" if head.real_top1_pct is None else f"  ReaL top-1 {head.real_top1_pct:6.2f}%"
         print(
             f"{name:>6}: top-1 {head.top1_pct:6.2f}%  top-5 {head.top5_pct:6.2f}%  "
-            f"loss {head.loss:.4f}",
+            f"loss {head.loss:.4f}{also}",
             file=sys.stderr,
         )
     facts = {
@@ -87,3 +92,25 @@ def evaluate(
     print(text)
     replace_file(checkpoint.with_name("evaluation.json"), (text + "\n").encode())
     return 0
+
+
+def check_classes(class_names: tuple[str, ...], index: DatasetIndex) -> None:
+    """Make sure that a dataset has the classes that a model knows.
+
+    Folders that are only numbered, as in ImageNet-V2, are taken for the classes in their order.
+
+    Raises:
+        UserError: it has others.
+    """
+    found = index.class_names
+    if found == class_names or found == tuple(map(str, range(len(class_names)))):
+        return
+    if len(found) != len(class_names):
+        what = f"{len(found)} classes"
+    else:
+        number = next(n for n, name in enumerate(found) if name != class_names[n])
+        what = f"class {number} is {found[number]}, not {class_names[number]}"
+    raise UserError(
+        f"dataset must have the {len(class_names)} classes of the checkpoint. Found: {what}, in "
+        f"{index.path}. Give a set of the same source."
+    )

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from fastdeit import UserError
 from fastdeit.files import replace_file
-from fastdeit.pipelines.index import DatasetIndex, open_dataset
+from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
 
 THUMB_PIXELS = 128
 COLUMNS = 8
@@ -61,6 +61,7 @@ def summary(index: DatasetIndex) -> list[str]:
         f"{index.path}: {index.container}, {len(index)} samples, {len(per_class)} classes, "
         f"{index.sizes.sum() / 1e6:.1f} MB",
         f"images a class: {spread(per_class, '.0f')}",
+        *balance(index, per_class),
         f"width: {spread(index.widths, '.0f')} px; height: {spread(index.heights, '.0f')} px; "
         f"pixels: {spread(pixels / 1e6, '.3f')} M",
         f"bytes a sample: {spread(index.sizes / 1e3, '.1f')} kB, "
@@ -79,6 +80,18 @@ def summary(index: DatasetIndex) -> list[str]:
             if len(listed) > 20:
                 lines.append(f"  and {len(listed) - 20} more, in {index.path}.json")
     return lines
+
+
+def balance(index: DatasetIndex, per_class: NDArray[np.int64]) -> list[str]:
+    """The classes with the fewest and the most images, if not all have about the same number."""
+    if per_class.max() - per_class.min() <= 1:
+        return []
+    order = np.argsort(per_class, kind="stable").tolist()
+    return [
+        f"  {what}: "
+        + ", ".join(f"{index.class_names[n].split(',')[0]} {per_class[n]}" for n in numbers)
+        for what, numbers in (("fewest", order[:5]), ("most", order[:-6:-1]))
+    ]
 
 
 def spread(values: NDArray[Any], form: str) -> str:

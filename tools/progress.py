@@ -1,4 +1,4 @@
-"""Progress bars: shown on a terminal once something takes two seconds, silent elsewhere."""
+"""What a command tells while it works, on stderr: lines, and bars on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ T = TypeVar("T")
 
 
 def progress(
-    items: Iterable[T] | None, what: str, total: int | None = None, unit: str = "img"
+    items: Iterable[T] | None,
+    what: str,
+    total: int | None = None,
+    unit: str = "img",
+    first: int = 0,
 ) -> tqdm[Any]:
     """Wrap `items` in a progress bar; with `items=None` advance it by hand through `.update(n)`.
 
@@ -21,6 +25,7 @@ def progress(
         what: a verb phrase in front of the bar, such as "converting".
         total: how many units in all; None asks `len(items)`.
         unit: the name of one unit.
+        first: how many units were done before.
 
     Returns:
         The tqdm bar: drawn on stderr after 2 s, and only if stderr is a terminal.
@@ -29,6 +34,7 @@ def progress(
         items,
         desc=what,
         total=total,
+        initial=first,
         unit=unit,
         delay=2,
         leave=False,
@@ -37,3 +43,8 @@ def progress(
         disable=not sys.stderr.isatty(),
         file=sys.stderr,
     )
+
+
+def say(text: str) -> None:
+    """Print a line on stderr, above a bar if there is one."""
+    tqdm.write(text, file=sys.stderr)

@@ -72,7 +72,7 @@ def train(config: AnyRecipe) -> int:
             "Start `fastdeit train` without torchrun."
         )
     # Heavy imports come after the line is parsed, so that help and errors are quick.
-    from fastdeit.pipelines.index import open_dataset
+    from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.pipelines.open import eval_plan, open_pipeline, train_plan
     from fastdeit.train import make_session
     from fastdeit.train import train as run_training

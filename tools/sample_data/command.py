@@ -184,7 +184,7 @@ def write_source(folder: Path, parameters: dict[str, Any], workers: int) -> dict
     from fastdeit.tools.sample_data.layouts import LAYOUTS, plan_pictures
     from fastdeit.tools.sample_data.photos import load_photos, photo_packages
     from fastdeit.tools.sample_data.scenes import make_picture
-    from fastdeit.tools.workers import ordered_map
+    from fastdeit.tools.workers import in_chunks, ordered_map
 
     load_photos()  # a missing package is reported here, not from inside a worker
     if parameters["layout"] == "ilsvrc":
@@ -193,9 +193,8 @@ def write_source(folder: Path, parameters: dict[str, Any], workers: int) -> dict
     plan = plan_pictures(parameters["seed"], num_train, num_val, parameters["broken"])
     layout = LAYOUTS[parameters["layout"]](folder, plan)
     num_bytes = 0
-    pictures = ordered_map(
-        make_picture, parameters["seed"], [named.picture for named in plan], workers
-    )
+    chunks = in_chunks([named.picture for named in plan])
+    pictures = ordered_map(make_picture, parameters["seed"], chunks, workers)
     with (
         contextlib.closing(pictures) as files,
         progress(plan, "making pictures") as bar,

@@ -12,9 +12,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from fastdeit import UserError
+from fastdeit.pipelines.datasets.names import Names
+
+
+class DamagedError(UserError):
+    """A dataset of a known kind is not whole."""
+
 
 Container = Literal["beton", "webdataset", "imagefolder"]
-JPEG_MODE, RAW_MODE = 0, 1
+JPEG_MODE, RAW_MODE, PNG_MODE = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +40,8 @@ class DatasetIndex:
     sizes: NDArray[np.int64]
     """How many bytes it has."""
     modes: NDArray[np.uint8]
-    """0: an encoded image; 1: raw RGB, rows after each other (a mode of .beton)."""
+    """0: a JPEG (in folders and foreign shards any image that PIL knows); 1: raw RGB, rows after
+    each other (a mode of .beton); 2: a PNG."""
     labels: NDArray[np.int64]
     """Class numbers from 0."""
     widths: NDArray[np.int32]
@@ -43,8 +50,8 @@ class DatasetIndex:
     """Rows in pixels."""
     keys: NDArray[np.uint64]
     """Stable key of the image: the same in every container, whatever its position."""
-    names: NDArray[np.bytes_] | None = None
-    """Path of the image in the original source, UTF-8; None if the container does not say."""
+    names: Names | None = None
+    """Path of the image in the original source; None if the container does not say."""
     checksums: NDArray[np.uint64] | None = None
     """xxh3 of the sample's bytes; None if the container does not say."""
     class_ids: tuple[str, ...] = ()
@@ -60,8 +67,13 @@ class DatasetIndex:
 
     def describe(self, sample: int) -> str:
         """Name a sample for a message: its file in the source, its number and its key."""
-        name = "" if self.names is None else f"{bytes(self.names[sample]).decode()}, "
+        name = "" if self.names is None else f"{self.names[sample]}, "
         return f"{self.path}: {name}sample {sample}, key {int(self.keys[sample]):016x}"
+
+    def columns(self) -> dict[str, Any]:
+        """What `fastdeit.pipelines.datasets.sidecar` stores of it, by the names of the fields."""
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        return {name: column for name, column in columns.items() if column is not None}
 
     def read(self, sample: int) -> bytes:
         """The bytes of one sample, as stored.
@@ -79,6 +91,50 @@ class DatasetIndex:
                 "Convert the source again."
             )
         return data
+
+
+COLUMNS = (
+    "file_ids",
+    "offsets",
+    "sizes",
+    "modes",
+    "labels",
+    "widths",
+    "heights",
+    "keys",
+    "names",
+    "checksums",
+)
+"""The fields of `DatasetIndex` with a value for each sample."""
+
+
+def index_from_columns(
+    path: Path,
+    container: Container,
+    files: tuple[Path, ...],
+    meta: dict[str, Any],
+    columns: dict[str, Any],
+) -> DatasetIndex:
+    """Make an index of what a sidecar holds.
+
+    Raises:
+        ValueError: a column is missing, or has another length or type than the others.
+    """
+    known = {name: columns[name] for name in COLUMNS if name in columns}
+    if len({len(column) for column in known.values()}) != 1 or len(known["keys"]) == 0:
+        raise ValueError("its columns do not have the same number of samples, or none")
+    try:
+        return DatasetIndex(
+            path=path,
+            container=container,
+            files=files,
+            class_ids=tuple(meta.get("class_ids", ())),
+            class_names=tuple(meta.get("class_names", ())),
+            made_by=meta,
+            **known,
+        )
+    except TypeError as error:
+        raise ValueError(f"a column is missing ({error})") from error
 
 
 def sample_key(name: str) -> int:
@@ -103,23 +159,40 @@ def open_dataset(path: Path) -> DatasetIndex:
     """Open a dataset in any container that the pipelines read.
 
     Args:
-        path: a .beton file, a folder of WebDataset shards made by `fastdeit convert`, or an
-            ImageFolder (one folder a class).
+        path: a .beton file, a folder of WebDataset shards, or an ImageFolder (one folder a class);
+            made by `fastdeit convert` or by others.
 
     Raises:
         UserError: there is nothing at the path, or nothing that can be read.
     """
-    from fastdeit.pipelines.beton import open_beton
-    from fastdeit.pipelines.imagefolder import open_imagefolder
-    from fastdeit.pipelines.webdataset import SIDECAR, open_webdataset
-
     if not path.exists():
         raise UserError(
             f"dataset does not exist. Found: nothing at {path}. "
             "Give a .beton, a folder of shards or an ImageFolder; `fastdeit convert` makes them."
         )
-    if path.is_file():
+    # Each format is imported when it is needed: they bring PIL, which most do without.
+    from fastdeit.pipelines.datasets.webdataset import SIDECAR, lost_index, open_webdataset
+
+    if path.is_file() and path.suffix != ".tar":
+        from fastdeit.pipelines.datasets.beton import looks_like_beton, open_beton
+
+        if path.suffix != ".beton" and not looks_like_beton(path):
+            raise UserError(
+                f"dataset must be a .beton, a folder of shards or an ImageFolder. Found: {path}. "
+                "`fastdeit convert` makes one of it, if it is a source."
+            )
         return open_beton(path)
-    if (path / SIDECAR).is_file() or next(path.glob("*.tar"), None) is not None:
+    if (path / SIDECAR).is_file():
         return open_webdataset(path)
+    if lost_index(path):
+        raise DamagedError(
+            f"{path} must hold {SIDECAR} beside the shards of `fastdeit convert`. Found: none. "
+            "Copy it too, or convert the source again."
+        )
+    if path.is_file() or next(path.glob("[!.]*.tar"), None) is not None:
+        from fastdeit.pipelines.datasets.foreign import index_foreign_shards
+
+        return index_foreign_shards(path)
+    from fastdeit.pipelines.datasets.imagefolder import open_imagefolder
+
     return open_imagefolder(path)

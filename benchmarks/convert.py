@@ -1,0 +1,129 @@
+"""Conversion beside FFCV's own writer, on the same folder and the same cores.
+
+Ours is measured as its user runs it, a whole program from start to exit; FFCV's writer without the
+start of Python and the imports, which are several seconds that it would have to add.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastdeit import UserError
+from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
+from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
+from fastdeit.pipelines.open import is_installed
+
+MAX_SIDE, QUALITY = 500, 90
+COPY = "bare copy of the files"
+
+
+def bench_convert(
+    source: Path, threads: int, rounds: int, on_round: Callable[[], None]
+) -> list[Row]:
+    """Measure pass-through and re-encoding.
+
+    Args:
+        source: an ImageFolder.
+        threads: worker processes of each.
+        rounds: timed rounds of each.
+        on_round: for a progress bar.
+
+    Returns:
+        A row for each way. The bound of pass-through is a copy of the same files with cp.
+    """
+    _, names, _, _ = list_imagefolder(source)
+    rows: list[Row] = []
+    with TemporaryDirectory(prefix="fastdeit-bench-", dir=source.parent) as folder:
+        work = Path(folder)
+
+        def ours(name: str, *options: str) -> Case:
+            def run() -> int:
+                convert(source, work / name, threads, options)
+                remove(work / name)
+                return len(names)
+
+            kind = ".beton" if name.endswith(".beton") else "shards"
+            what = f"re-encoded at {MAX_SIDE} px q{QUALITY}" if options else "pass-through"
+            return Case(name=f"fastdeit convert, {kind}, {what}", run=run)
+
+        def peer(max_resolution: int | None) -> list[Case]:
+            if not is_installed("ffcv"):
+                return []
+            size = f"at {max_resolution} px" if max_resolution else "in full size"
+            return [
+                Case(
+                    name=f"FFCV's DatasetWriter, re-encoded {size} q{QUALITY}",
+                    run=lambda: write_with_ffcv(source, work, threads, max_resolution),
+                    note="without the start of Python and imports; it cannot pass bytes through",
+                )
+            ]
+
+        def copy() -> int:
+            subprocess.run(["cp", "-r", str(source), str(work / "copy")], check=True)
+            shutil.rmtree(work / "copy")
+            return len(names)
+
+        through = [*peer(None), ours("x.beton"), ours("x"), Case(name=COPY, run=copy)]
+        baseline = through[0].name if is_installed("ffcv") else None
+        *first, copied = measure("convert", "img/s", through, rounds, baseline, on_round)
+        rows += [with_bound(row, copied.median, COPY) for row in first] + [copied]
+        again = ("--max-side", str(MAX_SIDE), "--quality", str(QUALITY), "--reencode", "all")
+        encoded = [*peer(MAX_SIDE), ours("x.beton", *again)]
+        rows += measure(
+            "convert",
+            "img/s",
+            encoded,
+            rounds,
+            encoded[0].name if is_installed("ffcv") else None,
+            on_round,
+        )
+    return rows
+
+
+def convert(source: Path, out: Path, threads: int, options: tuple[str, ...]) -> None:
+    """Run `fastdeit convert` as a program.
+
+    Raises:
+        UserError: it failed; with what it said.
+    """
+    program = [sys.executable, "-m", "fastdeit.tools.cli", "convert", str(source), str(out)]
+    done = subprocess.run(
+        [*program, "--workers", str(threads), *options], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"{' '.join(program)} failed. Found: {done.stderr.strip()}. Try it alone.")
+
+
+def remove(out: Path) -> None:
+    """Remove what a conversion wrote."""
+    out.with_name(f"{out.name}.json").unlink()
+    if out.is_dir():
+        shutil.rmtree(out)
+    else:
+        out.unlink()
+
+
+def write_with_ffcv(source: Path, work: Path, threads: int, max_resolution: int | None) -> int:
+    """Convert with FFCV's own writer, as its ImageNet example does it.
+
+    Returns:
+        How many images.
+    """
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+    from torchvision.datasets import ImageFolder
+
+    out = work / "ffcv.beton"
+    dataset: Any = ImageFolder(str(source))
+    image = RGBImageField(write_mode="jpg", max_resolution=max_resolution, jpeg_quality=QUALITY)
+    fields = {"image": image, "label": IntField()}
+    writer = DatasetWriter(str(out), fields, num_workers=threads)
+    writer.from_indexed_dataset(dataset, chunksize=100)
+    out.unlink()
+    return len(dataset)

@@ -1,0 +1,321 @@
+"""FFCV's .beton, version 2: read and written without FFCV.
+
+Layout (ffcv 1.0.2 types.py, writer.py): header; one descriptor a field; one metadata record a
+sample; pages of data; the allocation table to the end of the file. A descriptor has 1,024 bytes of
+arguments, which FFCV does not read for an integer field; ours point at a sidecar block that lies
+between the data and the allocation table, so one file holds everything and FFCV's Loader still
+sees just `image` and `label`. The sidecar repeats what the tables say, so that damage to either
+shows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeit import UserError
+from fastdeit.pipelines.datasets.container import ContainerWriter, FileRange, write_at
+from fastdeit.pipelines.datasets.index import DamagedError, DatasetIndex, index_from_columns
+from fastdeit.pipelines.datasets.sidecar import ALIGNMENT, read_sidecar, write_sidecar
+
+VERSION = 2
+MIN_PAGE_BYTES = 8 << 20  # FFCV's default
+MAX_PAGE_BYTES = 1 << 31  # a power of two that fits the header's u4
+INT_FIELD, IMAGE_FIELD = 1, 2
+MAGIC = np.frombuffer(b"fastdei2", dtype=np.uint8)
+
+HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("alloc_table_ptr", "<u8"),
+    ],
+    align=True,
+)
+DESCRIPTOR = np.dtype(
+    [("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True
+)
+IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+SAMPLE = np.dtype([("f0", IMAGE), ("f1", "<i8")], align=True)
+ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+POINTER = np.dtype([("magic", ("<u1", 8)), ("ptr", "<u8"), ("size", "<u8")])
+
+
+class BetonWriter(ContainerWriter):
+    """Writes one .beton.
+
+    No sample crosses a page, which FFCV needs where the file is larger than memory. The page is the
+    smallest that holds the largest sample; when a larger one comes, all is placed again.
+    """
+
+    def __init__(self, folder: Path, max_samples: int, largest_bytes: int = 0) -> None:
+        """See `ContainerWriter`.
+
+        Args:
+            folder: as there.
+            max_samples: as there.
+            largest_bytes: size of the largest sample as far as it is known.
+        """
+        super().__init__(folder, max_samples)
+        self._max_samples = max_samples
+        self._set_page(page_bytes_for(largest_bytes))
+
+    def _set_page(self, page_bytes: int) -> None:
+        """Begin to place samples on pages of a size."""
+        self.page_bytes = page_bytes
+        self._position = first_data_byte(self._max_samples, page_bytes)
+        self.count = 0
+
+    def path_of(self, file_id: int) -> Path:
+        """The unfinished file; it is named by its pages."""
+        del file_id
+        return self.folder / f"pages-{self.page_bytes}"
+
+    def place(self, size: int, label: int) -> tuple[int, int, int]:
+        """See `ContainerWriter`."""
+        del label
+        offset = next_offset(self._position, size, self.page_bytes)
+        self._position = offset + size
+        return 0, offset, self._position
+
+    def add(self, key: int, data: bytes | FileRange, label: int, mode: int) -> None:
+        """See `ContainerWriter`.
+
+        Raises:
+            UserError: the sample is larger than any page.
+            OSError: it cannot be written.
+        """
+        if len(data) > self.page_bytes:
+            self._place_again(page_bytes_for(len(data)))
+        super().add(key, data, label, mode)
+
+    def resume(self, sizes: Iterable[int], labels: Iterable[int]) -> bool:
+        """See `ContainerWriter`."""
+        sizes = list(sizes)
+        self._set_page(max(self.page_bytes, page_bytes_for(max(sizes, default=0))))
+        return super().resume(sizes, labels)
+
+    def _place_again(self, page_bytes: int) -> None:
+        """Copy everything to a file with larger pages; the old one stays until the next `sync`."""
+        old = self.path_of(0)
+        offsets, sizes = self.offsets[: self.count].tolist(), self.sizes[: self.count].tolist()
+        self.close()
+        self._set_page(page_bytes)
+        self._open(0, os.O_TRUNC)
+        if not sizes:
+            return
+        with old.open("rb") as source:
+            for offset, size in zip(offsets, sizes, strict=True):
+                _, to, _ = self._take(size, 0)
+                write_at(self._handle, (os.pread(source.fileno(), size, offset),), to)
+
+    def forget_older(self) -> None:
+        """See `ContainerWriter`."""
+        for path in self.folder.glob("pages-*"):
+            if path != self.path_of(0):
+                path.unlink()
+
+    def finish(self, meta: dict[str, Any], columns: dict[str, Any]) -> Path:
+        """See `ContainerWriter`."""
+        if self._open_id < 0:
+            self._open(0)
+        os.truncate(self._handle, self._position)
+        self.forget_older()
+        columns = {**self.written(), **columns}
+        block_at = -(-self._position // ALIGNMENT) * ALIGNMENT
+        with os.fdopen(os.dup(self._handle), "r+b") as file:
+            file.seek(block_at)
+            block_bytes = write_sidecar(file, meta, columns)
+            head, samples, allocations = make_tables(
+                columns, self.page_bytes, block_at, block_bytes
+            )
+            file.write(allocations.data)
+            file.seek(0)
+            # Room for samples that were left out stays empty between these and the first page.
+            file.write(head)
+            file.write(samples.data)
+            file.flush()
+        self.close()
+        return self.path_of(0)
+
+
+def first_data_byte(max_samples: int, page_bytes: int) -> int:
+    """Where the data begins: on the first page after the one on which the tables end.
+
+    FFCV's page-wise reader never looks at a page that holds metadata.
+    """
+    head_bytes = HEADER.itemsize + 2 * DESCRIPTOR.itemsize + max_samples * SAMPLE.itemsize
+    return -(-head_bytes // page_bytes) * page_bytes
+
+
+def next_offset(position: int, size: int, page_bytes: int) -> int:
+    """Where a sample goes that follows `position`: there, or on the next page."""
+    left_on_page = page_bytes - position % page_bytes
+    return position if size <= left_on_page else position + left_on_page
+
+
+def page_bytes_for(largest_bytes: int) -> int:
+    """The smallest page, from FFCV's default up, that holds a sample.
+
+    Raises:
+        UserError: there is none.
+    """
+    page_bytes = MIN_PAGE_BYTES
+    while page_bytes < largest_bytes:
+        page_bytes *= 2
+    if page_bytes > MAX_PAGE_BYTES:
+        raise UserError(
+            f"a sample must be below {MAX_PAGE_BYTES >> 30} GiB, the largest page of a .beton. "
+            f"Found: {largest_bytes} bytes. Leave that image out, or pass --max-side 4096, say."
+        )
+    return page_bytes
+
+
+def make_tables(
+    columns: dict[str, Any], page_bytes: int, block_at: int, block_bytes: int
+) -> tuple[bytes, NDArray[Any], NDArray[Any]]:
+    """All of a .beton that is neither image nor sidecar.
+
+    Args:
+        columns: of the dataset.
+        page_bytes: size of a page.
+        block_at: first byte of the sidecar, which follows the data.
+        block_bytes: its size; the allocation table follows it.
+
+    Returns:
+        (header and field descriptors, (N,) metadata records, (N,) allocation records).
+    """
+    num = len(columns["keys"])
+    header = np.zeros((), dtype=HEADER)
+    header["version"], header["num_fields"], header["page_size"] = VERSION, 2, page_bytes
+    header["num_samples"], header["alloc_table_ptr"] = num, block_at + block_bytes
+    pointer = np.zeros((), dtype=POINTER)
+    pointer["magic"], pointer["ptr"], pointer["size"] = MAGIC, block_at, block_bytes
+    fields = np.zeros(2, dtype=DESCRIPTOR)
+    for field, name, kind in ((0, b"image", IMAGE_FIELD), (1, b"label", INT_FIELD)):
+        fields[field]["type_id"] = kind
+        fields[field]["name"][: len(name)] = np.frombuffer(name, np.uint8)
+    fields[1]["arguments"][: POINTER.itemsize] = np.frombuffer(pointer.tobytes(), np.uint8)
+    samples = np.zeros(num, dtype=SAMPLE)
+    image = samples["f0"]
+    image["mode"], image["data_ptr"] = columns["modes"], columns["offsets"]
+    image["width"], image["height"] = columns["widths"], columns["heights"]
+    samples["f1"] = columns["labels"]
+    allocations = np.zeros(num, dtype=ALLOCATION)
+    allocations["sample_id"] = np.arange(num)
+    allocations["ptr"], allocations["size"] = columns["offsets"], columns["sizes"]
+    return header.tobytes() + fields.tobytes(), samples, allocations
+
+
+def open_beton(path: Path) -> DatasetIndex:
+    """Open a .beton of ours or of FFCV's writer.
+
+    A file of FFCV's names nothing: its keys are the sample numbers, its classes their numbers.
+
+    Raises:
+        DamagedError: it is no .beton of version 2, or it is cut off.
+        UserError: it has other fields than an image and a label.
+    """
+
+    def refuse(found: str) -> DamagedError:
+        return DamagedError(
+            f"{path} is not a whole .beton of version {VERSION}. Found: {found}. "
+            "Convert the source again with `fastdeit convert`."
+        )
+
+    file_bytes = path.stat().st_size
+    if file_bytes < HEADER.itemsize:
+        raise refuse(f"{file_bytes} bytes")
+    header = np.fromfile(path, dtype=HEADER, count=1)[0]
+    num, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
+    if header["version"] != VERSION or not 0 < header["num_fields"] <= 64:
+        raise refuse(f"version {header['version']} with {header['num_fields']} fields in its head")
+    if table == 0:
+        raise refuse("no allocation table: its writer was stopped before the end")
+    if file_bytes < table + num * ALLOCATION.itemsize:
+        raise refuse(f"{file_bytes} of at least {table + num * ALLOCATION.itemsize} bytes")
+    fields = np.fromfile(
+        path, dtype=DESCRIPTOR, count=int(header["num_fields"]), offset=HEADER.itemsize
+    )
+    kinds = [int(kind) for kind in fields["type_id"]]
+    is_ours = any((field["arguments"][: len(MAGIC)] == MAGIC).all() for field in fields)
+    if kinds != [IMAGE_FIELD, INT_FIELD] and is_ours:
+        raise refuse(f"fields of types {kinds}")
+    if kinds != [IMAGE_FIELD, INT_FIELD]:
+        raise UserError(
+            f"a .beton must have an image and an integer label, in this order. Found: fields of "
+            f"types {kinds} instead of {[IMAGE_FIELD, INT_FIELD]}, in {path}. Write it again so."
+        )
+    try:
+        pointer = read_pointer(fields)
+        if pointer is None:
+            meta, columns = read_tables(path, num, table)
+        else:
+            meta, columns = read_sidecar(path, *pointer)
+        index = index_from_columns(path, "beton", (path,), meta, columns)
+    except ValueError as error:
+        raise refuse(str(error)) from error
+    if len(index) != num:
+        raise refuse(f"{num} samples in its head and {len(index)} in its index")
+    if (index.offsets + index.sizes > file_bytes).any() or (index.sizes <= 0).any():
+        raise refuse("samples that lie outside the file")
+    return index
+
+
+def looks_like_beton(path: Path) -> bool:
+    """Whether a file begins as a .beton does."""
+    if path.stat().st_size < HEADER.itemsize:
+        return False
+    header = np.fromfile(path, dtype=HEADER, count=1)[0]
+    return bool(header["version"] == VERSION and 0 < header["num_fields"] <= 64)
+
+
+def read_pointer(fields: NDArray[Any]) -> tuple[int, int] | None:
+    """Where the sidecar is, as (first byte, bytes); None in a file of FFCV's writer."""
+    arguments = fields[1]["arguments"][: POINTER.itemsize].tobytes()
+    pointer = np.frombuffer(arguments, dtype=POINTER)[0]
+    if not any(arguments):
+        return None
+    if (pointer["magic"] != MAGIC).any():
+        raise ValueError(f"an index of another version ({arguments[:8]!r})")
+    return int(pointer["ptr"]), int(pointer["size"])
+
+
+def read_tables(path: Path, num: int, table: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Facts and columns from FFCV's own tables.
+
+    Args:
+        path: the file.
+        num: how many samples it has.
+        table: first byte of the allocation table.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    samples = np.fromfile(
+        path, dtype=SAMPLE, count=num, offset=HEADER.itemsize + 2 * DESCRIPTOR.itemsize
+    )
+    allocations = np.fromfile(path, dtype=ALLOCATION, count=num, offset=table)
+    sizes = np.zeros(num, dtype=np.int64)
+    ids = allocations["sample_id"]
+    if num == 0 or ids.max(initial=0) >= num:
+        raise ValueError(f"{num} samples, with numbers up to {ids.max(initial=0)}")
+    sizes[ids] = allocations["size"]
+    numbers = [str(number) for number in range(int(samples["f1"].max()) + 1)]
+    return {"class_ids": numbers, "class_names": numbers}, {
+        "file_ids": np.zeros(num, dtype=np.int32),
+        "offsets": samples["f0"]["data_ptr"].astype(np.int64),
+        "sizes": sizes,
+        "modes": np.ascontiguousarray(samples["f0"]["mode"]),
+        "labels": samples["f1"].astype(np.int64),
+        "widths": samples["f0"]["width"].astype(np.int32),
+        "heights": samples["f0"]["height"].astype(np.int32),
+        "keys": np.arange(num, dtype=np.uint64),
+    }

@@ -1,0 +1,68 @@
+"""Indexes of what we did not write: made once, then kept in the user's cache folder.
+
+Nothing is written beside somebody else's data. A cached index counts only while the name, size and
+time of change of every file of the dataset are what they were.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from fastdeit.files import replacing
+from fastdeit.pipelines.datasets.sidecar import read_sidecar, write_sidecar
+
+VERSION = 1
+"""Raised when the same files would give another index."""
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/fastdeit/indexes, or the same in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
+    return root / "fastdeit" / "indexes"
+
+
+def state_of(files: Sequence[Path]) -> str:
+    """What changes when one of some files does: 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128(str(VERSION).encode())
+    for file in files:
+        found = file.stat()
+        digest.update(f"{file}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def cached_columns(
+    path: Path, state: str, make: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The facts and columns of a dataset: those that were kept, or new ones, which are then kept.
+
+    Args:
+        path: the dataset.
+        state: of its files, see `state_of`.
+        make: makes them.
+
+    Returns:
+        (facts, columns) as `read_sidecar` gives them. A cache that cannot be written is done
+        without.
+    """
+    name = xxhash.xxh3_128(str(path.resolve()).encode()).hexdigest()
+    kept = cache_folder() / f"{name}.safetensors"
+    try:
+        meta, columns = read_sidecar(kept)
+        if meta.pop("state") == state:
+            return meta, columns
+    except (OSError, ValueError, KeyError):
+        pass
+    meta, columns = make()
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(kept) as file:
+            write_sidecar(file, {**meta, "state": state}, columns)
+    except OSError:
+        pass
+    return meta, columns

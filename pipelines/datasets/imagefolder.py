@@ -1,0 +1,183 @@
+"""ImageFolder: one folder a class, read in place."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from fastdeit import UserError
+from fastdeit.pipelines.datasets.cache import cached_columns, state_of
+from fastdeit.pipelines.datasets.index import DatasetIndex, index_from_columns, sample_key
+from fastdeit.pipelines.datasets.jpeg_head import HEAD_BYTES, read_jpeg_head
+from fastdeit.pipelines.datasets.names import Names
+
+# torchvision.datasets.folder.IMG_EXTENSIONS
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"))
+SYNSET_MAPPING = "LOC_synset_mapping.txt"
+
+
+def list_imagefolder(
+    path: Path,
+) -> tuple[list[str], Names, NDArray[np.int64], NDArray[np.int64]]:
+    """List the classes and images below a folder.
+
+    Args:
+        path: one folder for each class, images at any depth below it; links are followed.
+
+    Returns:
+        (class ids, path below `path` of each image in sorted order, class number of each, bytes of
+        each), as torchvision.datasets.ImageFolder numbers them; but folders that are called 0 to
+        K - 1, as in ImageNet-V2, are numbered so and not in the order of their letters.
+
+    Raises:
+        UserError: there is no class folder, or one of them holds no image.
+    """
+    if not path.is_dir():
+        raise UserError(
+            f"source must be a folder with one folder a class. Found: {path}"
+            f"{'' if path.exists() else ', which does not exist'}. "
+            "Give ImageNet's train folder, say."
+        )
+    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    lost = [entry for entry in path.iterdir() if entry.is_symlink() and not entry.exists()]
+    if lost:
+        raise UserError(
+            f"every class folder must be there, or the others get other numbers. Found: {lost[0]}, "
+            f"a link to {lost[0].readlink()}, where nothing is. Mend or remove the link."
+        )
+    if not folders:
+        raise UserError(
+            f"source must hold one folder a class. Found: none in {path}. "
+            "Give the folder that holds n01440764 and the others."
+        )
+    if set(folders) <= {"train", "val", "test"}:
+        raise UserError(
+            f"source must be one split, with one folder a class. Found: {', '.join(folders)} in "
+            f"{path}. Give {path / folders[0]}."
+        )
+    numbers = {folder: number for number, folder in enumerate(folders)}
+    if set(folders) == set(map(str, range(len(folders)))):
+        numbers = {folder: int(folder) for folder in folders}
+    labels, sizes = bytearray(), bytearray()
+
+    def names() -> Iterator[str]:
+        for folder in folders:
+            count = len(labels)
+            for name, size in sorted(walk_images(path, folder)):
+                if not name.isprintable():  # bytes that are no UTF-8 arrive as lone surrogates
+                    raise UserError(
+                        f"names must be printable UTF-8. Found: {name!a} in {path}. Rename it."
+                    )
+                labels.extend(numbers[folder].to_bytes(8, "little"))
+                sizes.extend(size.to_bytes(8, "little"))
+                yield name
+            if len(labels) == count:
+                raise UserError(
+                    f"every class folder must hold an image. Found: none in {path / folder}. "
+                    "Remove the empty folder or give the folder above or below it."
+                )
+
+    found = Names.of(names())
+    class_ids = sorted(folders, key=numbers.__getitem__)
+    mapping = read_synset_mapping(path)
+    if class_ids == list(map(str, range(len(mapping)))):
+        class_ids = sorted(mapping)  # numbers stand for the sorted WordNet ids
+    return (
+        class_ids,
+        found,
+        np.frombuffer(labels, np.int64),
+        np.frombuffer(sizes, np.int64),
+    )
+
+
+def walk_images(root: Path, folder: str) -> Iterator[tuple[str, int]]:
+    """(path below the root, bytes) of each image in a folder and the folders in it."""
+    with os.scandir(root / folder) as entries:
+        for entry in entries:
+            name = f"{folder}/{entry.name}"
+            if entry.is_dir():
+                yield from walk_images(root, name)
+            elif Path(entry.name).suffix.lower() not in EXTENSIONS:
+                continue
+            elif entry.is_file():
+                yield name, entry.stat().st_size
+            elif entry.is_symlink():  # to nothing: it is there, and cannot be read
+                yield name, 0
+            else:
+                raise UserError(
+                    f"every image must be a file. Found: {root / name}, which is a pipe, a socket "
+                    "or a device. Remove it."
+                )
+
+
+def read_synset_mapping(path: Path) -> dict[str, str]:
+    """Words by WordNet id from LOC_synset_mapping.txt in or above a folder; {} without it."""
+    for folder in (path, path.parent):
+        mapping = folder / SYNSET_MAPPING
+        if mapping.is_file():
+            lines = mapping.read_text(encoding="utf-8").splitlines()
+            return dict(line.split(" ", 1) for line in lines if " " in line)
+    return {}
+
+
+def read_class_names(path: Path, class_ids: list[str]) -> list[str]:
+    """Words for each class from LOC_synset_mapping.txt in or above the folder, else the ids."""
+    words = read_synset_mapping(path)
+    return [words.get(class_id, class_id) for class_id in class_ids]
+
+
+def open_imagefolder(path: Path) -> DatasetIndex:
+    """Open an ImageFolder; the head of every file is read for its size, once (see `cache`).
+
+    Raises:
+        UserError: there are no classes, or a file is no image.
+    """
+    class_ids, names, labels, sizes = list_imagefolder(path)
+    files = [path / name for name in names]
+
+    def make() -> dict[str, Any]:
+        pixels = np.array([read_size(file) for file in files], dtype=np.int32)
+        return {
+            "file_ids": np.arange(len(names), dtype=np.int32),
+            "offsets": np.zeros(len(names), dtype=np.int64),
+            "sizes": sizes,
+            "modes": np.zeros(len(names), dtype=np.uint8),
+            "labels": labels,
+            "widths": pixels[:, 0].copy(),
+            "heights": pixels[:, 1].copy(),
+            "keys": np.array([sample_key(name) for name in names], dtype=np.uint64),
+            "names": names,
+        }
+
+    _, columns = cached_columns(path, state_of(files), lambda: ({}, make()))
+    meta = {"class_ids": class_ids, "class_names": read_class_names(path, class_ids)}
+    return index_from_columns(path, "imagefolder", tuple(files), meta, columns)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image in pixels, from its head.
+
+    Raises:
+        UserError: it is none.
+    """
+    with path.open("rb") as file:
+        head = read_jpeg_head(file.read(HEAD_BYTES), is_whole=False)
+    if head is not None:
+        return head.width, head.height
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a huge image is only measured here
+            with Image.open(path) as image:
+                return image.size
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"every file must be an image. Found: {path} ({path.stat().st_size} bytes). "
+            "Remove it, or convert the folder with --bad skip."
+        ) from error

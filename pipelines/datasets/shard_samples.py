@@ -1,0 +1,159 @@
+"""The samples of one WebDataset shard: which members belong together, and what they say.
+
+A sample is what webdataset takes for one: members behind each other whose names are the same up to
+the first dot of the last part. It needs one image and a class number.
+
+Source: webdataset 1.0 tariterators.py:base_plus_ext and group_by_keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastdeit import UserError
+from fastdeit.pipelines.datasets.imagefolder import EXTENSIONS
+from fastdeit.pipelines.datasets.names import imagenet_name
+from fastdeit.pipelines.datasets.tars import TarMember, tar_members
+
+IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
+NUMBERS = ("cls", "cls.txt", "label", "label.txt")
+"""Extensions of members that hold a class number as text."""
+FIELDS = ("label", "class_id", "cls", "target")
+"""Names of a class number in a .json."""
+MAX_CLASSES = 1 << 20
+MAX_JSON_BYTES = 1 << 20
+
+Parts = dict[str, TarMember]
+
+
+class ShardSample(NamedTuple):
+    """An image and its class."""
+
+    key: str
+    """Name of its members up to the extension."""
+    extension: str
+    """Extension of the image, lower-case, without a dot."""
+    image: TarMember
+    """Where the image is in the shard."""
+    label: int
+    """Class number from 0."""
+    imagenet_name: str
+    """WNID/FILE.JPEG if it is known to be ImageNet's, else empty."""
+
+
+def _groups(file: Path) -> Iterator[tuple[str, Parts]]:
+    """(key, members by extension) of each sample of a shard, as webdataset groups them."""
+    key, parts = "", Parts()
+    for member in tar_members(file):
+        name = member.name
+        first = name.rfind("/") + 1
+        dot = name.find(".", first)
+        if dot <= first:  # no extension, or a hidden file
+            continue
+        if name[:dot] != key:
+            if parts:
+                yield key, parts
+            key, parts = name[:dot], {}
+        extension = name[dot + 1 :].lower()
+        if extension in parts:
+            raise _bad_sample(f"two members .{extension}", key, file)
+        parts[extension] = member
+    if parts:
+        yield key, parts
+
+
+def samples_of(file: Path) -> Iterator[ShardSample]:
+    """List the samples of a shard in its order.
+
+    Raises:
+        UserError: the shard is damaged (`tar_members`), or a sample has no image or no class
+            number, or two.
+    """
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        for key, parts in _groups(file):
+            images = [extension for extension in parts if extension in IMAGES]
+            if len(images) != 1:
+                count = f"{len(images)} images" if images else "no image"
+                raise _bad_sample(f"{count} ({_listed(parts)})", key, file)
+            name = imagenet_name(key)
+            try:
+                label = _number(descriptor, parts, NUMBERS)
+                if label is None or not name:
+                    facts = _facts(descriptor, parts)
+                    label = _number_in(facts, descriptor, parts) if label is None else label
+                    stem = str(facts.get("filename", "")).rpartition(".")[0]
+                    name = name or imagenet_name(stem)
+                if not 0 <= label < MAX_CLASSES:
+                    raise ValueError(f"class {label}, not one from 0 to {MAX_CLASSES - 1}")
+            except ValueError as error:
+                raise _bad_sample(str(error), key, file) from error
+            yield ShardSample(key, images[0], parts[images[0]], label, name)
+    finally:
+        os.close(descriptor)
+
+
+def _number(descriptor: int, parts: Parts, extensions: Sequence[str]) -> int | None:
+    """The class number that a member says as text; None if there is no such member.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    for extension in extensions:
+        member = parts.get(extension)
+        if member is not None:
+            text = os.pread(descriptor, min(member.size, 32), member.offset).strip()
+            if member.size > 32 or not text.lstrip(b"-").isdigit():
+                raise ValueError(f"no class number in .{extension}, but {text[:32]!r}")
+            return int(text)
+    return None
+
+
+def _facts(descriptor: int, parts: Parts) -> dict[str, Any]:
+    """What the .json of a sample says; nothing if there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    member = parts.get("json")
+    if member is None or member.size > MAX_JSON_BYTES:
+        return {}
+    try:
+        facts = json.loads(os.pread(descriptor, member.size, member.offset))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a damaged .json ({error})") from error
+    return facts if isinstance(facts, dict) else {}
+
+
+def _number_in(facts: dict[str, Any], descriptor: int, parts: Parts) -> int:
+    """The class number of a sample whose text members say none.
+
+    Raises:
+        ValueError: neither its .json nor its .txt says one.
+    """
+    for field in FIELDS:
+        value = facts.get(field)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    # Last, since it is a caption as often.
+    label = _number(descriptor, parts, ("txt",))
+    if label is None:
+        raise ValueError(f"no class number ({_listed(parts)})")
+    return label
+
+
+def _listed(parts: Parts) -> str:
+    """The extensions of a sample, for a message."""
+    return ", ".join(f".{extension}" for extension in parts)
+
+
+def _bad_sample(what: str, key: str, file: Path) -> UserError:
+    """The error for a sample that cannot be used."""
+    return UserError(
+        "a sample must be one image and one class number (.cls, or .json with "
+        f'"label"). Found: {what} in sample {key} of {file}. Make the shards anew.'
+    )

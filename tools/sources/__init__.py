@@ -1,0 +1,1 @@
+"""Where images to convert come from."""
