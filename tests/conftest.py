@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Set before the first import of torch, so that it holds for subprocesses too. On a machine that
 # gives a process two cores of many, torch would otherwise start a thread per core of the machine.
+CACHE = tempfile.TemporaryDirectory(prefix="fastdeit-tests-")
 NUM_CORES = len(os.sched_getaffinity(0))
 ASKED = os.environ.get("OMP_NUM_THREADS", "")
+# Nothing is kept in the cache of who runs the tests.
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 os.environ["OMP_NUM_THREADS"] = str(min(int(ASKED), NUM_CORES) if ASKED.isdigit() else NUM_CORES)
 
 
@@ -96,7 +100,7 @@ def sample_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def containers(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The training images as "beton", "webdataset" and "imagefolder", and "val" as a .beton."""
-    from fastdeit.tools.convert import convert
+    from fastdeit.tools.convert.command import convert
 
     root = tmp_path_factory.mktemp("containers")
     made = {"beton": root / "train.beton", "webdataset": root / "train", "val": root / "val.beton"}

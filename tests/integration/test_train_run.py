@@ -116,7 +116,7 @@ def test_a_teacher_of_other_classes_is_refused(
     from fastdeit.checkpoint import save_checkpoint
     from fastdeit.config import ModelConfig
     from fastdeit.models import make_model
-    from fastdeit.pipelines.index import open_dataset
+    from fastdeit.pipelines.datasets.index import open_dataset
 
     config = ModelConfig(model="test_resnet")
     path = tmp_path / "teacher.pt"
@@ -131,7 +131,7 @@ def test_a_teacher_of_other_classes_is_refused(
     assert "teacher must know the classes of the training set (20)" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert main(["evaluate", str(path), str(containers["val"])]) == 2
-    assert "dataset must have the classes of the checkpoint (2)" in capsys.readouterr().err
+    assert "dataset must have the 2 classes of the checkpoint. Found: " in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(

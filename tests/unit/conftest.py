@@ -10,6 +10,8 @@ import pytest
 
 from report_runs import ENVIRONMENT, HEADS, PNG, MakeRun
 
+OUT_NAMES = ("out.beton", "out")
+
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
@@ -54,3 +56,14 @@ def make_run(tmp_path: Path) -> MakeRun:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The validation images converted without a stop."""
+    from fastdeit.tools.convert.command import convert
+
+    root = tmp_path_factory.mktemp("whole")
+    for name in OUT_NAMES:
+        assert convert(sample_source / "val", root / name) == 0
+    return {name: root / name for name in OUT_NAMES}

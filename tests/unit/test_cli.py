@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -44,7 +47,7 @@ def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> 
     [
         ("fly", "no such command. Found: fly. Known: "),
         ("train fly", "no such recipe. Found: fly. Known: demo-teacher, demo."),
-        ("convert {tmp}/none {tmp}/out.beton", "source must be a folder"),
+        ("convert {tmp}/none {tmp}/out.beton", "source must exist. Found: nothing at"),
         ("convert {tmp}/empty {tmp}/out.beton", "source must hold one folder a class. Found: none"),
         ("verify {tmp}/none.beton", "dataset does not exist. Found: nothing at"),
         ("verify {tmp}/empty", "source must hold one folder a class. Found: none"),
@@ -114,19 +117,45 @@ def test_a_place_that_cannot_be_written_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_sigterm_cleans_up(sample_source: Path, tmp_path: Path) -> None:
-    """A scheduler's stop in the middle leaves nothing, and says so with exit code 143."""
-    program = [sys.executable, "-m", "fastdeit.tools.cli", "convert"]
+def test_sigterm_keeps_what_was_done(sample_source: Path, tmp_path: Path) -> None:
+    """A scheduler's stop ends with exit code 143, and what was done is there to go on with."""
+    program = [sys.executable, "-m", "fastdeit.tools.cli", "convert", "--reencode", "all"]
     line = [*program, str(sample_source / "train"), str(tmp_path / "out.beton"), "--workers", "1"]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / ".out.beton.partial").exists():
+        while not list(tmp_path.glob(".out.beton.partial/pages-*")):
             assert process.poll() is None
             time.sleep(0.01)
         process.terminate()
         _, error = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert error.endswith("fastdeit: terminated\n")
-    assert list(tmp_path.iterdir()) == []
+    assert "fastdeit: terminated\n" in error
+    assert "to go on with" in error
+    assert [path.name for path in tmp_path.iterdir()] == [".out.beton.partial"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_impatience_does_not_hang(number: int, sample_source: Path, tmp_path: Path) -> None:
+    """A second signal while the program cleans up changes nothing: it ends, and goes on later."""
+    program = [sys.executable, "-m", "fastdeit.tools.cli", "convert", "--mode", "raw"]
+    line = [*program, str(sample_source / "train"), str(tmp_path / "out.beton"), "--workers", "2"]
+    for gap_s in (0.0, 0.02, 0.1):
+        with subprocess.Popen(
+            line,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as process:
+            while not list(tmp_path.glob(".out.beton.partial/pages-*")):
+                assert process.poll() is None
+                time.sleep(0.01)
+            for _ in range(2):
+                os.killpg(process.pid, number) if number == signal.SIGINT else process.terminate()
+                time.sleep(gap_s)
+            _, error = process.communicate(timeout=30)
+        assert process.returncode == (130 if number == signal.SIGINT else 143)
+        assert "Traceback" not in error, error
+        shutil.rmtree(tmp_path / ".out.beton.partial", ignore_errors=True)
 
 
 def test_missing_option_is_exit_code_2() -> None:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from converted import same_bytes
 from PIL import Image
 
 from fastdeit import UserError
+from fastdeit.pipelines.datasets.index import checksum, open_dataset, sample_key
 from fastdeit.pipelines.decode import decode_with_pil
-from fastdeit.pipelines.index import checksum, open_dataset, sample_key
-from fastdeit.tools.convert import convert
+from fastdeit.tools.convert.command import convert
+from fastdeit.tools.convert.preparation import CHUNK_BYTES, Preparation
+from fastdeit.tools.convert.prepare import ImageOptions
 from fastdeit.tools.sample_data.command import sample_data
+from fastdeit.tools.sources.detect import open_source
 from fastdeit.tools.verify import verify
+from fastdeit.tools.workers import CHUNK
 
 REENCODED = ("CMYK", "PNG")
 
@@ -30,7 +35,7 @@ def test_bytes_pass_through(kind: str, containers: dict[str, Path], sample_sourc
     assert index.checksums is not None
     odd = {entry["name"]: entry["reason"] for entry in index.made_by["irregular"]}
     assert len(index) == 300
-    for sample, name in enumerate(name.decode() for name in index.names):
+    for sample, name in enumerate(index.names):
         data = index.read(sample)
         original = (sample_source / "train" / name).read_bytes()
         assert index.class_ids[index.labels[sample]] == name.split("/")[0]
@@ -49,7 +54,7 @@ def test_oddities_arrive_as_pil_reads_them(
     """CMYK and PNG become RGB JPEGs within a few levels; the others are the same pixels."""
     index = open_dataset(containers[kind])
     record = json.loads((sample_source / "sample-data.json").read_text())
-    places = {name.decode(): number for number, name in enumerate(index.names)}  # type: ignore[arg-type]
+    places = {name: number for number, name in enumerate(index.names or ())}
     oddities = [entry for entry in record["oddities"] if entry["path"].startswith("train/")]
     assert len(oddities) >= 8
     for entry in oddities:
@@ -66,8 +71,9 @@ def test_oddities_arrive_as_pil_reads_them(
 def test_both_containers_hold_the_same(containers: dict[str, Path]) -> None:
     """Names, keys, labels and bytes agree, in the same order, which is shuffled."""
     beton, shards = open_dataset(containers["beton"]), open_dataset(containers["webdataset"])
-    for column in ("names", "keys", "labels", "sizes", "checksums", "widths", "heights"):
+    for column in ("keys", "labels", "sizes", "checksums", "widths", "heights"):
         assert np.array_equal(getattr(beton, column), getattr(shards, column)), column
+    assert list(beton.names or ()) == list(shards.names or ())
     assert beton.class_names == shards.class_names
     assert len(np.unique(beton.labels[:40])) > 10  # not sorted by class
 
@@ -166,17 +172,6 @@ def test_a_missing_manifest_is_written_again(
     assert json.loads((tmp_path / f"{name}.json").read_text()) == expected
 
 
-def test_a_second_conversion_to_one_out_is_refused(sample_source: Path, tmp_path: Path) -> None:
-    """While one conversion holds OUT another one ends with one line."""
-    from fastdeit.tools.convert import only_one
-
-    with only_one(tmp_path / "out.beton"):
-        with pytest.raises(UserError, match="only one conversion may write to an OUT"):
-            convert(sample_source / "val", tmp_path / "out.beton")
-    assert convert(sample_source / "val", tmp_path / "out.beton") == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"out.beton", "out.beton.json"}
-
-
 def test_a_folder_of_splits_is_refused(sample_source: Path, tmp_path: Path) -> None:
     """The folder above train and val is no source of two classes."""
     with pytest.raises(UserError, match="source must be one split"):
@@ -192,14 +187,6 @@ def broken_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["out.beton", "out"])
-def test_bad_images_stop_the_conversion(broken_source: Path, name: str, tmp_path: Path) -> None:
-    """By default a bad image is named and nothing is left behind."""
-    with pytest.raises(UserError, match=r"every image must decode. Found: .*JPEG \(.*--bad skip"):
-        convert(broken_source, tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["out.beton", "out"])
 def test_bad_images_are_left_out_and_listed(broken_source: Path, name: str, tmp_path: Path) -> None:
     """With --bad skip both bad files are in the report and the 58 others are whole."""
     assert convert(broken_source, tmp_path / name, bad="skip") == 0
@@ -210,77 +197,9 @@ def test_bad_images_are_left_out_and_listed(broken_source: Path, name: str, tmp_
     assert verify(tmp_path / name, decode=True) == 0
 
 
-def test_a_killed_conversion_leaves_nothing_that_looks_whole(
-    sample_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An exception in the middle leaves no OUT and no temporary file."""
-    import fastdeit.tools.convert as module
-
-    count = 0
-
-    def fail_later(data: bytes) -> int:
-        nonlocal count
-        count += 1
-        if count == 20:
-            raise KeyboardInterrupt
-        return checksum(data)
-
-    monkeypatch.setattr(module, "checksum", fail_later)
-    for name in ("out.beton", "out"):
-        count = 0
-        with pytest.raises(KeyboardInterrupt):
-            convert(sample_source / "val", tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.9, 0.9999])
-def test_a_cut_beton_is_refused(share: float, containers: dict[str, Path], tmp_path: Path) -> None:
-    """A .beton cut anywhere is one clear error."""
-    data = containers["beton"].read_bytes()
-    cut = tmp_path / "cut.beton"
-    cut.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(UserError, match=r"is not a whole .beton of version 2. Found: .*bytes"):
-        open_dataset(cut)
-
-
-def test_a_cut_or_missing_shard_is_refused(containers: dict[str, Path], tmp_path: Path) -> None:
-    """A shard that is cut off or gone is one clear error naming it."""
-    folder = tmp_path / "shards"
-    shutil.copytree(containers["webdataset"], folder)
-    shard = folder / "shard-000000.tar"
-    shard.write_bytes(shard.read_bytes()[:100_000])
-    with pytest.raises(UserError, match=r"shard-000000.tar is not a whole shard. Found: 100000 of"):
-        open_dataset(folder)
-    (folder / "index.npz").unlink()
-    with pytest.raises(UserError, match=r"must hold index\.npz beside its shards"):
-        open_dataset(folder)
-
-
-@pytest.mark.parametrize("kind", ["beton", "webdataset"])
-def test_verify_names_a_flipped_byte(
-    kind: str, containers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One changed byte in a sample is found, and the sample named by its file."""
-    copy = tmp_path / containers[kind].name
-    (shutil.copytree if containers[kind].is_dir() else shutil.copy)(containers[kind], copy)
-    assert verify(copy) == 0
-    index = open_dataset(copy)
-    assert index.names is not None
-    file = index.files[index.file_ids[7]]
-    with file.open("r+b") as opened:
-        opened.seek(int(index.offsets[7]) + 100)
-        byte = opened.read(1)[0]
-        opened.seek(-1, io.SEEK_CUR)
-        opened.write(bytes([byte ^ 1]))
-    assert verify(copy) == 1
-    errors = capsys.readouterr().err
-    assert index.names[7].decode() in errors
-    assert errors.count("bad:") == 1
-
-
 def test_no_sample_crosses_a_page(containers: dict[str, Path]) -> None:
     """FFCV reads page by page where the file is larger than memory: a sample must lie in one."""
-    from fastdeit.pipelines.beton import MIN_PAGE_BYTES
+    from fastdeit.pipelines.datasets.beton import MIN_PAGE_BYTES
 
     index = open_dataset(containers["beton"])
     first, last = index.offsets, index.offsets + index.sizes - 1
@@ -289,29 +208,47 @@ def test_no_sample_crosses_a_page(containers: dict[str, Path]) -> None:
     assert first.min() >= MIN_PAGE_BYTES  # after the head
 
 
-def test_several_shards_and_plain_tar(sample_source: Path, tmp_path: Path) -> None:
-    """Shards have the size asked for, each with an .idx, and `tar` reads what the index says."""
-    from fastdeit.pipelines.imagefolder import list_imagefolder
-    from fastdeit.pipelines.webdataset import WebDatasetWriter
+@pytest.mark.parametrize("name", ["out.beton", "out"])
+def test_a_bad_image_stops_and_skip_goes_on(
+    broken_source: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default a bad image is named; what was done stays, and --bad skip goes on with it."""
+    with pytest.raises(
+        UserError, match=r"every image must decode. Found: n\d+/.*JPEG in .*--bad skip"
+    ):
+        convert(broken_source, tmp_path / name)
+    assert not (tmp_path / name).exists()
+    assert "to go on with" in capsys.readouterr().err
+    assert convert(broken_source, tmp_path / name, bad="skip") == 0
+    assert "going on after" in capsys.readouterr().err
+    assert convert(broken_source, tmp_path / "again" / name, bad="skip") == 0
+    assert same_bytes(tmp_path / name, tmp_path / "again" / name)
+    with pytest.raises(UserError, match="which was made without 2 images"):
+        convert(broken_source, tmp_path / name)
 
-    _, images = list_imagefolder(sample_source / "val")
-    with WebDatasetWriter(tmp_path / "out", shard_bytes=1_000_000) as writer:
-        for name, label in images:
-            data = (sample_source / "val" / name).read_bytes()
-            writer.add(sample_key(name), data, 10, 10, label)
-        keys = np.array([sample_key(name) for name, _ in images], dtype=np.uint64)
-        writer.finish({}, {"keys": keys})
-    shards = sorted((tmp_path / "out").glob("*.tar"))
-    assert len(shards) > 2
-    members = {}
-    for shard in shards:
-        with tarfile.open(shard) as archive:
-            for member in archive:
-                members[member.name] = archive.extractfile(member).read()  # type: ignore[union-attr]
-        lines = shard.with_suffix(".idx").read_text().splitlines()
-        assert lines[0] == f"v1.2 {len(lines) - 1}"
-    index = open_dataset(tmp_path / "out")
-    for sample, (name, label) in enumerate(images):
-        stem = f"{sample_key(name):016x}"
-        assert members[f"{stem}.jpg"] == index.read(sample)
-        assert members[f"{stem}.cls"] == str(label).encode()
+
+def test_bad_images_are_listed_and_nothing_is_written(
+    broken_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --bad list every bad image is named with its reason, and the exit code says so."""
+    assert convert(broken_source, tmp_path / "out.beton", bad="list") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bad: ")]
+    assert len(lines) == 2
+    assert any("an empty file" in line for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tasks_are_small_in_bytes_too(sample_source: Path) -> None:
+    """A task ends with a few images, or with fewer if they are large; none is lost or moved."""
+    listing = open_source(sample_source / "train")
+    large = replace(listing, sizes=np.where(np.arange(len(listing)) % 50 == 0, 3 << 20, 1000))
+    prepare = Preparation(large, ImageOptions(lossless="raw"), 1)
+    places = np.random.default_rng(0).permutation(len(listing))
+    chunks = list(prepare._chunks(places))
+    assert max(map(len, chunks)) == CHUNK
+    assert [key for chunk in chunks for key, _ in chunk] == [
+        sample_key(listing.names[int(place)]) for place in places
+    ]
+    sizes = dict(zip((sample_key(name) for name in large.names), large.sizes.tolist(), strict=True))
+    for chunk in chunks:
+        assert all(sizes[key] < CHUNK_BYTES for key, _ in chunk[:-1])

@@ -12,7 +12,7 @@ from fastdeit.errors import UserError
 from fastdeit.tools.sample_data import command, photos, scenes
 from fastdeit.tools.sample_data.command import MARKER, RECORD, sample_data
 from fastdeit.tools.sample_data.scenes import Picture, make_picture
-from fastdeit.tools.workers import ordered_map
+from fastdeit.tools.workers import in_chunks, ordered_map
 
 for module in ("skimage", "sklearn"):
     pytest.importorskip(module, reason=f"the photographs of {module} are not installed")
@@ -120,7 +120,7 @@ def test_exception_of_a_worker_reaches_the_caller() -> None:
     """A fault in another process is raised here with its own type."""
     bad = Picture("nowhere", 0, 0)
     with pytest.raises(ValueError, match="not in tuple"):
-        list(ordered_map(make_picture, 0, [bad] * 20, workers=2))
+        list(ordered_map(make_picture, 0, in_chunks([bad] * 20), workers=2))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""Worker processes: order, errors, and a worker that is killed."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from worker_tasks import double
+
+from fastdeit import UserError
+from fastdeit.tools.workers import in_chunks, ordered_map
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_come_in_order(workers: int) -> None:
+    """Every result, in the order of the items, whatever their number."""
+    for count in (0, 1, 15, 16, 17, 1000):
+        found = list(ordered_map(double, "", in_chunks(range(count)), workers))
+        assert found == [2 * number for number in range(count)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_worker_raises_arrives(workers: int) -> None:
+    """The exception of an item is raised where the results are read."""
+    with pytest.raises(ValueError, match="planted"):
+        list(ordered_map(double, "raise", in_chunks(range(1000)), workers))
+
+
+def test_an_exception_that_cannot_be_sent() -> None:
+    """Its kind and text arrive all the same."""
+    shared = "raise what cannot be sent"
+    with pytest.raises(RuntimeError, match="Local: planted"):
+        list(ordered_map(double, shared, in_chunks(range(1000)), 2))
+
+
+def test_a_killed_worker_is_an_error() -> None:
+    """A worker that is killed ends the work with one error instead of a wait for ever."""
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"a worker process ended .* Found: exit code -9"):
+        list(ordered_map(double, "die", in_chunks(range(1000)), 2))
+    assert time.monotonic() - started < 20
+
+
+def test_a_reader_that_stops_reading() -> None:
+    """Workers that wait to send large results end at once with their reader."""
+    results = ordered_map(double, "large", in_chunks(range(10_000)), 2)
+    assert len(next(results)) == 200_000
+    time.sleep(0.5)
+    started = time.monotonic()
+    results.close()
+    assert time.monotonic() - started < 2
