@@ -20,6 +20,7 @@ from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
 from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.decode import decode_with_pil
 from fastdeit.pipelines.open import Engine, is_installed, open_pipeline
+from fastdeit.pipelines.pipeline import PipelineOptions
 from fastdeit.pipelines.plan import Plan
 
 BASELINE = "DeiT's own (timm transform, torch DataLoader)"
@@ -80,7 +81,9 @@ def bench_loaders(
                     is_training=True,
                     repeats=copies,
                 )
-                opened = stack.enter_context(open_pipeline(index, plan, engine, threads))
+                opened = stack.enter_context(
+                    open_pipeline(index, plan, engine, PipelineOptions(threads=threads))
+                )
                 name = f"fastdeit {engine}{COPIES[copies]}"
                 cases.append(Case(name=name, run=epoch_of(opened)))
         decode = Case(name=f"{DECODE}, one core", run=lambda: decode_some(index, num_images))

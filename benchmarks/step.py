@@ -22,6 +22,7 @@ from fastdeit.config import TrainConfig
 from fastdeit.device import Compute
 from fastdeit.models import make_model, set_distilled_training
 from fastdeit.optim import make_optimizer
+from fastdeit.pipelines.pipeline import PipelineOptions
 from fastdeit.pipelines.plan import Plan
 from fastdeit.pipelines.synthetic import SyntheticPipeline, synthetic_index
 from fastdeit.recipes import demo_teacher
@@ -55,7 +56,7 @@ def bench_step(
     size, batch_size = config.data.image_size, config.data.batch_size
     index = synthetic_index(batch_size * STEPS, num_classes)
     plan = Plan(keys=index.keys, batch_size=batch_size, image_size=size, is_training=True)
-    pipeline = SyntheticPipeline(index, plan, compute.device)
+    pipeline = SyntheticPipeline(index, plan, PipelineOptions(device=compute.device))
     batches = [batch.to(compute.device) for batch in pipeline]
     teacher = None
     if config.distill.distillation != "none":

@@ -28,20 +28,59 @@ class DataConfig:
     """Training set: a .beton, a folder of WebDataset shards or an ImageFolder."""
     val: Path
     """Validation set, in any of the same containers."""
-    engine: Literal["auto", "ffcv", "dali", "pil"] = "auto"
-    """What decodes: ffcv (.beton only), dali, pil, or the fastest that is installed."""
+    engine: Literal["auto", "ffcv", "dali", "pil", "synthetic"] = "auto"
+    """What decodes: ffcv (.beton only), dali, pil, or the fastest that is installed; synthetic
+    is noise, to see how fast the rest is."""
     image_size: int = 224
     """Side of the square images that the model sees, in pixels."""
     batch_size: int = 1024
     """Images a step over all processes, repeats counted (the paper's 1,024)."""
     repeats: int = 3
     """Repeated augmentation: how often an image is shown in an epoch, 1 to switch it off."""
+    train_crop: Literal["auto", "resized", "padded"] = "auto"
+    """resized (RandomResizedCrop), padded (a random part of the image with a black border of 4
+    pixels), or auto: padded up to 32 pixels, as DeiT does."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Least and greatest part of the image's area in a resized crop."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and greatest width over height of a resized crop."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """How pixels are resampled, in training and evaluation."""
     eval_crop_ratio: float = 0.875
     """Evaluation resizes the shorter side to image_size divided by this, then cuts the centre."""
+    bad_images: Literal["stop", "skip"] = "stop"
+    """stop at an image that does not decode, or show its neighbour in its place, and log it."""
     threads: int = 0
-    """Decoding threads; 0 takes every core that the process may use."""
+    """Decoding threads; 0 takes this process's share of the cores that it may use."""
+    dali_device: Literal["cpu", "gpu"] = "cpu"
+    """Where DALI decodes: cpu gives PIL's pixels; gpu (with the JPEG engine) differs a little."""
+    hw_decoder_load: float = 0.65
+    """Part of the images for the GPU's JPEG engine, with --dali-device gpu."""
 
     def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        require(
+            0 < low <= high <= 1,
+            "crop_scale",
+            self.crop_scale,
+            "must be two numbers above 0 and at most 1, the smaller first",
+            "Pass --crop-scale 0.08 1, say.",
+        )
+        low, high = self.crop_ratio
+        require(
+            0 < low <= high,
+            "crop_ratio",
+            self.crop_ratio,
+            "must be two numbers above 0, the smaller first",
+            "Pass --crop-ratio 0.75 1.333, say.",
+        )
+        require(
+            0 <= self.hw_decoder_load <= 1,
+            "hw_decoder_load",
+            self.hw_decoder_load,
+            "must be from 0 to 1",
+            "Pass --hw-decoder-load 0.65, say.",
+        )
         require(
             self.batch_size > 0,
             "batch_size",
@@ -260,6 +299,9 @@ class RunConfig:
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 autocast on a GPU and fp32 on a CPU."""
+    compat: Literal["none", "upstream"] = "none"
+    """upstream: do what the published code really did where it differs; so far the order of the
+    samples, which then depends on the number of processes and not on the seed."""
     compile: bool = False
     """Run the model through torch.compile."""
     log_every_steps: int = 10

@@ -9,3 +9,15 @@ def num_usable_cores() -> int:
     A scheduler or container gives a job fewer cores than the machine has (ffcv#357, ffcv#382).
     """
     return len(os.sched_getaffinity(0))
+
+
+def num_rank_cores() -> int:
+    """This rank's share of the usable cores, at least one.
+
+    torchrun starts the ranks of a machine with one affinity and says how many they are; `srun`
+    binds each task to cores of its own and sets neither of these variables.
+    """
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    cores = num_usable_cores()
+    return max(1, cores // ranks + (rank < cores % ranks))

@@ -2,56 +2,91 @@
 
 A cut is eight int32 numbers (see `CUT`): a rectangle of the source, the size to which that whole
 rectangle would be resampled, and where the output's window begins in the result. Training resamples
-a random rectangle to the output; evaluation resamples the whole image and looks at its centre.
+a random rectangle to the output; evaluation resamples the whole image and looks at its centre. A
+rectangle may reach beyond the image, where it is black.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeit import keyed
+from fastdeit import UserError, keyed
 from fastdeit.keyed import Purpose
 from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.keyed_jit import uniform
-from fastdeit.pipelines.plan import DEFAULT_RATIO, DEFAULT_SCALE, Plan, StepPlan
+from fastdeit.pipelines.plan import Plan, StepPlan
+from fastdeit.pipelines.resample import BICUBIC, BILINEAR
 
 CUT = ("top", "left", "height", "width", "full_height", "full_width", "window_top", "window_left")
 NUM_ATTEMPTS = 10
+CENTER, RESIZED, PADDED = 0, 1, 2
+
+
+class CropRule(NamedTuple):
+    """What of a plan decides its cuts, as numba takes it."""
+
+    kind: int
+    """`CENTER`, `RESIZED` or `PADDED`."""
+    size: int
+    """Side of the output in pixels."""
+    shorter: int
+    """`CENTER`: the shorter side after resizing (deit: int(size / crop ratio))."""
+    scale: tuple[float, float]
+    """`RESIZED`: bounds of the crop's part of the image's area."""
+    ratio: tuple[float, float]
+    """`RESIZED`: bounds of the crop's width over height."""
+    padding: int
+    """`PADDED`: width of the border in pixels."""
+    radius: int
+    """Interpolation: `resample.BICUBIC` or `BILINEAR`."""
+
+
+def crop_rule(plan: Plan) -> CropRule:
+    """The rule of a plan's cuts."""
+    kind = CENTER if not plan.is_training else RESIZED if plan.crop == "resized" else PADDED
+    return CropRule(
+        kind,
+        plan.image_size,
+        int(plan.image_size / plan.eval_crop_ratio),
+        (float(plan.crop_scale[0]), float(plan.crop_scale[1])),
+        (float(plan.crop_ratio[0]), float(plan.crop_ratio[1])),
+        plan.crop_padding,
+        BICUBIC if plan.interpolation == "bicubic" else BILINEAR,
+    )
+
 
 # Nothing here is cached on disk: numba would not notice a change of the keyed randomness, which is
 # in another file.
 
-_SCALE_LOW, _SCALE_HIGH = DEFAULT_SCALE
-_RATIO_LOW, _RATIO_HIGH = DEFAULT_RATIO
-_LOG_LOW, _LOG_HIGH = math.log(_RATIO_LOW), math.log(_RATIO_HIGH)
-
 
 @numba.njit(nogil=True)
-def random_resized_cut(state: Any, height: Any, width: Any, size: Any, cut: Any) -> None:
+def random_resized_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
     """Draw one RandomResizedCrop into `cut`.
 
     Args:
+        rule: a `CropRule`.
         state: uint64, the keyed stream of (sample, copy).
         height: rows of the image.
         width: columns of the image.
-        size: side of the output in pixels.
         cut: (8,) int32, written.
 
     Source: torchvision transforms.RandomResizedCrop.get_params: ten attempts, then the largest
         centred rectangle within the aspect's bounds.
     """
-    cut[4] = cut[5] = size
+    cut[4] = cut[5] = rule.size
     cut[6] = cut[7] = 0
+    (scale_low, scale_high), (ratio_low, ratio_high) = rule.scale, rule.ratio
+    log_low, log_high = math.log(ratio_low), math.log(ratio_high)
     area = height * width
     for attempt in range(NUM_ATTEMPTS):
         first = 4 * attempt
-        target = area * (_SCALE_LOW + (_SCALE_HIGH - _SCALE_LOW) * uniform(state, first))
-        aspect = math.exp(_LOG_LOW + (_LOG_HIGH - _LOG_LOW) * uniform(state, first + 1))
+        target = area * (scale_low + (scale_high - scale_low) * uniform(state, first))
+        aspect = math.exp(log_low + (log_high - log_low) * uniform(state, first + 1))
         w = round(math.sqrt(target * aspect))
         h = round(math.sqrt(target / aspect))
         if 0 < w <= width and 0 < h <= height:
@@ -60,23 +95,43 @@ def random_resized_cut(state: Any, height: Any, width: Any, size: Any, cut: Any)
             cut[2], cut[3] = h, w
             return
     w, h = int(width), int(height)
-    if width / height < _RATIO_LOW:
-        h = round(w / _RATIO_LOW)
-    elif width / height > _RATIO_HIGH:
-        w = round(h * _RATIO_HIGH)
+    if width / height < ratio_low:
+        h = round(w / ratio_low)
+    elif width / height > ratio_high:
+        w = round(h * ratio_high)
     cut[0], cut[1] = (height - h) // 2, (width - w) // 2
     cut[2], cut[3] = h, w
 
 
 @numba.njit(nogil=True)
-def center_cut(height: Any, width: Any, size: Any, shorter: Any, cut: Any) -> None:
-    """Resize the shorter side to `shorter`, look at the central `size` x `size`.
+def padded_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
+    """Draw one RandomCrop of the image with a black border into `cut`.
 
     Args:
+        rule: a `CropRule`; its size is at most the image's with both borders.
+        state: uint64, the keyed stream of (sample, copy).
         height: rows of the image.
         width: columns of the image.
-        size: side of the output in pixels.
-        shorter: the shorter side after resizing, at least `size`.
+        cut: (8,) int32, written.
+
+    Source: torchvision transforms.RandomCrop with padding, as deit datasets.py:build_transform
+        takes it up to 32 pixels.
+    """
+    border = 2 * rule.padding - rule.size + 1
+    cut[0] = int(uniform(state, 0) * (height + border)) - rule.padding
+    cut[1] = int(uniform(state, 1) * (width + border)) - rule.padding
+    cut[2] = cut[3] = cut[4] = cut[5] = rule.size
+    cut[6] = cut[7] = 0
+
+
+@numba.njit(nogil=True)
+def center_cut(rule: Any, height: Any, width: Any, cut: Any) -> None:
+    """Resize the shorter side to `rule.shorter`, look at the centre.
+
+    Args:
+        rule: a `CropRule`.
+        height: rows of the image.
+        width: columns of the image.
         cut: (8,) int32, written.
 
     Source: torchvision functional.resize with one number, then center_crop, as in deit
@@ -85,28 +140,48 @@ def center_cut(height: Any, width: Any, size: Any, shorter: Any, cut: Any) -> No
     cut[0] = cut[1] = 0
     cut[2], cut[3] = height, width
     if width <= height:
-        cut[4], cut[5] = int(shorter * height / width), shorter
+        cut[4], cut[5] = int(rule.shorter * height / width), rule.shorter
     else:
-        cut[4], cut[5] = shorter, int(shorter * width / height)
-    cut[6] = round((cut[4] - size) / 2.0)
-    cut[7] = round((cut[5] - size) / 2.0)
+        cut[4], cut[5] = rule.shorter, int(rule.shorter * width / height)
+    cut[6] = round((cut[4] - rule.size) / 2.0)
+    cut[7] = round((cut[5] - rule.size) / 2.0)
 
 
 @numba.njit(nogil=True)
-def _fill_cuts(
-    is_training: Any, states: Any, heights: Any, widths: Any, size: Any, shorter: Any, cuts: Any
-) -> None:
+def fill_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
+    """Decide one cut; `state` has no effect in evaluation."""
+    if rule.kind == RESIZED:
+        random_resized_cut(rule, state, height, width, cut)
+    elif rule.kind == PADDED:
+        padded_cut(rule, state, height, width, cut)
+    else:
+        center_cut(rule, height, width, cut)
+
+
+@numba.njit(nogil=True)
+def _fill_cuts(rule: Any, states: Any, heights: Any, widths: Any, cuts: Any) -> None:
     """Fill (B, 8) cuts, one row a sample."""
     for i in range(len(cuts)):
-        if is_training:
-            random_resized_cut(states[i], heights[i], widths[i], size, cuts[i])
-        else:
-            center_cut(heights[i], widths[i], size, shorter, cuts[i])
+        fill_cut(rule, states[i], heights[i], widths[i], cuts[i])
 
 
-def shorter_side(plan: Plan) -> int:
-    """The shorter side to which evaluation resizes (deit: int(size / crop ratio))."""
-    return int(plan.image_size / plan.eval_crop_ratio)
+def check_sizes(plan: Plan, index: DatasetIndex) -> None:
+    """Make sure that every image is large enough for the plan's cuts.
+
+    Raises:
+        UserError: one is too small for a padded crop.
+    """
+    if not plan.is_training or plan.crop != "padded":
+        return
+    least = plan.image_size - 2 * plan.crop_padding
+    small = np.flatnonzero(np.minimum(index.heights, index.widths) < least)
+    if len(small):
+        first = int(small[0])
+        raise UserError(
+            f"images must have {least} pixels or more a side for a padded crop of "
+            f"{plan.image_size}. Found: {index.widths[first]}x{index.heights[first]}, "
+            f"{index.describe(first)}. Pass --train-crop resized."
+        )
 
 
 def plan_cuts(plan: Plan, index: DatasetIndex, step: StepPlan) -> NDArray[np.int32]:
@@ -126,5 +201,5 @@ def plan_cuts(plan: Plan, index: DatasetIndex, step: StepPlan) -> NDArray[np.int
     )
     heights = index.heights[step.samples].astype(np.int64)
     widths = index.widths[step.samples].astype(np.int64)
-    _fill_cuts(plan.is_training, states, heights, widths, plan.image_size, shorter_side(plan), cuts)
+    _fill_cuts(crop_rule(plan), states, heights, widths, cuts)
     return cuts

@@ -11,6 +11,25 @@ from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
 
 
+class BadImageError(UserError):
+    """An image does not decode."""
+
+    def __init__(self, index: DatasetIndex, sample: int, reason: str) -> None:
+        """Name the image.
+
+        Args:
+            index: the dataset.
+            sample: number of the sample.
+            reason: what the decoder said.
+        """
+        super().__init__(
+            f"an image does not decode. Found: {index.describe(sample)} ({reason}). "
+            "`fastdeit verify --decode` lists all such images; pass --bad-images skip to show "
+            "others in their place, or convert again with --bad skip."
+        )
+        self.reason = reason
+
+
 def decode_with_pil(index: DatasetIndex, sample: int) -> Image.Image:
     """Read one image as DeiT does: PIL, converted to RGB, not turned by EXIF.
 
@@ -19,7 +38,7 @@ def decode_with_pil(index: DatasetIndex, sample: int) -> Image.Image:
         sample: number of the sample.
 
     Raises:
-        UserError: the image does not decode; names it, its key and the reason.
+        BadImageError: the image does not decode; names it, its key and the reason.
 
     Source: torchvision datasets.folder.pil_loader.
     """
@@ -31,12 +50,4 @@ def decode_with_pil(index: DatasetIndex, sample: int) -> Image.Image:
         image = Image.open(io.BytesIO(data))
         return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise bad_image(index, sample, str(error)) from error
-
-
-def bad_image(index: DatasetIndex, sample: int, reason: str) -> UserError:
-    """The error for an image that does not decode."""
-    return UserError(
-        f"an image does not decode. Found: {index.describe(sample)} ({reason}). "
-        "`fastdeit verify --decode` lists all such images; convert again with --bad skip."
-    )
+        raise BadImageError(index, sample, str(error)) from error

@@ -2,7 +2,8 @@
 
 Each entry of FFCV's batch indices is a sample number with its copy in the high bits, so the plan's
 order goes through the Loader unchanged. The operation finds runs of one image, decodes it once per
-run into scratch memory of its thread, and resamples every copy straight into FFCV's batch memory.
+run into scratch memory of its thread, and resamples every copy straight into memory of ours: FFCV's
+own batches are views of a ring of buffers that it writes again (ffcv#231).
 
 Labels do not go through FFCV: its integer decoder would take our packed indices for sample numbers.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from queue import Empty
 from typing import Any
@@ -23,12 +24,11 @@ from torch import Tensor
 
 from fastdeit import UserError, keyed
 from fastdeit.keyed import Purpose
-from fastdeit.pipelines.crops import CUT, center_cut, random_resized_cut, shorter_side
+from fastdeit.pipelines.crops import CUT, crop_rule, fill_cut
 from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
-from fastdeit.pipelines.decode import bad_image
 from fastdeit.pipelines.keyed_jit import absorb
-from fastdeit.pipelines.pipeline import Pipeline, pin_if_useful
-from fastdeit.pipelines.plan import Plan
+from fastdeit.pipelines.pipeline import Pipeline, PipelineOptions, Reasons
+from fastdeit.pipelines.plan import Plan, StepPlan
 from fastdeit.pipelines.resample import as_pointer, resample_cut
 
 _torch_threads = torch.get_num_threads()
@@ -37,7 +37,6 @@ try:
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.loader.epoch_iterator import EpochIterator
-    from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler
 except (ImportError, OSError) as error:
     raise UserError(
@@ -92,13 +91,13 @@ class FfcvPipeline(Pipeline):
 
     name = "ffcv"
 
-    def __init__(self, index: DatasetIndex, plan: Plan, threads: int = 0) -> None:
+    def __init__(self, index: DatasetIndex, plan: Plan, options: PipelineOptions) -> None:
         """See `Pipeline`.
 
         Raises:
             UserError: the dataset is no .beton.
         """
-        super().__init__(index, plan, threads)
+        super().__init__(index, plan, options)
         if index.container != "beton":
             raise UserError(
                 f"engine ffcv reads .beton files only. Found: {index.path}. "
@@ -118,21 +117,15 @@ class FfcvPipeline(Pipeline):
             batches_ahead=BATCHES_AHEAD,
         )
 
-    def _images(self, epoch: int, first_step: int) -> Generator[Tensor, None, None]:
-        self._decoder.set_epoch(epoch)
-        packed = (
-            step.samples | (step.copies << COPY_SHIFT)
-            for step in self.plan.steps(epoch, first_step)
-        )
-        batches = _PlannedEpoch(self._loader, packed)
+    def _images(
+        self, requests: Iterator[StepPlan]
+    ) -> Generator[tuple[Tensor, Reasons], None, None]:
+        epoch = _PlannedEpoch(self._loader, self._decoder, requests, self._host_images)
         try:
-            for step in self.plan.steps(epoch, first_step):
-                (images,) = next(batches)
-                self._decoder.check(step.samples)
-                # FFCV writes into the same memory again a few batches later (ffcv#231).
-                yield pin_if_useful(images, copy=True)
+            for step, images in epoch:
+                yield images, self._decoder.failures(step.samples)
         finally:
-            batches.stop()
+            epoch.stop()
 
     def close(self) -> None:
         """Free the decoders and their memory."""
@@ -147,24 +140,41 @@ class _PlannedEpoch(EpochIterator):
     the reader leaves early (ffcv#345, ffcv#393).
     """
 
-    def __init__(self, loader: Loader, batches: Iterator[Any]) -> None:
-        self._batches = batches
+    def __init__(
+        self,
+        loader: Loader,
+        decoder: _PlanDecoder,
+        requests: Iterable[StepPlan],
+        make_images: Callable[[int], Tensor],
+    ) -> None:
+        self._decoder = decoder
+        self._make_images = make_images
         self._stop_asked = False
         self._failure: BaseException | None = None
+        self._taken = self._until_stopped(requests)
         super().__init__(loader, np.empty(0, dtype=np.int64))
 
     @property
-    def iter_ixes(self) -> Iterator[Any]:
+    def iter_ixes(self) -> Iterator[StepPlan]:
         """The batches that FFCV's thread takes."""
-        return self._until_stopped()
+        return self._taken
 
     @iter_ixes.setter
     def iter_ixes(self, value: Iterator[Any]) -> None:
         """Ignore FFCV's own division of its order."""
 
-    def _until_stopped(self) -> Iterator[Any]:
-        while not self._stop_asked and (batch := next(self._batches, None)) is not None:
-            yield batch
+    def _until_stopped(self, requests: Iterable[StepPlan]) -> Iterator[StepPlan]:
+        for request in requests:
+            if self._stop_asked:
+                return
+            yield request
+
+    def run_pipeline(self, number: int, request: StepPlan, *slot: Any) -> tuple[StepPlan, Tensor]:
+        """Make a batch, in memory that nobody writes to again."""
+        images = self._make_images(len(request.samples))
+        self._decoder.begin(request.epoch, images)
+        super().run_pipeline(number, request.samples | (request.copies << COPY_SHIFT), *slot)
+        return request, images
 
     def run(self) -> None:
         try:
@@ -216,39 +226,35 @@ class _PlanDecoder(SimpleRGBImageDecoder):
         # Not uint8: FFCV marks numba's type of one-dimensional uint8 arrays as read-only.
         self._failed = np.zeros(len(index), dtype=np.int8)
         self._epoch_state = np.zeros(1, dtype=np.uint64)
+        self._images_at = np.zeros(1, dtype=np.int64)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the crops of this epoch from now on; no batch may be in flight."""
+    def begin(self, epoch: int, images: Tensor) -> None:
+        """Draw the crops of this epoch into these images, until the next call."""
         self._epoch_state[0] = keyed.epoch_state(self.plan.seed, Purpose.CROP, epoch)
+        self._images_at[0] = images.data_ptr()
 
-    def check(self, samples: Any) -> None:
-        """Raise if one of these samples did not decode.
+    def failures(self, samples: Any) -> Reasons:
+        """Which of these samples did not decode, and why.
 
         Of libjpeg's warnings only that of a file that ends too early counts: PIL refuses those
         images and takes the others.
         """
-        for sample in np.unique(samples[self._failed[samples] != 0]):
-            data = self.index.read(int(sample))
-            pixels = np.empty(
-                int(self.index.widths[sample]) * int(self.index.heights[sample]) * 3, np.uint8
-            )
+        reasons = {}
+        for sample in np.unique(samples[self._failed[samples] != 0]).tolist():
+            data, width = self.index.read(sample), int(self.index.widths[sample])
+            height = int(self.index.heights[sample])
+            pixels = np.empty(width * height * 3, dtype=np.uint8)
+            pixels_at = pixels.ctypes.data
             handle = _turbojpeg.tjInitDecompress()
             _decompress(
-                handle,
-                data,
-                len(data),
-                pixels.ctypes.data,
-                int(self.index.widths[sample]),
-                0,
-                int(self.index.heights[sample]),
-                PIXELS_RGB,
-                ACCURATE_DCT,
+                handle, data, len(data), pixels_at, width, 0, height, PIXELS_RGB, ACCURATE_DCT
             )
             reason = _turbojpeg.tjGetErrorStr2(handle).decode()
             is_warning = _turbojpeg.tjGetErrorCode(handle) == WARNING
             _turbojpeg.tjDestroy(handle)
             if not is_warning or TOO_SHORT in reason:
-                raise bad_image(self.index, int(sample), reason)
+                reasons[sample] = reason
+        return reasons
 
     def close(self) -> None:
         """Free the decompressors."""
@@ -257,10 +263,8 @@ class _PlanDecoder(SimpleRGBImageDecoder):
         self._handles = np.zeros(0, dtype=np.uint64)
 
     def declare_state_and_memory(self, previous_state: Any) -> Any:
-        """Tell FFCV the shape of a sample: (S, S, 3) uint8."""
-        shape, dtype = (self.plan.image_size, self.plan.image_size, 3), np.dtype("<u1")
-        state = replace(previous_state, jit_mode=True, shape=shape, dtype=dtype)
-        return state, AllocationQuery(shape, dtype)
+        """Tell FFCV that what it gets is not the images, and needs no memory."""
+        return replace(previous_state, jit_mode=True, shape=(), dtype=np.dtype("<i8")), None
 
     def generate_code(self) -> Callable[..., Any]:
         """The function that FFCV compiles and calls for every batch."""
@@ -269,16 +273,18 @@ class _PlanDecoder(SimpleRGBImageDecoder):
         num, threads, largest = len(self.index), self.threads, self._scratch.shape[1]
         keys_at, failed_at = self._keys.ctypes.data, self._failed.ctypes.data
         state_at, handles_at = self._epoch_state.ctypes.data, self._handles.ctypes.data
-        scratch_at = self._scratch.ctypes.data
-        is_training, size = self.plan.is_training, self.plan.image_size
-        shorter, cut_fields = shorter_side(self.plan), len(CUT)
+        scratch_at, images_at_at = self._scratch.ctypes.data, self._images_at.ctypes.data
+        rule, cut_fields = crop_rule(self.plan), len(CUT)
 
-        def decode(batch_indices: Any, destination: Any, metadata: Any, storage_state: Any) -> Any:
+        def decode(batch_indices: Any, _memory: Any, metadata: Any, storage_state: Any) -> Any:
             keys = numba.carray(as_pointer(keys_at), (num,), np.uint64)
             failed = numba.carray(as_pointer(failed_at), (num,), np.int8)
             epoch_state = numba.carray(as_pointer(state_at), (1,), np.uint64)[0]
             handles = numba.carray(as_pointer(handles_at), (threads,), np.uint64)
             scratch = numba.carray(as_pointer(scratch_at), (threads, largest), np.uint8)
+            images_at = numba.carray(as_pointer(images_at_at), (1,), np.int64)[0]
+            shape = (len(batch_indices), rule.size, rule.size, 3)
+            images = numba.carray(as_pointer(images_at), shape, np.uint8)
 
             count = len(batch_indices)
             starts = np.empty(count + 1, dtype=np.int64)
@@ -316,14 +322,11 @@ class _PlanDecoder(SimpleRGBImageDecoder):
                     image = pixels.reshape(height, width, 3)
                     cut = np.empty(cut_fields, dtype=np.int32)
                     for i in range(starts[run], starts[run + 1]):
-                        if is_training:
-                            copy = np.uint64(batch_indices[i] >> COPY_SHIFT)
-                            state = absorb(absorb(epoch_state, keys[sample]), copy)
-                            random_resized_cut(state, height, width, size, cut)
-                        else:
-                            center_cut(height, width, size, shorter, cut)
-                        resample_cut(image, cut, destination[i])
-            return destination[:count]
+                        copy = np.uint64(batch_indices[i] >> COPY_SHIFT)
+                        state = absorb(absorb(epoch_state, keys[sample]), copy)
+                        fill_cut(rule, state, height, width, cut)
+                        resample_cut(image, rule.radius, cut, images[i])
+            return batch_indices
 
         decode.is_parallel = True  # type: ignore[attr-defined]
         return decode

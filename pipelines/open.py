@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from fastdeit import UserError
-from fastdeit.config import DataConfig
-from fastdeit.pipelines.datasets.index import DatasetIndex
-from fastdeit.pipelines.pipeline import Pipeline
-from fastdeit.pipelines.plan import Plan
+import torch
 
-Engine = Literal["auto", "ffcv", "dali", "pil"]
+from fastdeit import UserError
+from fastdeit.config import DataConfig, RunConfig
+from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
+from fastdeit.pipelines.pipeline import Pipeline, PipelineOptions
+from fastdeit.pipelines.plan import PADDED_UP_TO, Plan
+
+Engine = Literal["auto", "ffcv", "dali", "pil", "synthetic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class EngineChoice:
     """Which engine, and why."""
 
     name: str
-    """ffcv, dali or pil."""
+    """ffcv, dali, pil or synthetic."""
     reason: str
     """For the log."""
 
@@ -54,53 +57,96 @@ def choose_engine(index: DatasetIndex, engine: Engine = "auto") -> EngineChoice:
 
 
 def open_pipeline(
-    index: DatasetIndex, plan: Plan, engine: Engine = "auto", threads: int = 0
+    dataset: DatasetIndex | Path,
+    plan: Plan,
+    engine: Engine = "auto",
+    options: PipelineOptions | None = None,
 ) -> Pipeline:
     """Open a pipeline.
 
     Args:
-        index: from `open_dataset`.
+        dataset: from `open_dataset`, or the path to open.
         plan: which samples in which step, and how they are cropped.
         engine: what decodes; "auto" as `choose_engine` says.
-        threads: decoding threads; 0 takes every usable core.
+        options: threads, device, what to do about images that do not decode.
 
     Raises:
         UserError: the engine is not installed or does not read the container.
     """
+    index = dataset if isinstance(dataset, DatasetIndex) else open_dataset(dataset)
+    options = options or PipelineOptions()
     name = choose_engine(index, engine).name
     if name == "ffcv":
         from fastdeit.pipelines.ffcv_engine import FfcvPipeline
 
-        return FfcvPipeline(index, plan, threads)
+        return FfcvPipeline(index, plan, options)
     if name == "dali":
         from fastdeit.pipelines.dali_engine import DaliPipeline
 
-        return DaliPipeline(index, plan, threads)
+        if options.dali_device == "cpu":
+            return DaliPipeline(index, plan, options)
+        from fastdeit.pipelines.dali_gpu_engine import DaliGpuPipeline
+
+        return DaliGpuPipeline(index, plan, options)
     if name == "pil":
         from fastdeit.pipelines.pil_engine import PilPipeline
 
-        return PilPipeline(index, plan, threads)
-    raise UserError(f"engine must be auto, ffcv, dali or pil. Found: {name}. Pass --engine auto.")
+        return PilPipeline(index, plan, options)
+    if name == "synthetic":
+        from fastdeit.pipelines.synthetic import SyntheticPipeline
+
+        return SyntheticPipeline(index, plan, options)
+    raise UserError(
+        f"engine must be auto, ffcv, dali, pil or synthetic. Found: {name}. Pass --engine auto."
+    )
 
 
-def train_plan(data: DataConfig, index: DatasetIndex, seed: int) -> Plan:
-    """The plan of training on one process."""
+def pipeline_options(data: DataConfig, device: torch.device) -> PipelineOptions:
+    """How the pipelines of a run work."""
+    return PipelineOptions(
+        threads=data.threads,
+        device=device,
+        bad_images=data.bad_images,
+        dali_device=data.dali_device,
+        hw_decoder_load=data.hw_decoder_load,
+    )
+
+
+def train_plan(data: DataConfig, index: DatasetIndex, run: RunConfig) -> Plan:
+    """The plan of training, of the process that torchrun says we are."""
+    is_small = data.image_size <= PADDED_UP_TO
+    crop: Literal["resized", "padded"] = "padded" if is_small else "resized"
     return Plan(
         keys=index.keys,
         batch_size=data.batch_size,
         image_size=data.image_size,
         is_training=True,
-        seed=seed,
+        seed=run.seed,
         repeats=data.repeats,
+        order="upstream" if run.compat == "upstream" else "keyed",
+        crop=crop if data.train_crop == "auto" else data.train_crop,
+        crop_scale=data.crop_scale,
+        crop_ratio=data.crop_ratio,
+        interpolation=data.interpolation,
     )
 
 
-def eval_plan(index: DatasetIndex, image_size: int, crop_ratio: float, batch_size: int) -> Plan:
-    """The plan of evaluation on one process."""
+def eval_plan(
+    index: DatasetIndex,
+    image_size: int,
+    crop_ratio: float,
+    batch_size: int,
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+) -> Plan:
+    """The plan of evaluation on one process.
+
+    Up to 32 pixels the whole image is looked at, as DeiT does (CIFAR from scratch).
+    """
     return Plan(
         keys=index.keys,
         batch_size=batch_size,
         image_size=image_size,
         is_training=False,
-        eval_crop_ratio=crop_ratio,
+        eval_crop_ratio=1.0 if image_size <= PADDED_UP_TO else crop_ratio,
+        interpolation=interpolation,
     )

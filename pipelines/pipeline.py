@@ -1,12 +1,14 @@
-"""What all engines share: the position in the plan, and turning crops into batches."""
+"""What all engines share: the position in the plan, images that do not decode, and the device."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,9 +17,42 @@ from torch import Tensor
 
 from fastdeit import UserError
 from fastdeit.batch import Batch
-from fastdeit.cores import num_usable_cores
+from fastdeit.cores import num_rank_cores
+from fastdeit.pipelines.bad_images import Replacements
+from fastdeit.pipelines.crops import check_sizes
 from fastdeit.pipelines.datasets.index import DatasetIndex
+from fastdeit.pipelines.decode import BadImageError
 from fastdeit.pipelines.plan import Plan, StepPlan
+from fastdeit.pipelines.to_device import ahead_on_device
+
+CPU = torch.device("cpu")
+Reasons = dict[int, str]
+"""Why samples did not decode."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineOptions:
+    """What decides how a pipeline works, but not what it hands out."""
+
+    threads: int = 0
+    """Decoding threads or workers; 0 takes this rank's share of the usable cores."""
+    device: torch.device = CPU
+    """Where the batches are handed out."""
+    bad_images: Literal["stop", "skip"] = "stop"
+    """stop at an image that does not decode, or show its neighbour in the order of keys instead."""
+    dali_device: Literal["cpu", "gpu"] = "cpu"
+    """Where DALI decodes and resamples; gpu differs from PIL by a few levels."""
+    hw_decoder_load: float = 0.65
+    """Part of the images for the GPU's JPEG engine, with dali_device gpu."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise UserError(f"threads must be 0 or more. Found: {self.threads}. Pass --threads 0.")
+        if not 0 <= self.hw_decoder_load <= 1:
+            raise UserError(
+                f"hw_decoder_load must be from 0 to 1. Found: {self.hw_decoder_load}. "
+                "Pass --hw-decoder-load 0.65, say."
+            )
 
 
 class Pipeline(ABC):
@@ -30,22 +65,27 @@ class Pipeline(ABC):
     name: str
     """What the engine is called on the command line."""
 
-    def __init__(self, index: DatasetIndex, plan: Plan, threads: int = 0) -> None:
+    def __init__(self, index: DatasetIndex, plan: Plan, options: PipelineOptions) -> None:
         """Begin at the first step of the first epoch.
 
         Args:
             index: the dataset.
             plan: which samples in which step, and how they are cropped.
-            threads: decoding threads or workers; 0 takes every usable core.
+            options: how it works.
+
+        Raises:
+            UserError: an image is too small for the plan's crops.
         """
-        if threads < 0:
-            raise UserError(f"threads must be 0 or more. Found: {threads}. Pass --threads 0.")
+        check_sizes(plan, index)
         self.index = index
         self.plan = plan
-        self.threads = threads or num_usable_cores()
+        self.options = options
+        self.threads = options.threads or num_rank_cores()
+        self.replacements = Replacements(index)
         self._epoch = 0
         self._step = 0
-        self._open: Generator[Tensor, None, None] | None = None
+        self._open: Generator[tuple[Tensor, Reasons], None, None] | None = None
+        self._requested: deque[StepPlan] = deque()
 
     def __len__(self) -> int:
         """Steps in a whole epoch."""
@@ -55,25 +95,17 @@ class Pipeline(ABC):
         """The batches from the current position to the end of the epoch; ends an earlier pass."""
         Pipeline.close(self)
         epoch, first = self._epoch, self._step
-        self._open = self._images(epoch, first)
+        self._requested = deque()
+        self._open = self._images(self._requests(epoch, first))
         with closing(self._open) as images_of_steps:
-            for step in self.plan.steps(epoch, first):
-                images = next(images_of_steps, None)
-                if images is None:
-                    raise RuntimeError("this pass was ended by a newer one, or by close()")
-                self._step = step.step + 1
-                yield Batch(
-                    images_nhwc_u8=images,
-                    labels=torch.from_numpy(self.index.labels[step.samples]),
-                    sample_keys=self.plan.keys[step.samples],
-                    copies=step.copies,
-                    epoch=epoch,
-                    step=step.step,
-                )
+            batches = self._batches(epoch, first, images_of_steps)
+            for batch in ahead_on_device(batches, self.options.device):
+                self._step = batch.step + 1
+                yield batch
         self._epoch, self._step = epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: epoch and step of the next batch."""
+        """The position: epoch and step of the next batch. The world size may change in between."""
         return {"epoch": self._epoch, "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -104,11 +136,80 @@ class Pipeline(ABC):
         self.close()
 
     @abstractmethod
-    def _images(self, epoch: int, first_step: int) -> Generator[Tensor, None, None]:
-        """Yield (b, S, S, 3) uint8 for each step of the epoch, from `first_step` on.
+    def _images(
+        self, requests: Iterator[StepPlan]
+    ) -> Generator[tuple[Tensor, Reasons], None, None]:
+        """Yield for each request (b, S, S, 3) uint8, and which of its samples did not decode.
 
-        The generator's `close` must stop whatever works ahead.
+        What stands in the place of those does not matter. The requests may be taken ahead, by
+        another thread too. The generator's `close` must stop whatever works ahead.
         """
+
+    def _requests(self, epoch: int, first_step: int) -> Iterator[StepPlan]:
+        """What is asked of the engine: steps without what is known not to decode, no empty ones."""
+        requested = self._requested
+        for step in self.plan.steps(epoch, first_step):
+            if len(step.samples):
+                request = replace(step, samples=self.replacements.apply(step.samples))
+                requested.append(request)
+                yield request
+
+    def _batches(
+        self,
+        epoch: int,
+        first_step: int,
+        images_of_steps: Iterator[tuple[Tensor, Reasons]],
+    ) -> Iterator[Batch]:
+        """The batches on the host."""
+        size = self.plan.image_size
+        for step in self.plan.steps(epoch, first_step):
+            images = torch.empty((0, size, size, 3), dtype=torch.uint8)
+            samples = step.samples
+            if len(samples):
+                made = next(images_of_steps, None)
+                if made is None:
+                    raise RuntimeError("this pass was ended by a newer one, or by close()")
+                images, samples = self._repair(step, *made)
+            yield Batch(
+                images_nhwc_u8=images,
+                labels=torch.from_numpy(self.index.labels[samples]),
+                sample_keys=self.plan.keys[samples],
+                copies=step.copies,
+                epoch=epoch,
+                step=step.step,
+            )
+
+    def _repair(
+        self, step: StepPlan, images: Tensor, reasons: Reasons
+    ) -> tuple[Tensor, NDArray[np.int64]]:
+        """Put the neighbours of what did not decode in its place.
+
+        Returns:
+            The images and the samples that they are of.
+
+        Raises:
+            UserError: a sample did not decode, and such are not skipped.
+        """
+        made = self._requested.popleft().samples
+        for sample, reason in reasons.items():
+            if self.options.bad_images == "stop":
+                raise BadImageError(self.index, sample, reason)
+            self.replacements.add(sample, reason)
+        samples = self.replacements.apply(step.samples)
+        self.replacements.count(step.samples)
+        changed = np.flatnonzero(samples != made)
+        if len(changed):
+            self.replacements.draw(self.plan, replace(step, samples=samples), changed, images)
+        return images, samples
+
+    def _host_images(self, count: int) -> Tensor:
+        """Memory for a step: (count, S, S, 3) uint8, pinned where it will go to a GPU."""
+        size = self.plan.image_size
+        return torch.empty(
+            (count, size, size, 3),
+            dtype=torch.uint8,
+            pin_memory=self.options.device.type == "cuda",
+        )
 
 
 def group_copies(step: StepPlan) -> list[tuple[int, int, int]]:
@@ -119,11 +220,3 @@ def group_copies(step: StepPlan) -> list[tuple[int, int, int]]:
         (int(step.samples[start]), int(start), int(end - start))
         for start, end in zip(starts, ends, strict=True)
     ]
-
-
-def pin_if_useful(images: NDArray[np.uint8], copy: bool) -> Tensor:
-    """A tensor of the host: pinned where a GPU can use that, a copy where asked."""
-    tensor = torch.from_numpy(images)
-    if torch.cuda.is_available():
-        return tensor.pin_memory()
-    return tensor.clone() if copy else tensor

@@ -4,22 +4,27 @@ An epoch of training is a stream of (image, copy): a keyed permutation of the im
 by its copies, cut to the epoch's length. Global step `t` is `stream[t*B : (t+1)*B]`, and rank `r`
 takes the `r`-th contiguous part of it; so the global batches do not depend on the world size, and
 the copies of an image stay together and are decoded once.
+
+The published code's order, which depends on the world size, is in `upstream_order`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdeit import UserError, keyed
 from fastdeit.keyed import Purpose
+from fastdeit.pipelines.upstream_order import ROUND_TO, num_selected, upstream_order
 
-ROUND_TO = 256  # RASampler cuts the number of images to a multiple of this
 DEFAULT_SCALE = (0.08, 1.0)
 DEFAULT_RATIO = (3 / 4, 4 / 3)
+PADDED_UP_TO = 32
+"""Up to this image size DeiT pads and cuts instead of resizing (CIFAR from scratch)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,7 @@ class StepPlan:
     step: int
     """From 0 within the epoch."""
     samples: NDArray[np.int64]
-    """(b,) sample numbers; equal ones are neighbours."""
+    """(b,) sample numbers; in the keyed order equal ones are neighbours."""
     copies: NDArray[np.int64]
     """(b,) which repeat of the image, from 0."""
 
@@ -52,6 +57,18 @@ class Plan:
     """Of order and crops; without effect in evaluation."""
     repeats: int = 1
     """How often an image is shown in a row; without effect in evaluation."""
+    order: Literal["keyed", "upstream"] = "keyed"
+    """upstream: that of the published RASampler; without effect in evaluation."""
+    crop: Literal["resized", "padded"] = "resized"
+    """resized: RandomResizedCrop; padded: a random part of the black-bordered image, unresized."""
+    crop_scale: tuple[float, float] = DEFAULT_SCALE
+    """Least and greatest part of the image's area in a resized crop."""
+    crop_ratio: tuple[float, float] = DEFAULT_RATIO
+    """Least and greatest width over height of a resized crop."""
+    crop_padding: int = 4
+    """Width of the border of a padded crop, in pixels."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """How pixels are resampled, in evaluation too."""
     eval_crop_ratio: float = 0.875
     """image_size over the shorter side after resizing; without effect in training."""
     rank: int = 0
@@ -62,7 +79,25 @@ class Plan:
     def __post_init__(self) -> None:
         if len(self.keys) == 0:
             raise UserError("a dataset must hold an image. Found: none. Convert the source again.")
-        if self.is_training and self.num_steps == 0:
+        if not 0 <= self.rank < self.world_size:
+            raise UserError(
+                f"rank must be from 0 to world_size - 1 ({self.world_size - 1}). "
+                f"Found: {self.rank}. Start the processes with torchrun."
+            )
+        if not self.is_training:
+            return
+        if self.batch_size < self.world_size:
+            raise UserError(
+                f"batch_size must be at least the number of processes ({self.world_size}). "
+                f"Found: {self.batch_size}. Pass a larger --batch-size."
+            )
+        if self.order == "upstream" and self.batch_size % self.world_size:
+            raise UserError(
+                f"batch_size must be a multiple of the number of processes ({self.world_size}) "
+                f"with upstream's order. Found: {self.batch_size}. Pass another --batch-size, or "
+                "leave out --compat upstream."
+            )
+        if self.num_steps == 0:
             raise UserError(
                 f"batch_size must be at most an epoch's samples ({self.epoch_samples}). "
                 f"Found: {self.batch_size}. Pass a smaller --batch-size."
@@ -77,6 +112,8 @@ class Plan:
         (upstream shows none) and without repeats (upstream uses another sampler there).
         """
         num = len(self.keys)
+        if self.is_training and self.order == "upstream":
+            return self.world_size * num_selected(num, self.repeats, self.world_size)
         if not self.is_training or self.repeats == 1 or num < ROUND_TO:
             return num
         return num // ROUND_TO * ROUND_TO
@@ -96,6 +133,8 @@ class Plan:
     def steps(self, epoch: int, first_step: int = 0) -> Iterator[StepPlan]:
         """This process's part of each step of an epoch.
 
+        In evaluation the last part may be empty; every process has the same number of steps.
+
         Args:
             epoch: from 0.
             first_step: where to begin; resuming is a seek.
@@ -111,10 +150,16 @@ class Plan:
             yield StepPlan(epoch, step, samples[own], copies[own])
 
     def stream(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The whole epoch over all processes: (sample numbers, copies), each (epoch_samples,)."""
+        """The whole epoch over all processes: (sample numbers, copies), each (epoch_samples,).
+
+        Step `t` of rank `r` is the `r`-th part of `stream[t * batch_size : (t+1) * batch_size]`.
+        """
         num = len(self.keys)
         if not self.is_training:
             return np.arange(num), np.zeros(num, dtype=np.int64)
+        if self.order == "upstream":
+            local_batch = self.batch_size // self.world_size
+            return upstream_order(num, self.repeats, self.world_size, local_batch, epoch)
         num_images = -(-self.epoch_samples // self.repeats)
         # The order is that of a keyed hash of the keys, so it does not depend on where a container
         # keeps a sample; equal keys would fall back on their place in it.

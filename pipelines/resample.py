@@ -63,7 +63,7 @@ def _copy_word(typing_context: Any, source: Any, destination: Any) -> Any:  # no
 
 
 @intrinsic
-def _weighted_sum(  # noqa: PLR0913
+def _weighted_sum(
     typing_context: Any,  # noqa: ARG001
     source: Any,  # noqa: ARG001
     stride: Any,  # noqa: ARG001
@@ -74,6 +74,7 @@ def _weighted_sum(  # noqa: PLR0913
     """Sum `count` vectors of `LANES` bytes, `stride` bytes apart, times fixed-point weights.
 
     Args:
+        typing_context: numba's.
         source: address of the first vector.
         stride: bytes from one vector to the next.
         weights: address of `count` int32.
@@ -264,7 +265,7 @@ def resample_cut(image: Any, radius: Any, cut: Any, out: Any) -> None:
 
 
 @numba.njit(nogil=True, cache=True, parallel=True)
-def resample_cuts(  # noqa: PLR0913
+def resample_cuts(
     addresses: Any, heights: Any, widths: Any, image_of_cut: Any, radius: Any, cuts: Any, out: Any
 ) -> None:
     """Resample many cuts of decoded images, in parallel.

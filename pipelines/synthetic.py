@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastdeit.pipelines.datasets.index import DatasetIndex
-from fastdeit.pipelines.pipeline import Pipeline
-from fastdeit.pipelines.plan import Plan
+from fastdeit.pipelines.pipeline import Pipeline, PipelineOptions, Reasons
+from fastdeit.pipelines.plan import Plan, StepPlan
 
 
 class SyntheticPipeline(Pipeline):
@@ -19,21 +19,17 @@ class SyntheticPipeline(Pipeline):
 
     name = "synthetic"
 
-    def __init__(self, index: DatasetIndex, plan: Plan, device: torch.device) -> None:
-        """See `Pipeline`.
-
-        Args:
-            index: gives the labels.
-            plan: gives the sizes.
-            device: where the images lie.
-        """
-        super().__init__(index, plan, threads=1)
+    def __init__(self, index: DatasetIndex, plan: Plan, options: PipelineOptions) -> None:
+        """See `Pipeline`; the noise lies on the device of the options."""
+        super().__init__(index, plan, options)
         shape = (plan.max_local_batch, plan.image_size, plan.image_size, 3)
-        self._noise = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+        self._noise = torch.randint(0, 256, shape, dtype=torch.uint8, device=options.device)
 
-    def _images(self, epoch: int, first_step: int) -> Generator[Tensor, None, None]:
-        for step in self.plan.steps(epoch, first_step):
-            yield self._noise[: len(step.samples)]
+    def _images(
+        self, requests: Iterator[StepPlan]
+    ) -> Generator[tuple[Tensor, Reasons], None, None]:
+        for step in requests:
+            yield self._noise[: len(step.samples)], {}
 
 
 def synthetic_index(num_images: int, num_classes: int) -> DatasetIndex:

@@ -28,6 +28,7 @@ def evaluate(
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     threads: int = 0,
+    bad_images: Literal["stop", "skip"] = "stop",
 ) -> int:
     """Evaluate a checkpoint: top-1, top-5 and loss of the class, distillation and joint heads.
 
@@ -44,6 +45,7 @@ def evaluate(
         device: auto, cpu, cuda or cuda:N.
         precision: auto is bf16 autocast on a GPU and fp32 on a CPU.
         threads: decoding threads; 0 takes every usable core.
+        bad_images: stop at an image that does not decode, or count its neighbour in its place.
 
     Returns:
         0.
@@ -54,6 +56,7 @@ def evaluate(
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.pipelines.datasets.real_labels import read_real_labels
     from fastdeit.pipelines.open import eval_plan, open_pipeline
+    from fastdeit.pipelines.pipeline import PipelineOptions
 
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1. Found: {batch_size}. Pass 256, say.")
@@ -70,7 +73,8 @@ def evaluate(
     model = model_from_checkpoint(content).to(compute.device)
     image_size = content["image_size"]
     plan = eval_plan(index, image_size, eval_crop_ratio, min(batch_size, len(index)))
-    with open_pipeline(index, plan, engine, threads) as batches:
+    options = PipelineOptions(threads=threads, device=compute.device, bad_images=bad_images)
+    with open_pipeline(index, plan, engine, options) as batches:
         shown = progress(batches, "evaluating", len(batches), unit="batch")
         result = score(model, shown, compute, right_labels)
     for name, head in result.heads.items():

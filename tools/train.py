@@ -73,7 +73,7 @@ def train(config: AnyRecipe) -> int:
         )
     # Heavy imports come after the line is parsed, so that help and errors are quick.
     from fastdeit.pipelines.datasets.index import open_dataset
-    from fastdeit.pipelines.open import eval_plan, open_pipeline, train_plan
+    from fastdeit.pipelines.open import eval_plan, open_pipeline, pipeline_options, train_plan
     from fastdeit.train import make_session
     from fastdeit.train import train as run_training
 
@@ -85,16 +85,23 @@ def train(config: AnyRecipe) -> int:
             f"{len(train_index.class_ids)} in {data.train}, {len(val_index.class_ids)} in "
             f"{data.val}, not all alike. Give two sets of one source."
         )
-    plan = train_plan(data, train_index, config.run.seed)
+    plan = train_plan(data, train_index, config.run)
     check_folder(config)
     session = make_session(config, train_index.class_names)
+    options = pipeline_options(data, session.compute.device)
     with (
-        open_pipeline(train_index, plan, data.engine, data.threads) as train_batches,
+        open_pipeline(train_index, plan, data.engine, options) as train_batches,
         open_pipeline(
             val_index,
-            eval_plan(val_index, data.image_size, data.eval_crop_ratio, data.batch_size),
+            eval_plan(
+                val_index,
+                data.image_size,
+                data.eval_crop_ratio,
+                data.batch_size,
+                data.interpolation,
+            ),
             data.engine,
-            data.threads,
+            options,
         ) as val_batches,
     ):
         make_folder(config)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fastdeit.pipelines.crops import CUT
 from fastdeit.pipelines.pil_engine import resample_with_pil
-from fastdeit.pipelines.resample import resample_cut, resample_cuts
+from fastdeit.pipelines.resample import BICUBIC, BILINEAR, resample_cut, resample_cuts
 
 RANDOM = np.random.default_rng(0)
 HEIGHT, WIDTH = 120, 170
@@ -48,16 +48,17 @@ def random_cut(size: int) -> NDArray[np.int32]:
     return np.array(cut, dtype=np.int32)
 
 
+@pytest.mark.parametrize("radius", [BILINEAR, BICUBIC])
 @pytest.mark.parametrize("name", IMAGES)
-@pytest.mark.parametrize("size", [1, 7, 32, 64])
-def test_every_byte_is_equal(name: str, size: int) -> None:
+@pytest.mark.parametrize("size", [1, 7, 10, 11, 32, 65])
+def test_every_byte_is_equal(name: str, size: int, radius: int) -> None:
     """Random rectangles, up- and downscaled, with odd and even sizes, are equal to PIL's."""
     image = IMAGES[name]
     for _ in range(60):
         cut = random_cut(size)
         out = np.zeros((size, size, 3), dtype=np.uint8)
-        resample_cut(image, cut, out)
-        expected = resample_with_pil(Image.fromarray(image), cut, size)
+        resample_cut(image, radius, cut, out)
+        expected = resample_with_pil(Image.fromarray(image), cut, size, radius)
         difference = np.abs(out.astype(int) - expected)
         assert difference.max() == 0, (cut, difference.max(), difference.mean())
 
@@ -74,10 +75,11 @@ def test_many_cuts_at_once_are_the_same() -> None:
         np.array([image.shape[0] for image in images]),
         np.array([image.shape[1] for image in images]),
         numbers,
+        BICUBIC,
         cuts,
         out,
     )
     for number, cut, found in zip(numbers, cuts, out, strict=True):
         expected = np.zeros((16, 16, 3), dtype=np.uint8)
-        resample_cut(images[number], cut, expected)
+        resample_cut(images[number], BICUBIC, cut, expected)
         assert np.array_equal(found, expected)

@@ -17,6 +17,7 @@ from fastdeit.pipelines.datasets.beton import BetonWriter
 from fastdeit.pipelines.datasets.index import JPEG_MODE, DatasetIndex, open_dataset
 from fastdeit.pipelines.decode import decode_with_pil
 from fastdeit.pipelines.open import choose_engine, open_pipeline
+from fastdeit.pipelines.pipeline import PipelineOptions
 from fastdeit.pipelines.plan import Plan
 
 SIDE = 48
@@ -51,7 +52,9 @@ def make_plan(index: DatasetIndex, is_training: bool = True, **changes: Any) -> 
 def epoch(path: Path, engine: Any, is_training: bool = True, **changes: Any) -> list[Batch]:
     """One epoch's batches."""
     index = open_dataset(path)
-    with open_pipeline(index, make_plan(index, is_training, **changes), engine, 2) as batches:
+    with open_pipeline(
+        index, make_plan(index, is_training, **changes), engine, PipelineOptions(threads=2)
+    ) as batches:
         return list(batches)
 
 
@@ -127,7 +130,7 @@ def test_resuming_is_exact(
 ) -> None:
     """A pipeline left in the middle of an epoch goes on there, in itself and in another one."""
     index = open_dataset(containers["beton"])
-    with open_pipeline(index, make_plan(index), engine, 2) as batches:
+    with open_pipeline(index, make_plan(index), engine, PipelineOptions(threads=2)) as batches:
         for number, batch in enumerate(batches):
             assert torch.equal(batch.images_nhwc_u8, reference[True][number].images_nhwc_u8)
             if number == 1:
@@ -137,7 +140,7 @@ def test_resuming_is_exact(
         rest = list(batches)
         assert batches.state_dict() == {"epoch": 1, "step": 0}
         second_epoch = next(iter(batches))
-    with open_pipeline(index, make_plan(index), engine, 1) as other:
+    with open_pipeline(index, make_plan(index), engine, PipelineOptions(threads=1)) as other:
         other.load_state_dict(position)
         rest_of_other = list(other)
     for found in (rest, rest_of_other):
@@ -195,7 +198,7 @@ def test_a_bad_image_stops_with_its_name(engine: Any, damaged: Path) -> None:
 def test_leaving_early_leaks_no_threads(engine: Any, containers: dict[str, Path]) -> None:
     """Leaving an epoch after a batch, many times, leaves the number of threads as it was."""
     index = open_dataset(containers["beton"])
-    with open_pipeline(index, make_plan(index), engine, 2) as batches:
+    with open_pipeline(index, make_plan(index), engine, PipelineOptions(threads=2)) as batches:
         counts = []
         for _ in range(12):
             for _batch in batches:
@@ -215,7 +218,7 @@ def test_closing_ends_an_open_pass(
     """
     index = open_dataset(containers["beton"])
     before = threading.active_count()
-    with open_pipeline(index, make_plan(index), engine, 2) as batches:
+    with open_pipeline(index, make_plan(index), engine, PipelineOptions(threads=2)) as batches:
         first, second = iter(batches), iter(batches)
         next(first)
         again = next(second)  # the position moved on by one
@@ -237,7 +240,7 @@ def test_an_error_in_ffcvs_thread_arrives(containers: dict[str, Path]) -> None:
     from fastdeit.pipelines.ffcv_engine import FfcvPipeline
 
     index = open_dataset(containers["beton"])
-    with FfcvPipeline(index, make_plan(index), 2) as batches:
+    with FfcvPipeline(index, make_plan(index), PipelineOptions(threads=2)) as batches:
 
         def fail(*args: Any) -> Any:
             raise ZeroDivisionError("planted")
@@ -257,7 +260,9 @@ def test_ffcv_leaves_torchs_threads_alone(threads: int, containers: dict[str, Pa
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        with open_pipeline(index, make_plan(index), "ffcv", threads) as batches:
+        with open_pipeline(
+            index, make_plan(index), "ffcv", PipelineOptions(threads=threads)
+        ) as batches:
             list(batches)
         assert torch.get_num_threads() == 3
     finally:

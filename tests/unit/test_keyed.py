@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
+from scipy import stats
 
 from fastdeit import keyed
 from fastdeit.keyed import Purpose
 from fastdeit.pipelines import keyed_jit
+from fastdeit.pipelines.crops import plan_cuts
+from fastdeit.pipelines.plan import Plan, StepPlan
+from fastdeit.pipelines.synthetic import synthetic_index
 
 KEYS = np.arange(1000, dtype=np.uint64)
 COPIES = np.zeros(1000, dtype=np.int64)
@@ -51,17 +58,89 @@ def test_every_part_of_the_key_counts() -> None:
         assert abs(np.corrcoef(first, second)[0, 1]) < 0.15, name  # 5 sigma at n = 1,000
 
 
-def test_uniform_is_uniform() -> None:
-    """A hundred thousand neighbouring keys fill [0, 1) evenly (chi-square over 100 cells)."""
-    keys = np.arange(100_000, dtype=np.uint64)
-    states = keyed.sample_states(0, Purpose.CROP, 0, keys, np.zeros(len(keys), dtype=np.int64))
-    for index in range(3):
-        values = keyed.uniform(states, index)
-        assert values.min() >= 0
-        assert values.max() < 1
-        counts, _ = np.histogram(values, bins=100, range=(0, 1))
-        chi_square = float(((counts - 1000) ** 2 / 1000).sum())
-        assert chi_square < 173  # p = 1e-5 at 99 degrees of freedom
+NUM = 200_000
+"""Numbers in each of the tests that follow; they are fixed, so the tests always end alike."""
+ORDINARY = np.arange(NUM, dtype=np.uint64)
+HASHED = np.random.default_rng(0).integers(0, 2**64, NUM, dtype=np.uint64)
+
+
+def streams() -> dict[str, np.ndarray[Any, Any]]:
+    """Uniform numbers that neighbour each other along every part of the key."""
+    first = np.zeros(NUM, dtype=np.int64)
+    few = np.arange(NUM // 1000, dtype=np.uint64)
+    return {
+        "keys in a row": keyed.uniform(keyed.sample_states(0, Purpose.CROP, 0, ORDINARY, first), 0),
+        "hashed keys": keyed.uniform(keyed.sample_states(0, Purpose.CROP, 0, HASHED, first), 0),
+        "later draws": keyed.uniform(keyed.sample_states(0, Purpose.CROP, 0, HASHED, first), 37),
+        "draws of a stream": np.concatenate(
+            [
+                keyed.uniform(keyed.sample_states(0, Purpose.CROP, 0, few, first[: len(few)]), i)
+                for i in range(1000)
+            ]
+        ),
+        "copies": keyed.uniform(
+            keyed.sample_states(0, Purpose.CROP, 0, ORDINARY // np.uint64(4), np.arange(NUM) % 4), 0
+        ),
+        "epochs": np.concatenate(
+            [
+                keyed.uniform(keyed.sample_states(0, Purpose.CROP, e, few, first[: len(few)]), 0)
+                for e in range(1000)
+            ]
+        ),
+    }
+
+
+STREAMS = streams()
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_uniform(name: str) -> None:
+    """Kolmogorov-Smirnov and chi-square over 1,000 cells: the numbers fill [0, 1) evenly."""
+    values = STREAMS[name]
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert stats.kstest(values, "uniform").pvalue > 1e-3
+    counts, _ = np.histogram(values, bins=1000, range=(0, 1))
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("bits", ["high", "low"])
+@pytest.mark.parametrize("name", STREAMS)
+def test_neighbours_are_independent(name: str, bits: str) -> None:
+    """Pairs of neighbours fill a square of 32 x 32 cells evenly, by high and by low bits."""
+    values = STREAMS[name]
+    if bits == "low":
+        values = values * 2**20 % 1
+    cells = (values * 32).astype(np.int64)
+    for distance in (1, 2, 4):
+        table = np.bincount(cells[:-distance] * 32 + cells[distance:], minlength=1024)
+        assert stats.chisquare(table).pvalue > 1e-3, distance
+
+
+def test_each_bit_flips_half_of_the_others() -> None:
+    """Changing any one bit of a key changes each bit of the number in half of the cases."""
+    keys, first = HASHED[:4000], np.zeros(4000, dtype=np.int64)
+    drawn = keyed.draw(keyed.sample_states(0, Purpose.CROP, 0, keys, first), 0)
+    for bit in range(64):
+        other = keys ^ (np.uint64(1) << np.uint64(bit))
+        changed = drawn ^ keyed.draw(keyed.sample_states(0, Purpose.CROP, 0, other, first), 0)
+        flips = np.unpackbits(changed.view(np.uint8).reshape(-1, 8), axis=1).mean(axis=0)
+        assert abs(flips - 0.5).max() < 0.05  # 6 sigma
+
+
+def test_copies_of_an_image_get_unlike_crops() -> None:
+    """The areas of neighbouring copies' crops are not correlated, nor those of epochs."""
+    plan = Plan(keys=HASHED[:20_000], batch_size=4, image_size=32, is_training=True)
+    index = synthetic_index(20_000, 2)
+
+    def areas(epoch: int, copy: int) -> Any:
+        samples = np.arange(20_000)
+        step = StepPlan(epoch, 0, samples, np.full(20_000, copy))
+        cuts = plan_cuts(plan, index, step)
+        return cuts[:, 2].astype(float) * cuts[:, 3]
+
+    for other in (areas(0, 1), areas(1, 0)):
+        assert abs(np.corrcoef(areas(0, 0), other)[0, 1]) < 0.036  # 5 sigma
 
 
 def test_numbers_do_not_depend_on_the_batch() -> None:

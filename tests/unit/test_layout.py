@@ -36,7 +36,7 @@ ARROWS = {
 # Libraries that only some places may import: a file, or a folder with everything below it.
 CONFINED = {
     "ffcv": ("pipelines/ffcv_engine.py", "benchmarks"),
-    "nvidia.dali": ("pipelines/dali_engine.py", "benchmarks"),
+    "nvidia.dali": ("pipelines/dali_engine.py", "pipelines/dali_gpu_engine.py", "benchmarks"),
     "numba": ("pipelines", "benchmarks"),
     "tyro": ("tools", "benchmarks"),
 }

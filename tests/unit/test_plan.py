@@ -109,3 +109,75 @@ def test_a_batch_larger_than_the_epoch_is_refused() -> None:
         UserError, match=r"batch_size must be at most an epoch's samples \(768\). Found: 1000"
     ):
         make_plan(batch_size=1000)
+
+
+def random_plan(random: np.random.Generator) -> dict[str, Any]:
+    """Some plan: odd numbers of images, odd batch sizes, 1 to 4 repeats, either kind of order."""
+    num = int(random.integers(9, 900))
+    return {
+        "keys": random.integers(0, 2**63, num).astype(np.uint64),
+        "batch_size": int(random.integers(8, min(num, 100) if num > 256 else 9)),
+        "repeats": int(random.integers(1, 5)),
+        "seed": int(random.integers(0, 1000)),
+        "is_training": bool(random.integers(0, 4)),
+    }
+
+
+@pytest.mark.parametrize("number", range(200))
+def test_any_plan(number: int) -> None:
+    """Any world size: the same global batches, all that an epoch must show, exact seeks."""
+    random = np.random.default_rng(number)
+    options, epoch = random_plan(random), int(random.integers(0, 300))
+    plan = make_plan(**options)
+    one = global_steps(epoch, 1, **options)
+    for world_size in (2, 3, 4, 8):
+        assert global_steps(epoch, world_size, **options) == one
+        sizes = {
+            len(step.samples)
+            for rank in range(world_size)
+            for step in make_plan(rank=rank, world_size=world_size, **options).steps(epoch)
+        }
+        assert max(sizes) <= -(-plan.batch_size // world_size)
+    shown = [pair for step in one for pair in step]
+    assert len(set(shown)) == len(shown), "a (sample, copy) is shown twice"
+    num, repeats = len(options["keys"]), options["repeats"]
+    if options["is_training"]:
+        assert len(one) == plan.epoch_samples // plan.batch_size
+        assert all(len(step) == plan.batch_size for step in one)
+        images = [sample for sample, copy in shown if copy == 0]
+        assert len(images) == -(-len(shown) // repeats)
+        # No image loses a copy but the one that the end of the epoch cuts through.
+        whole = np.bincount([sample for sample, _ in shown], minlength=num)
+        assert ((whole > 0) & (whole < repeats)).sum() <= 1
+    else:
+        assert [sample for sample, _ in shown] == list(range(num))
+    first = int(random.integers(0, len(one) + 1))
+    rank = int(random.integers(0, 4))
+    sought = list(make_plan(rank=rank, world_size=4, **options).steps(epoch, first))
+    whole_epoch = list(make_plan(rank=rank, world_size=4, **options).steps(epoch))
+    assert len(sought) == len(one) - first
+    for left, right in zip(sought, whole_epoch[first:], strict=True):
+        assert (left.step, left.epoch) == (right.step, right.epoch)
+        assert np.array_equal(left.samples, right.samples)
+        assert np.array_equal(left.copies, right.copies)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 3, "world_size": 3}, r"rank must be from 0 to world_size - 1 \(2\). Found: 3"),
+        (
+            {"batch_size": 7, "world_size": 8},
+            r"batch_size must be at least the number of processes \(8\). Found: 7",
+        ),
+        (
+            {"order": "upstream", "batch_size": 49, "world_size": 2},
+            r"batch_size must be a multiple .* Found: 49.* leave out --compat upstream",
+        ),
+        ({"keys": KEYS[:0]}, "a dataset must hold an image. Found: none"),
+    ],
+)
+def test_impossible_plans(change: dict[str, Any], message: str) -> None:
+    """Each is one error with the value and the rule."""
+    with pytest.raises(UserError, match=message):
+        make_plan(**change)
