@@ -55,6 +55,8 @@ class Replacements:
         Raises:
             UserError: no image decodes.
         """
+        if sample in self.by_sample:  # it was tried as somebody's neighbour
+            return
         bad = {sample: reason}
         order = np.argsort(self.index.keys, kind="stable")
         place = int(np.flatnonzero(order == sample)[0])

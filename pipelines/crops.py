@@ -36,10 +36,14 @@ class CropRule(NamedTuple):
     """Side of the output in pixels."""
     shorter: int
     """`CENTER`: the shorter side after resizing (deit: int(size / crop ratio))."""
-    scale: tuple[float, float]
-    """`RESIZED`: bounds of the crop's part of the image's area."""
-    ratio: tuple[float, float]
-    """`RESIZED`: bounds of the crop's width over height."""
+    scale_low: float
+    """`RESIZED`: least part of the image's area."""
+    scale_high: float
+    """`RESIZED`: greatest part of the image's area."""
+    ratio_low: float
+    """`RESIZED`: least width over height."""
+    ratio_high: float
+    """`RESIZED`: greatest width over height."""
     padding: int
     """`PADDED`: width of the border in pixels."""
     radius: int
@@ -50,13 +54,15 @@ def crop_rule(plan: Plan) -> CropRule:
     """The rule of a plan's cuts."""
     kind = CENTER if not plan.is_training else RESIZED if plan.crop == "resized" else PADDED
     return CropRule(
-        kind,
-        plan.image_size,
-        int(plan.image_size / plan.eval_crop_ratio),
-        (float(plan.crop_scale[0]), float(plan.crop_scale[1])),
-        (float(plan.crop_ratio[0]), float(plan.crop_ratio[1])),
-        plan.crop_padding,
-        BICUBIC if plan.interpolation == "bicubic" else BILINEAR,
+        kind=kind,
+        size=plan.image_size,
+        shorter=int(plan.image_size / plan.eval_crop_ratio),
+        scale_low=float(plan.crop_scale[0]),
+        scale_high=float(plan.crop_scale[1]),
+        ratio_low=float(plan.crop_ratio[0]),
+        ratio_high=float(plan.crop_ratio[1]),
+        padding=plan.crop_padding,
+        radius=BICUBIC if plan.interpolation == "bicubic" else BILINEAR,
     )
 
 
@@ -80,12 +86,13 @@ def random_resized_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any)
     """
     cut[4] = cut[5] = rule.size
     cut[6] = cut[7] = 0
-    (scale_low, scale_high), (ratio_low, ratio_high) = rule.scale, rule.ratio
+    ratio_low, ratio_high = rule.ratio_low, rule.ratio_high
     log_low, log_high = math.log(ratio_low), math.log(ratio_high)
     area = height * width
     for attempt in range(NUM_ATTEMPTS):
         first = 4 * attempt
-        target = area * (scale_low + (scale_high - scale_low) * uniform(state, first))
+        part = rule.scale_low + (rule.scale_high - rule.scale_low) * uniform(state, first)
+        target = area * part
         aspect = math.exp(log_low + (log_high - log_low) * uniform(state, first + 1))
         w = round(math.sqrt(target * aspect))
         h = round(math.sqrt(target / aspect))

@@ -3,12 +3,15 @@
 Each image of a step enters DALI once, however many copies the step shows. They are cut from what
 DALI decoded by our own kernel, since DALI's cubic differs from PIL's by up to 12 levels. A CPU
 pipeline: it needs no GPU. `dali_gpu_engine` is the one that decodes and resamples there.
+
+DALI's decoder may end the process when an image does not decode: one of its threads throws while
+others still read what the throwing one frees (DALI 2.4). So what does not look like a whole JPEG
+or PNG is decoded by PIL beforehand, and enters DALI as pixels.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -16,18 +19,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from fastdeit import UserError
 from fastdeit.pipelines.crops import crop_rule, plan_cuts
 from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
+from fastdeit.pipelines.datasets.jpeg_head import read_jpeg_head
 from fastdeit.pipelines.decode import BadImageError, decode_with_pil
 from fastdeit.pipelines.pipeline import Pipeline, PipelineOptions, Reasons, group_copies
 from fastdeit.pipelines.plan import Plan, StepPlan
 from fastdeit.pipelines.resample import resample_cuts
 
 DEPTH = 2  # steps in flight
+ROOM_AT_THE_END = 32
+"""How far from the end of an image its end marker may be."""
 
 try:
     from nvidia.dali import fn, pipeline_def, types
@@ -47,7 +52,9 @@ class DaliEngine(Pipeline):
         """See `Pipeline`."""
         super().__init__(index, plan, options)
         self._steps: Iterator[StepPlan] = iter(())
-        self._fed: deque[StepPlan] = deque()
+        self._fed: deque[tuple[StepPlan, Reasons]] = deque()
+        # What we convert is checked then; from elsewhere every image is walked through.
+        self._is_checked = index.checksums is not None
         self._pipe = self._build()
 
     @abstractmethod
@@ -62,11 +69,26 @@ class DaliEngine(Pipeline):
     def _finish(self, outputs: Any, step: StepPlan) -> Tensor:
         """Make (b, S, S, 3) uint8 of what DALI gives for a step."""
 
-    def _next_step(self) -> StepPlan:
-        """The step that DALI takes next; it works `DEPTH` steps ahead of us."""
+    def _next_encoded(self) -> tuple[StepPlan, list[NDArray[np.uint8]]]:
+        """The step that DALI takes next, `DEPTH` steps ahead of us, and its images' bytes."""
         step = next(self._steps)
-        self._fed.append(step)
-        return step
+        reasons: Reasons = {}
+        self._fed.append((step, reasons))
+        encoded = []
+        for sample, _, _ in group_copies(step):
+            try:
+                encoded.append(self._encoded(sample))
+            except BadImageError as error:
+                reasons[sample] = error.reason
+                encoded.append(_as_pnm(np.zeros((1, 1, 3), dtype=np.uint8)))
+        return step, encoded
+
+    def _encoded(self, sample: int) -> NDArray[np.uint8]:
+        """Bytes of which DALI makes what PIL makes of the sample."""
+        data = self.index.read(sample)
+        if self.index.modes[sample] != RAW_MODE and looks_whole(data, self._is_checked):
+            return np.frombuffer(data, dtype=np.uint8)
+        return _as_pnm(np.asarray(decode_with_pil(self.index, sample)))
 
     def _images(
         self, requests: Iterator[StepPlan]
@@ -83,21 +105,21 @@ class DaliEngine(Pipeline):
                     yield from self._without_dali(error)
                     self._steps, self._fed, self._pipe = requests, deque(), self._build()
                     continue
-                yield self._finish(outputs, self._fed.popleft()), {}
+                step, reasons = self._fed.popleft()
+                yield self._finish(outputs, step), reasons
         finally:
             self._drain()
 
     def _without_dali(self, error: RuntimeError) -> Generator[tuple[Tensor, Reasons], None, None]:
         """Make the steps that were in flight by PIL, after a failure of DALI's."""
         self._pipe = None
-        for step in self._fed:
-            reasons = {}
+        for step, reasons in self._fed:
             for sample in np.unique(step.samples).tolist():
                 try:
                     decode_with_pil(self.index, sample)
                 except BadImageError as bad:
                     reasons[sample] = bad.reason
-            if not reasons and step is self._fed[-1]:
+            if not reasons and step is self._fed[-1][0]:
                 raise error
             images = self._host_images(len(step.samples))
             good = np.flatnonzero(~np.isin(step.samples, list(reasons)))
@@ -132,20 +154,12 @@ class DaliPipeline(DaliEngine):
         )
 
     def _next_input(self) -> list[NDArray[np.uint8]]:
-        return [
-            _NOTHING
-            if self.index.modes[sample] == RAW_MODE
-            else np.frombuffer(self.index.read(sample), dtype=np.uint8)
-            for sample, _, _ in group_copies(self._next_step())
-        ]
+        return self._next_encoded()[1]
 
     def _finish(self, outputs: Any, step: StepPlan) -> Tensor:
         (decoded,) = outputs
         groups = group_copies(step)
-        images = [
-            self._raw(sample) if self.index.modes[sample] == RAW_MODE else decoded.at(number)
-            for number, (sample, _, _) in enumerate(groups)
-        ]
+        images = [decoded.at(number) for number in range(len(groups))]
         out = self._host_images(len(step.samples))
         resample_cuts(
             np.array([image.ctypes.data for image in images]),
@@ -158,20 +172,27 @@ class DaliPipeline(DaliEngine):
         )
         return out
 
-    def _raw(self, sample: int) -> NDArray[np.uint8]:
-        """A raw image, which needs no decoding: (H, W, 3) uint8."""
-        shape = (int(self.index.heights[sample]), int(self.index.widths[sample]), 3)
-        return np.frombuffer(self.index.read(sample), dtype=np.uint8).reshape(shape)
+
+def looks_whole(data: bytes, is_checked: bool) -> bool:
+    """Whether an image is a JPEG or PNG that begins and ends as it should.
+
+    Args:
+        data: the encoded image.
+        is_checked: whether the rest of it is known to be in order; else a JPEG is walked through.
+    """
+    if data[:3] == b"\xff\xd8\xff":
+        if is_checked:
+            return b"\xff\xd9" in data[-ROOM_AT_THE_END:]
+        head = read_jpeg_head(data)
+        return head is not None and not head.fault
+    return data[:8] == b"\x89PNG\r\n\x1a\n" and b"IEND" in data[-ROOM_AT_THE_END:]
 
 
-def _encoded_dot() -> NDArray[np.uint8]:
-    """A JPEG of one pixel: DALI decodes it where an image needs no decoding."""
-    file = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(file, "jpeg")
-    return np.frombuffer(file.getvalue(), dtype=np.uint8)
-
-
-_NOTHING = _encoded_dot()
+def _as_pnm(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 pixels as a file that DALI decodes: a binary PNM."""
+    height, width = pixels.shape[:2]
+    head = np.frombuffer(f"P6\n{width} {height}\n255\n".encode(), dtype=np.uint8)
+    return np.concatenate([head, pixels.reshape(-1)])
 
 
 @pipeline_def

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastdeit import UserError
 from fastdeit.pipelines.crops import CUT, plan_cuts
 from fastdeit.pipelines.dali_engine import DEPTH, DaliEngine
-from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
+from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.pipeline import PipelineOptions, group_copies
 from fastdeit.pipelines.plan import Plan, StepPlan
 
@@ -31,7 +31,7 @@ class DaliGpuPipeline(DaliEngine):
         """See `Pipeline`.
 
         Raises:
-            UserError: the batches are not wanted on a GPU, or an image is raw.
+            UserError: the batches are not wanted on a GPU.
         """
         if options.device.type != "cuda":
             raise UserError(
@@ -40,11 +40,6 @@ class DaliGpuPipeline(DaliEngine):
             )
         self._most_copies = plan.repeats if plan.is_training else 1
         super().__init__(index, plan, options)
-        if (index.modes == RAW_MODE).any():
-            raise UserError(
-                f"dali_device gpu reads encoded images. Found: raw ones in {index.path}. "
-                "Pass --dali-device cpu."
-            )
 
     def _build(self) -> Any:
         return cutting_graph(
@@ -61,10 +56,9 @@ class DaliGpuPipeline(DaliEngine):
         )
 
     def _next_input(self) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.int32]]]:
-        step = self._next_step()
-        return dali_input(
-            self.index, step, plan_cuts(self.plan, self.index, step), self._most_copies
-        )
+        step, encoded = self._next_encoded()
+        cuts = plan_cuts(self.plan, self.index, step)
+        return encoded, cuts_of_images(step, cuts, self._most_copies)
 
     def _finish(self, outputs: Any, step: StepPlan) -> Tensor:
         size = self.plan.image_size
@@ -78,18 +72,17 @@ class DaliGpuPipeline(DaliEngine):
         return made[torch.from_numpy(copies), torch.from_numpy(numbers)]
 
 
-def dali_input(
-    index: DatasetIndex, step: StepPlan, cuts: NDArray[np.int32], most_copies: int
-) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.int32]]]:
-    """The encoded images of a step, and for each the (most_copies, 8) cuts of its copies.
+def cuts_of_images(
+    step: StepPlan, cuts: NDArray[np.int32], most_copies: int
+) -> list[NDArray[np.int32]]:
+    """For each image of a step the (most_copies, 8) cuts of its copies.
 
     An image with fewer copies has its first cut again.
     """
-    encoded, cuts_of_images = [], []
-    for sample, first, num in group_copies(step):
-        encoded.append(np.frombuffer(index.read(sample), dtype=np.uint8))
-        cuts_of_images.append(cuts[[first + (c if c < num else 0) for c in range(most_copies)]])
-    return encoded, cuts_of_images
+    return [
+        cuts[[first + (copy if copy < num else 0) for copy in range(most_copies)]]
+        for _, first, num in group_copies(step)
+    ]
 
 
 def places_of(groups: list[tuple[int, int, int]]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
@@ -49,5 +49,7 @@ def decode_with_pil(index: DatasetIndex, sample: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise BadImageError(index, sample, "in no format that PIL knows") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadImageError(index, sample, str(error)) from error

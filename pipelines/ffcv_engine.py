@@ -49,6 +49,7 @@ finally:
 COPY_SHIFT = 40
 SAMPLE_MASK = (1 << COPY_SHIFT) - 1
 BATCHES_AHEAD = 2
+CUT_FIELDS = len(CUT)
 STALL_S = 0.5  # how often a waiting reader looks whether FFCV's thread is still alive
 
 
@@ -223,6 +224,8 @@ class _PlanDecoder(SimpleRGBImageDecoder):
             [_turbojpeg.tjInitDecompress() for _ in range(threads)], dtype=np.uint64
         )
         self._keys = np.ascontiguousarray(plan.keys)
+        self._offsets = np.ascontiguousarray(index.offsets)
+        self._sizes = np.ascontiguousarray(index.sizes)
         # Not uint8: FFCV marks numba's type of one-dimensional uint8 arrays as read-only.
         self._failed = np.zeros(len(index), dtype=np.int8)
         self._epoch_state = np.zeros(1, dtype=np.uint64)
@@ -267,66 +270,105 @@ class _PlanDecoder(SimpleRGBImageDecoder):
         return replace(previous_state, jit_mode=True, shape=(), dtype=np.dtype("<i8")), None
 
     def generate_code(self) -> Callable[..., Any]:
-        """The function that FFCV compiles and calls for every batch."""
-        read = self.memory_read
-        lanes = Compiler.get_iterator()
+        """The function that FFCV calls for every batch; short, since every loader compiles it."""
         num, threads, largest = len(self.index), self.threads, self._scratch.shape[1]
+        offsets_at, sizes_at = self._offsets.ctypes.data, self._sizes.ctypes.data
         keys_at, failed_at = self._keys.ctypes.data, self._failed.ctypes.data
         state_at, handles_at = self._epoch_state.ctypes.data, self._handles.ctypes.data
         scratch_at, images_at_at = self._scratch.ctypes.data, self._images_at.ctypes.data
-        rule, cut_fields = crop_rule(self.plan), len(CUT)
+        rule = crop_rule(self.plan)
 
         def decode(batch_indices: Any, _memory: Any, metadata: Any, storage_state: Any) -> Any:
-            keys = numba.carray(as_pointer(keys_at), (num,), np.uint64)
-            failed = numba.carray(as_pointer(failed_at), (num,), np.int8)
-            epoch_state = numba.carray(as_pointer(state_at), (1,), np.uint64)[0]
-            handles = numba.carray(as_pointer(handles_at), (threads,), np.uint64)
-            scratch = numba.carray(as_pointer(scratch_at), (threads, largest), np.uint8)
             images_at = numba.carray(as_pointer(images_at_at), (1,), np.int64)[0]
             shape = (len(batch_indices), rule.size, rule.size, 3)
-            images = numba.carray(as_pointer(images_at), shape, np.uint8)
-
-            count = len(batch_indices)
-            starts = np.empty(count + 1, dtype=np.int64)
-            num_runs = 0
-            for i in range(count):
-                if i == 0 or (batch_indices[i] ^ batch_indices[i - 1]) & SAMPLE_MASK:
-                    starts[num_runs] = i
-                    num_runs += 1
-            starts[num_runs] = count
-
-            # A lane, not numba's thread id, owns scratch memory and a decompressor: the threading
-            # layers number threads in ways of their own, TBB beyond the number asked for.
-            for lane in lanes(threads):
-                for run in range(lane, num_runs, threads):
-                    sample = batch_indices[starts[run]] & SAMPLE_MASK
-                    field = metadata[sample]
-                    height, width = np.int64(field["height"]), np.int64(field["width"])
-                    data = read(field["data_ptr"], storage_state)
-                    if field["mode"] == RAW_MODE:
-                        pixels = data[: height * width * 3]
-                    else:
-                        pixels = scratch[lane, : height * width * 3]
-                        if _decompress(
-                            handles[lane],
-                            data.ctypes.data,
-                            data.size,
-                            pixels.ctypes.data,
-                            width,
-                            0,
-                            height,
-                            PIXELS_RGB,
-                            ACCURATE_DCT,
-                        ):
-                            failed[sample] = 1
-                    image = pixels.reshape(height, width, 3)
-                    cut = np.empty(cut_fields, dtype=np.int32)
-                    for i in range(starts[run], starts[run + 1]):
-                        copy = np.uint64(batch_indices[i] >> COPY_SHIFT)
-                        state = absorb(absorb(epoch_state, keys[sample]), copy)
-                        fill_cut(rule, state, height, width, cut)
-                        resample_cut(image, rule.radius, cut, images[i])
+            _decode_batch(
+                storage_state[0],
+                metadata,
+                numba.carray(as_pointer(offsets_at), (num,), np.int64),
+                numba.carray(as_pointer(sizes_at), (num,), np.int64),
+                numba.carray(as_pointer(keys_at), (num,), np.uint64),
+                batch_indices,
+                numba.carray(as_pointer(state_at), (1,), np.uint64)[0],
+                rule,
+                numba.carray(as_pointer(handles_at), (threads,), np.uint64),
+                numba.carray(as_pointer(scratch_at), (threads, largest), np.uint8),
+                numba.carray(as_pointer(failed_at), (num,), np.int8),
+                numba.carray(as_pointer(images_at), shape, np.uint8),
+            )
             return batch_indices
 
-        decode.is_parallel = True  # type: ignore[attr-defined]
         return decode
+
+
+@numba.njit(nogil=True, parallel=True)
+def _decode_batch(
+    file: Any,
+    metadata: Any,
+    offsets: Any,
+    sizes: Any,
+    keys: Any,
+    packed: Any,
+    epoch_state: Any,
+    rule: Any,
+    handles: Any,
+    scratch: Any,
+    failed: Any,
+    images: Any,
+) -> None:
+    """Decode each run of one image once, and cut every copy.
+
+    Args:
+        file: (bytes,) uint8, the mapped .beton.
+        metadata: (N,) FFCV's records, with height, width and mode.
+        offsets: (N,) int64, where each image begins in the file.
+        sizes: (N,) int64, how many bytes it has.
+        keys: (N,) uint64.
+        packed: (B,) int64, sample numbers with the copy above `COPY_SHIFT`.
+        epoch_state: uint64, see `keyed.epoch_state`.
+        rule: a `CropRule`.
+        handles: (lanes,) uint64, decompressors.
+        scratch: (lanes, bytes) uint8, room for a decoded image.
+        failed: (N,) int8, set to 1 for what does not decode.
+        images: (B, S, S, 3) uint8, written.
+    """
+    count = len(packed)
+    starts = np.empty(count + 1, dtype=np.int64)
+    num_runs = 0
+    for i in range(count):
+        if i == 0 or (packed[i] ^ packed[i - 1]) & SAMPLE_MASK:
+            starts[num_runs] = i
+            num_runs += 1
+    starts[num_runs] = count
+
+    # A lane, not numba's thread id, owns scratch memory and a decompressor: the threading layers
+    # number threads in ways of their own, TBB beyond the number asked for.
+    lanes = len(handles)
+    for lane in numba.prange(lanes):
+        for run in range(lane, num_runs, lanes):
+            sample = packed[starts[run]] & SAMPLE_MASK
+            field = metadata[sample]
+            height, width = np.int64(field["height"]), np.int64(field["width"])
+            data = file[offsets[sample] : offsets[sample] + sizes[sample]]
+            if field["mode"] == RAW_MODE:
+                pixels = data[: height * width * 3]
+            else:
+                pixels = scratch[lane, : height * width * 3]
+                if _decompress(
+                    handles[lane],
+                    data.ctypes.data,
+                    data.size,
+                    pixels.ctypes.data,
+                    width,
+                    0,
+                    height,
+                    PIXELS_RGB,
+                    ACCURATE_DCT,
+                ):
+                    failed[sample] = 1
+            image = pixels.reshape(height, width, 3)
+            cut = np.empty(CUT_FIELDS, dtype=np.int32)
+            for i in range(starts[run], starts[run + 1]):
+                copy = np.uint64(packed[i] >> COPY_SHIFT)
+                state = absorb(absorb(epoch_state, keys[sample]), copy)
+                fill_cut(rule, state, height, width, cut)
+                resample_cut(image, rule.radius, cut, images[i])

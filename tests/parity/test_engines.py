@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import ENGINES, SIDE, make_plan
 
 from fastdeit import UserError
 from fastdeit.batch import Batch
-from fastdeit.pipelines.datasets.beton import BetonWriter
-from fastdeit.pipelines.datasets.index import JPEG_MODE, DatasetIndex, open_dataset
+from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.decode import decode_with_pil
 from fastdeit.pipelines.open import choose_engine, open_pipeline
 from fastdeit.pipelines.pipeline import PipelineOptions
-from fastdeit.pipelines.plan import Plan
 
-SIDE = 48
 PAIRS = [
     pytest.param("ffcv", "beton", marks=pytest.mark.ffcv),
     pytest.param("dali", "beton", marks=pytest.mark.dali),
@@ -28,25 +26,6 @@ PAIRS = [
     pytest.param("dali", "imagefolder", marks=pytest.mark.dali),
     pytest.param("pil", "webdataset"),
 ]
-ENGINES = [
-    pytest.param("ffcv", marks=pytest.mark.ffcv),
-    pytest.param("dali", marks=pytest.mark.dali),
-    pytest.param("pil"),
-]
-
-
-def make_plan(index: DatasetIndex, is_training: bool = True, **changes: Any) -> Plan:
-    """A plan whose steps cut through the copies of an image."""
-    values: dict[str, Any] = {
-        "keys": index.keys,
-        "batch_size": 40,
-        "image_size": SIDE,
-        "is_training": is_training,
-        "repeats": 3,
-        "seed": 5,
-        **changes,
-    }
-    return Plan(**values)
 
 
 def epoch(path: Path, engine: Any, is_training: bool = True, **changes: Any) -> list[Batch]:
@@ -159,53 +138,6 @@ def test_batches_are_not_written_again(
     kept = epoch(containers["beton"], engine)
     for left, right in zip(kept, reference[True], strict=True):
         assert torch.equal(left.images_nhwc_u8, right.images_nhwc_u8)
-
-
-@pytest.fixture(scope="module", params=["no JPEG", "cut off"])
-def damaged(
-    request: pytest.FixtureRequest,
-    containers: dict[str, Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """The validation set with sample 11 no JPEG, or a JPEG that ends in the middle."""
-    index = open_dataset(containers["val"])
-    assert index.names is not None
-    writer = BetonWriter(tmp_path_factory.mktemp("damaged"), len(index), int(index.sizes.max()))
-    for sample in range(len(index)):
-        data = index.read(sample)
-        if sample == 11:
-            data = data[: len(data) // 2] if request.param == "cut off" else bytes(5000)
-        writer.add(0, data, int(index.labels[sample]), JPEG_MODE)
-    columns = index.columns()
-    for name in ("file_ids", "offsets", "sizes"):  # which the writer knows
-        del columns[name]
-    return writer.finish({}, columns)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_bad_image_stops_with_its_name(engine: Any, damaged: Path) -> None:
-    """An image that does not decode ends the pass with its file, key and reason."""
-    index = open_dataset(damaged)
-    assert index.names is not None
-    name, key = index.names[11], f"{int(index.keys[11]):016x}"
-    with pytest.raises(
-        UserError, match=rf"an image does not decode. Found: .*{name}, sample 11, key {key} \(.+\)"
-    ):
-        epoch(damaged, engine, False)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_leaving_early_leaks_no_threads(engine: Any, containers: dict[str, Path]) -> None:
-    """Leaving an epoch after a batch, many times, leaves the number of threads as it was."""
-    index = open_dataset(containers["beton"])
-    with open_pipeline(index, make_plan(index), engine, PipelineOptions(threads=2)) as batches:
-        counts = []
-        for _ in range(12):
-            for _batch in batches:
-                break
-            batches.load_state_dict({"epoch": 0, "step": 0})
-            counts.append(threading.active_count())
-    assert max(counts[2:]) <= counts[1]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
