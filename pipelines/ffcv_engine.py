@@ -10,7 +10,6 @@ Labels do not go through FFCV: its integer decoder would take our packed indices
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
@@ -19,32 +18,29 @@ from typing import Any
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
 from fastdeit import UserError, keyed
 from fastdeit.keyed import Purpose
 from fastdeit.pipelines.crops import CUT, crop_rule, fill_cut
 from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
+from fastdeit.pipelines.ffcv_library import (
+    ACCURATE_DCT,
+    RGB,
+    Compiler,
+    EpochIterator,
+    Loader,
+    OrderOption,
+    SimpleRGBImageDecoder,
+    decompress,
+    free_decompressor,
+    new_decompressor,
+    why_not_decoded,
+)
 from fastdeit.pipelines.keyed_jit import absorb
 from fastdeit.pipelines.pipeline import Pipeline, PipelineOptions, Reasons
 from fastdeit.pipelines.plan import Plan, StepPlan
 from fastdeit.pipelines.resample import as_pointer, resample_cut
-
-_torch_threads = torch.get_num_threads()
-try:
-    import ffcv._libffcv
-    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.loader.epoch_iterator import EpochIterator
-    from ffcv.pipeline.compiler import Compiler
-except (ImportError, OSError) as error:
-    raise UserError(
-        f"engine ffcv needs FFCV. Found: {error}. "
-        "Install it with pip install 'fastdeit[ffcv]', or pass --engine dali or pil."
-    ) from error
-finally:
-    torch.set_num_threads(_torch_threads)  # importing FFCV sets it to 1
 
 COPY_SHIFT = 40
 SAMPLE_MASK = (1 << COPY_SHIFT) - 1
@@ -60,31 +56,6 @@ def _set_num_threads(compiler: type[Compiler], count: int) -> None:
 
 
 Compiler.set_num_threads = classmethod(_set_num_threads)
-
-# FFCV's library links libturbojpeg, so its handle finds these too. FFCV's own imdecode takes the
-# fast DCT, which is not what PIL computes.
-_turbojpeg = ctypes.CDLL(ffcv._libffcv.__file__)
-_decompress = _turbojpeg.tjDecompress2
-_decompress.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_ulong,
-    ctypes.c_void_p,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-]
-_decompress.restype = ctypes.c_int
-_turbojpeg.tjInitDecompress.restype = ctypes.c_void_p
-_turbojpeg.tjDestroy.argtypes = [ctypes.c_void_p]
-_turbojpeg.tjGetErrorStr2.argtypes = [ctypes.c_void_p]
-_turbojpeg.tjGetErrorStr2.restype = ctypes.c_char_p
-_turbojpeg.tjGetErrorCode.argtypes = [ctypes.c_void_p]
-PIXELS_RGB, ACCURATE_DCT = 0, 4096
-WARNING = 0
-TOO_SHORT = "Premature end of JPEG file"
 
 
 class FfcvPipeline(Pipeline):
@@ -220,9 +191,7 @@ class _PlanDecoder(SimpleRGBImageDecoder):
         largest = int((index.widths.astype(np.int64) * index.heights).max()) * 3
         # Only what is written to takes memory: one huge image costs its size once a thread.
         self._scratch = np.empty((threads, largest), dtype=np.uint8)
-        self._handles = np.array(
-            [_turbojpeg.tjInitDecompress() for _ in range(threads)], dtype=np.uint64
-        )
+        self._handles = np.array([new_decompressor() for _ in range(threads)], dtype=np.uint64)
         self._keys = np.ascontiguousarray(plan.keys)
         self._offsets = np.ascontiguousarray(index.offsets)
         self._sizes = np.ascontiguousarray(index.sizes)
@@ -239,30 +208,20 @@ class _PlanDecoder(SimpleRGBImageDecoder):
     def failures(self, samples: Any) -> Reasons:
         """Which of these samples did not decode, and why.
 
-        Of libjpeg's warnings only that of a file that ends too early counts: PIL refuses those
-        images and takes the others.
+        It is asked again of each that was not decoded without a warning; see `why_not_decoded`.
         """
         reasons = {}
         for sample in np.unique(samples[self._failed[samples] != 0]).tolist():
-            data, width = self.index.read(sample), int(self.index.widths[sample])
-            height = int(self.index.heights[sample])
-            pixels = np.empty(width * height * 3, dtype=np.uint8)
-            pixels_at = pixels.ctypes.data
-            handle = _turbojpeg.tjInitDecompress()
-            _decompress(
-                handle, data, len(data), pixels_at, width, 0, height, PIXELS_RGB, ACCURATE_DCT
-            )
-            reason = _turbojpeg.tjGetErrorStr2(handle).decode()
-            is_warning = _turbojpeg.tjGetErrorCode(handle) == WARNING
-            _turbojpeg.tjDestroy(handle)
-            if not is_warning or TOO_SHORT in reason:
+            width, height = int(self.index.widths[sample]), int(self.index.heights[sample])
+            reason = why_not_decoded(self.index.read(sample), width, height)
+            if reason:
                 reasons[sample] = reason
         return reasons
 
     def close(self) -> None:
         """Free the decompressors."""
         for handle in self._handles:
-            _turbojpeg.tjDestroy(int(handle))
+            free_decompressor(int(handle))
         self._handles = np.zeros(0, dtype=np.uint64)
 
     def declare_state_and_memory(self, previous_state: Any) -> Any:
@@ -353,7 +312,7 @@ def _decode_batch(
                 pixels = data[: height * width * 3]
             else:
                 pixels = scratch[lane, : height * width * 3]
-                if _decompress(
+                if decompress(
                     handles[lane],
                     data.ctypes.data,
                     data.size,
@@ -361,7 +320,7 @@ def _decode_batch(
                     width,
                     0,
                     height,
-                    PIXELS_RGB,
+                    RGB,
                     ACCURATE_DCT,
                 ):
                     failed[sample] = 1

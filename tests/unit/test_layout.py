@@ -35,7 +35,7 @@ ARROWS = {
 }
 # Libraries that only some places may import: a file, or a folder with everything below it.
 CONFINED = {
-    "ffcv": ("pipelines/ffcv_engine.py", "benchmarks"),
+    "ffcv": ("pipelines/ffcv_library.py", "benchmarks"),
     "nvidia.dali": ("pipelines/dali_engine.py", "pipelines/dali_gpu_engine.py", "benchmarks"),
     "numba": ("pipelines", "benchmarks"),
     "tyro": ("tools", "benchmarks"),
@@ -178,7 +178,7 @@ def test_the_import_check_sees(file: str, source: str, fault: str) -> None:
             "from fastdeit.pipelines import plan; from fastdeit import UserError; import tyro",
         ),
         ("benchmarks/cases/a.py", "import ffcv.loader, nvidia.dali; from ..harness import run"),
-        ("pipelines/ffcv_engine.py", "import ffcv, numba; from . import plan"),
+        ("pipelines/ffcv_library.py", "import ffcv, numba; from . import plan"),
         ("pipelines/dali_engine.py", "import nvidia.dali.fn"),
         ("tests/unit/test_a.py", "from fastdeit.tools import cli; import ffcv"),
     ],

@@ -1,0 +1,105 @@
+"""FFCV, imported with care, and the libturbojpeg that it is linked with.
+
+FFCV's own decoding takes the fast DCT, which is not what PIL computes; its library's handle finds
+libturbojpeg's functions too. Importing FFCV changes torch for the whole process; that is undone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numba
+import numpy as np
+import torch
+
+from fastdeit import UserError
+
+_torch_threads = torch.get_num_threads()
+try:
+    import ffcv._libffcv
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.pipeline.compiler import Compiler
+except (ImportError, OSError) as error:
+    raise UserError(
+        f"engine ffcv needs FFCV. Found: {error}. "
+        "Install it with pip install 'fastdeit[ffcv]', or pass --engine dali or pil."
+    ) from error
+finally:
+    torch.set_num_threads(_torch_threads)  # importing FFCV sets it to 1
+
+__all__ = [
+    "ACCURATE_DCT",
+    "RGB",
+    "Compiler",
+    "EpochIterator",
+    "Loader",
+    "OrderOption",
+    "SimpleRGBImageDecoder",
+    "decompress",
+    "free_decompressor",
+    "new_decompressor",
+    "why_not_decoded",
+]
+
+
+def _set_num_threads(compiler: type[Compiler], count: int) -> None:
+    """Set FFCV's number of threads; its own function changes torch's for the whole process too."""
+    compiler.num_threads = count
+    numba.set_num_threads(count)
+
+
+Compiler.set_num_threads = classmethod(_set_num_threads)
+
+RGB, ACCURATE_DCT = 0, 4096
+_WARNING = 0
+_TOO_SHORT = "Premature end of JPEG file"
+
+_library = ctypes.CDLL(ffcv._libffcv.__file__)
+decompress = _library.tjDecompress2
+"""(decompressor, data, bytes, pixels, width, pitch, height, RGB, ACCURATE_DCT) -> 0, or not."""
+decompress.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_void_p,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+]
+decompress.restype = ctypes.c_int
+new_decompressor = _library.tjInitDecompress
+new_decompressor.restype = ctypes.c_void_p
+free_decompressor = _library.tjDestroy
+free_decompressor.argtypes = [ctypes.c_void_p]
+_library.tjGetErrorStr2.argtypes = [ctypes.c_void_p]
+_library.tjGetErrorStr2.restype = ctypes.c_char_p
+_library.tjGetErrorCode.argtypes = [ctypes.c_void_p]
+
+
+def why_not_decoded(data: bytes, width: int, height: int) -> str:
+    """Why a JPEG does not decode; empty if it does.
+
+    Of libjpeg's warnings only that of a file that ends too early counts: PIL refuses those images
+    and takes the others.
+
+    Args:
+        data: the JPEG.
+        width: its columns.
+        height: its rows.
+    """
+    pixels = np.empty(width * height * 3, dtype=np.uint8)
+    handle = new_decompressor()
+    try:
+        if not decompress(
+            handle, data, len(data), pixels.ctypes.data, width, 0, height, RGB, ACCURATE_DCT
+        ):
+            return ""
+        reason: str = _library.tjGetErrorStr2(handle).decode()
+        is_warning = _library.tjGetErrorCode(handle) == _WARNING
+    finally:
+        free_decompressor(handle)
+    return "" if is_warning and _TOO_SHORT not in reason else reason
