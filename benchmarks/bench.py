@@ -16,7 +16,7 @@ from fastdeit.recipes import RECIPES
 
 
 def bench(
-    what: tyro.conf.Positional[Literal["loaders", "step", "convert", "scale", "all"]],
+    what: tyro.conf.Positional[Literal["loaders", "footprint", "step", "convert", "scale", "all"]],
     /,
     data: Path | None = None,
     source: Path | None = None,
@@ -37,13 +37,14 @@ def bench(
     single rates do not. A table goes to stderr; the last line on stdout is one JSON object.
 
     Args:
-        what: loaders (every engine beside FFCV's own and DeiT's own), step (the training step
-            beside the published loop), convert (beside FFCV's writer), all of these, or scale
-            (conversion of as many tiny images as ImageNet has, in the temporary folder).
+        what: loaders (every engine beside FFCV's, DALI's and DeiT's own, on one core and on all),
+            step (the training step beside the published loop), convert (beside FFCV's writer), all
+            of these; footprint (memory and overhead of the loaders); or scale (conversion of as
+            many tiny images as ImageNet has, in the temporary folder).
         data: dataset for the loaders, best a .beton.
-        source: ImageFolder of the same images, for DeiT's own pipeline and for conversion; they
-            are left out without it.
-        out: file for the rows, as JSON lines.
+        source: ImageFolder of the same images, for DALI's and DeiT's own pipelines and for
+            conversion; they are left out without it.
+        out: file for the rows, as JSON lines; a bar chart is put beside it, as .png.
         recipe: whose step is measured.
         image_size: side of the loaders' crops in pixels; the step takes the recipe's.
         batch_size: samples a step of the loaders; the step takes the recipe's.
@@ -75,16 +76,18 @@ def bench(
         )
     if recipe not in RECIPES:
         raise UserError(f"no such recipe. Found: {recipe}. Known: {', '.join(RECIPES)}.")
-    if what in ("loaders", "all") and data is None:
-        raise UserError("bench loaders needs a dataset. Found: none. Pass --data X.beton.")
+    if what in ("loaders", "footprint", "all") and data is None:
+        raise UserError(f"bench {what} needs a dataset. Found: none. Pass --data X.beton.")
     if what == "convert" and source is None:
         raise UserError("bench convert needs an ImageFolder. Found: none. Pass --source TRAIN.")
 
     from tqdm import tqdm
 
     from fastdeit.benchmarks.convert import bench_convert
+    from fastdeit.benchmarks.footprint import bench_footprint
     from fastdeit.benchmarks.harness import Row, check_rows_file, format_table, write_rows
     from fastdeit.benchmarks.loaders import bench_loaders
+    from fastdeit.benchmarks.plots import plot_bars
     from fastdeit.benchmarks.scale import bench_scale
     from fastdeit.benchmarks.step import bench_step
     from fastdeit.cores import num_usable_cores
@@ -104,9 +107,9 @@ def bench(
             bar.update()
 
         if what in ("loaders", "all") and data is not None:
-            index = open_dataset(data)
+            open_dataset(data)  # so that what is wrong with it is said at once
             rows += bench_loaders(
-                index,
+                data,
                 source,
                 image_size,
                 batch_size,
@@ -115,6 +118,8 @@ def bench(
                 num_images,
                 on_round,
             )
+        if what == "footprint" and data is not None:
+            rows += bench_footprint(data, image_size, threads or num_usable_cores(), on_round)
         if what in ("convert", "all") and source is not None:
             rows += bench_convert(source, threads or num_usable_cores(), rounds, on_round)
         if what == "scale":
@@ -126,6 +131,7 @@ def bench(
     environment = {**describe_environment(), "device": str(compute.device)}
     if out is not None:
         write_rows(out, rows, environment)
+        plot_bars(rows, out.with_suffix(".png"))
     print(format_table(rows), file=sys.stderr)
     print(json.dumps({"rows": [asdict(row) for row in rows], "environment": environment}))
     return 0

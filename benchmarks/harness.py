@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Row:
     """median / bound."""
     note: str | None = None
     """What a reader must know."""
+    ratios: dict[str, float] = field(default_factory=dict)
+    """As `ratio`, to each of several baselines."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +70,7 @@ def measure(
     unit: str,
     cases: list[Case],
     rounds: int,
-    baseline: str | None = None,
+    baselines: Sequence[str] = (),
     on_round: Callable[[], None] = lambda: None,
 ) -> list[Row]:
     """Time cases in turn: one untimed round each, then `rounds` times A B C, A B C, ...
@@ -78,7 +80,7 @@ def measure(
         unit: what the rates count.
         cases: what to time.
         rounds: timed rounds of each case.
-        baseline: name of the case that the others are compared with.
+        baselines: names of the cases that the others are compared with, the main one first.
         on_round: called after each round of one case, for a progress bar.
 
     Returns:
@@ -97,11 +99,14 @@ def measure(
     rows = []
     for one in cases:
         own = rates[one.name]
-        ratio = None
-        if baseline is not None and one.name != baseline:
-            ratio = statistics.median(
+        ratios = {
+            baseline: statistics.median(
                 rate / base for rate, base in zip(own, rates[baseline], strict=True)
             )
+            for baseline in baselines
+            if one.name != baseline
+        }
+        baseline = next(iter(baselines), None)
         rows.append(
             Row(
                 case=case,
@@ -112,8 +117,9 @@ def measure(
                 p20=percentile(own, 0.2),
                 p80=percentile(own, 0.8),
                 baseline=None if one.name == baseline else baseline,
-                ratio=ratio,
+                ratio=None if baseline is None else ratios.get(baseline),
                 note=one.note,
+                ratios=ratios,
             )
         )
     return rows
@@ -163,19 +169,28 @@ def check_rows_file(path: Path) -> None:
 
 def format_table(rows: list[Row]) -> str:
     """Rows as a table for a terminal."""
-    header = ("case", "what", "rate", "p20 to p80", "n", "ratio", "of bound")
+    baselines = list(dict.fromkeys(name for row in rows for name in row.ratios))
+    if len(baselines) > 1:
+        ratio_names = [f"x {name.split(' (')[0]}" for name in baselines]
+    else:
+        ratio_names = ["ratio"]
+    header = ["case", "what", "median", "p20 to p80", "n", *ratio_names, "of bound"]
     lines = [header]
     for row in rows:
+        if len(baselines) > 1:
+            ratios = [row.ratios.get(name) for name in baselines]
+        else:
+            ratios = [row.ratio]
         lines.append(
-            (
+            [
                 row.case,
                 row.name,
                 f"{row.median:.4g} {row.unit}",
                 f"{row.p20:.4g} to {row.p80:.4g}",
                 str(row.n),
-                "n/a" if row.ratio is None else f"{row.ratio:.2f}",
+                *("n/a" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
                 "n/a" if row.frac_of_bound is None else f"{100 * row.frac_of_bound:.0f}%",
-            )
+            ]
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(

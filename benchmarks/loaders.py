@@ -1,36 +1,42 @@
 """Loaders side by side on the same images: ours through each engine, and their peers.
 
-All deliver random-resized crops of one size as uint8; the peers in their own way: FFCV's own
-decoder (area interpolation, the fast DCT), and DeiT's transform by timm in a torch DataLoader.
+All deliver random-resized crops of one size as uint8 or as the tensors of their own way: FFCV's
+own decoder (area interpolation, the fast DCT), DALI's own operators, and DeiT's transform by timm
+in a torch DataLoader. Everything is measured on one core and on all of them, each time in a fresh
+process that is bound to those cores, in which the cases take turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fastdeit.batch import Batch
 from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
-from fastdeit.pipelines.datasets.index import DatasetIndex
+from fastdeit.benchmarks.peers import dali_own_epoch, deit_loader, ffcv_own_loader
+from fastdeit.benchmarks.pinned import run_pinned
+from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
 from fastdeit.pipelines.decode import decode_with_pil
 from fastdeit.pipelines.open import Engine, is_installed, open_pipeline
 from fastdeit.pipelines.pipeline import PipelineOptions
 from fastdeit.pipelines.plan import Plan
 
-BASELINE = "DeiT's own (timm transform, torch DataLoader)"
-DECODE = "bare decode by PIL"
+DEIT = "DeiT's own (timm transform, torch DataLoader)"
+DEIT_PLAIN = "DeiT's own without RandAugment and erasing"
+FFCV = "FFCV's own (area interpolation, fast DCT)"
+DALI = "DALI's own on the CPU"
 DECODE_IMAGES = 200
-COPIES = {1: "", 3: ", 3 copies of each image"}
+COPIES = {1: "", 3: ", 3 copies"}
+PEERS = (FFCV, DALI, DEIT)
+"""What the ratios are to."""
 
 
 def bench_loaders(
-    index: DatasetIndex,
+    data: Path,
     source: Path | None,
     image_size: int,
     batch_size: int,
@@ -39,41 +45,79 @@ def bench_loaders(
     num_images: int,
     on_round: Callable[[], None],
 ) -> list[Row]:
-    """Measure every loader that is installed.
+    """Measure every loader that is installed, on one core and on as many as `threads`.
 
     Args:
-        index: what our engines read, preferably a .beton.
-        source: ImageFolder of the same images for DeiT's own pipeline; None leaves it out.
+        data: what our engines read, preferably a .beton.
+        source: ImageFolder of the same images for DALI's and DeiT's own pipelines; None leaves
+            them out.
         image_size: side of the crops.
         batch_size: samples a step.
-        threads: threads or workers of each loader.
+        threads: cores, and threads or workers of each loader.
         rounds: timed rounds of each.
         num_images: a round is one whole epoch over the first so many images.
         on_round: for a progress bar.
 
     Returns:
-        A row a loader. Its bound is what PIL decodes on one core, times the cores, times the
-        copies that a decode serves.
+        A row a loader and number of cores. Its bound is what a core decodes, times the cores,
+        times the copies that a decode serves.
     """
+    rows = []
+    for cores in sorted({1, threads}):
+        options = {
+            "data": str(data),
+            "source": None if source is None else str(source),
+            "image_size": image_size,
+            "batch_size": batch_size,
+            "threads": cores,
+            "rounds": rounds,
+            "num_images": num_images,
+        }
+        rows += run_pinned("fastdeit.benchmarks.loaders:measure_loaders", options, cores, on_round)
+    return rows
+
+
+def measure_loaders(
+    data: str,
+    source: str | None,
+    image_size: int,
+    batch_size: int,
+    threads: int,
+    rounds: int,
+    num_images: int,
+    on_round: Callable[[], None],
+) -> list[Row]:
+    """`bench_loaders` in the process that is bound to its cores."""
+    index = open_dataset(Path(data))
     num_images = min(num_images, len(index))
-    torch_threads = torch.get_num_threads()
+    sizes = (num_images, image_size, batch_size, threads)
     with ExitStack() as stack:
         cases = []
         if source is not None:
-            loader = deit_loader(source, num_images, image_size, batch_size, threads)
-            note = "with RandAugment and erasing, which fastdeit does or will do on the device"
-            cases.append(Case(name=BASELINE, run=epoch_of(loader), note=note))
-        if index.container == "beton" and is_installed("ffcv"):
-            loader = ffcv_own_loader(index, num_images, image_size, batch_size, threads)
+            folder = Path(source)
+            if is_installed("dali"):
+                cases.append(
+                    Case(
+                        name=DALI,
+                        run=dali_own_epoch(folder, *sizes),
+                        note="other crops and other pixels: DALI's cubic and its random numbers",
+                    )
+                )
             cases.append(
                 Case(
-                    name="FFCV's own decoder",
-                    run=epoch_of(loader),
-                    note="area interpolation and fast DCT: other pixels than the paper's loader",
+                    name=DEIT,
+                    run=epoch_of(deit_loader(folder, *sizes, with_augmentation=True)),
+                    note="RandAugment and erasing included, which fastdeit does on the device",
                 )
             )
+            plain = deit_loader(folder, *sizes, with_augmentation=False)
+            cases.append(Case(name=DEIT_PLAIN, run=epoch_of(plain)))
+        if index.container == "beton" and is_installed("ffcv"):
+            own = ffcv_own_loader(index, *sizes)
+            note = "area interpolation and fast DCT: other pixels than the paper's loader"
+            cases.append(Case(name=FFCV, run=epoch_of(own), note=note))
         for engine in engines_for(index):
-            for copies in (1, 3):
+            for copies in COPIES:
                 plan = Plan(
                     keys=index.keys[:num_images],
                     batch_size=batch_size,
@@ -81,27 +125,25 @@ def bench_loaders(
                     is_training=True,
                     repeats=copies,
                 )
-                opened = stack.enter_context(
-                    open_pipeline(index, plan, engine, PipelineOptions(threads=threads))
-                )
-                name = f"fastdeit {engine}{COPIES[copies]}"
-                cases.append(Case(name=name, run=epoch_of(opened)))
-        decode = Case(name=f"{DECODE}, one core", run=lambda: decode_some(index, num_images))
+                options = PipelineOptions(threads=threads)
+                opened = stack.enter_context(open_pipeline(index, plan, engine, options))
+                cases.append(Case(name=f"fastdeit {engine}{COPIES[copies]}", run=epoch_of(opened)))
+        decode, what = bare_decode(index, num_images)
+        cores = f"{threads} core" + "s" * (threads > 1)
         *rows, decoded = measure(
-            "loaders",
+            f"loaders, {cores}",
             "img/s",
-            [*cases, decode],
+            [*cases, Case(name=f"{what}, one core", run=decode)],
             rounds,
-            BASELINE if source is not None else None,
+            [name for name in PEERS if name in [case.name for case in cases]],
             on_round,
         )
-    torch.set_num_threads(torch_threads)  # FFCV as its users run it changes it
     bounded = []
     for row in rows:
-        copies = 3 if row.name.endswith(COPIES[3]) else 1
-        what = f"{DECODE}, {threads} cores{COPIES[copies]}"
-        bounded.append(with_bound(row, decoded.median * threads * copies, what))
-    return [*bounded, replace(decoded, baseline=None, ratio=None)]
+        copies = next(number for number in (3, 1) if row.name.endswith(COPIES[number]))
+        of = f"{what}, {cores}{COPIES[copies]}"
+        bounded.append(with_bound(row, decoded.median * threads * copies, of))
+    return [*bounded, decoded]
 
 
 def engines_for(index: DatasetIndex) -> list[Engine]:
@@ -128,69 +170,33 @@ def epoch_of(batches: Any) -> Callable[[], int]:
     return run
 
 
-def decode_some(index: DatasetIndex, num_images: int) -> int:
-    """Decode images spread over the first `num_images`, one after another."""
-    numbers = np.linspace(0, num_images - 1, min(DECODE_IMAGES, num_images)).astype(int)
-    for sample in numbers:
-        decode_with_pil(index, int(sample))
-    return len(numbers)
+def bare_decode(index: DatasetIndex, num_images: int) -> tuple[Callable[[], int], str]:
+    """Decode images spread over the first `num_images`, one after another, and do nothing else.
 
-
-def deit_loader(
-    source: Path, num_images: int, image_size: int, batch_size: int, threads: int
-) -> Any:
-    """DeiT's own pipeline: ImageFolder, timm's training transform with RandAugment, workers.
-
-    Source: deit datasets.py:build_transform and main.py with the defaults of Table 9.
+    Returns:
+        The round, and what decodes: libjpeg-turbo itself where FFCV brings it.
     """
-    from timm.data import create_transform
-    from torch.utils.data import DataLoader, Subset
-    from torchvision.datasets import ImageFolder
+    numbers = np.linspace(0, num_images - 1, min(DECODE_IMAGES, num_images)).astype(int).tolist()
+    if not is_installed("ffcv"):
 
-    transform = create_transform(
-        input_size=image_size,
-        is_training=True,
-        color_jitter=0.3,
-        auto_augment="rand-m9-mstd0.5-inc1",
-        interpolation="bicubic",
-        re_prob=0.25,
-        re_mode="pixel",
-        re_count=1,
-    )
-    folder = ImageFolder(str(source), transform=transform)
-    # Spread over the classes, since a folder is sorted by them.
-    numbers = np.linspace(0, len(folder) - 1, min(num_images, len(folder))).astype(int)
-    return DataLoader(
-        Subset(folder, numbers.tolist()),
-        batch_size=batch_size,
-        shuffle=True,
-        num_workers=threads,
-        drop_last=True,
-        persistent_workers=True,
-        multiprocessing_context="forkserver",
-    )
+        def by_pil() -> int:
+            for sample in numbers:
+                decode_with_pil(index, sample)
+            return len(numbers)
 
+        return by_pil, "bare decode by PIL"
 
-def ffcv_own_loader(
-    index: DatasetIndex, num_images: int, image_size: int, batch_size: int, threads: int
-) -> Any:
-    """FFCV as its users run it: its own random-resized-crop decoder and labels."""
-    from ffcv.fields.basics import IntDecoder
-    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import ToTensor
+    from fastdeit.pipelines.ffcv_library import ACCURATE_DCT, RGB, decompress, new_decompressor
 
-    return Loader(
-        str(index.path),
-        batch_size=batch_size,
-        num_workers=threads,
-        os_cache=True,
-        indices=np.arange(num_images),
-        order=OrderOption.RANDOM,
-        seed=0,
-        drop_last=True,
-        pipelines={
-            "image": [RandomResizedCropRGBImageDecoder((image_size, image_size)), ToTensor()],
-            "label": [IntDecoder(), ToTensor()],
-        },
-    )
+    files = [index.read(sample) for sample in numbers]
+    sizes = [(int(index.widths[sample]), int(index.heights[sample])) for sample in numbers]
+    room = np.empty(max(width * height for width, height in sizes) * 3, dtype=np.uint8)
+    handle = new_decompressor()
+
+    def by_libjpeg() -> int:
+        at = room.ctypes.data  # here, so that the room lives as long as this function
+        for data, (width, height) in zip(files, sizes, strict=True):
+            decompress(handle, data, len(data), at, width, 0, height, RGB, ACCURATE_DCT)
+        return len(numbers)
+
+    return by_libjpeg, "bare decode by libjpeg-turbo"

@@ -91,7 +91,7 @@ def bench_step(
         Case(name="fastdeit step", run=ours),
         Case(name="fastdeit augmentation alone", run=augmentation, note="flip, erase, mix"),
     ]
-    rows = measure("step", "img/s", cases, rounds, BASELINE, on_round)
+    rows = measure("step", "img/s", cases, rounds, [BASELINE], on_round)
     peak = matrix_flops(compute)
     flops = step_flops(lambda: train_step(config, model, teacher, optimizer, batches[0], compute))
     what = f"a {MATRIX}^3 matrix product, {peak / 1e9:.0f} GFLOP/s"

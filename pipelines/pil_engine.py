@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Generator, Iterator
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -44,7 +47,7 @@ class PilPipeline(Pipeline):
             collate_fn=_concatenate,
             multiprocessing_context=context,
             persistent_workers=True,
-            worker_init_fn=_leave_interrupts_to_the_parent,
+            worker_init_fn=_follow_the_parent,
         )
 
     def _images(
@@ -65,10 +68,23 @@ class PilPipeline(Pipeline):
             self._loader._iterator = None
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ignore Ctrl-C in a worker: one that it ends takes 5 s to be given up by the DataLoader."""
+def _follow_the_parent(worker: int) -> None:
+    """Leave Ctrl-C to the parent, and end with it.
+
+    A worker that Ctrl-C ends takes 5 s to be given up by the DataLoader. And the DataLoader's own
+    watch looks whether the process that forked a worker is there, which is the fork server: after
+    a killed parent its workers would stay for ever.
+    """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _StepRequests(Sampler[list[Request]]):

@@ -246,6 +246,52 @@ if __name__ == "__main__":
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_killed_program_leaves_no_workers(engine: str, containers: dict[str, Path]) -> None:
+    """SIGKILL of a program in the middle of an epoch ends its workers too."""
+    script = f"""
+import time
+from pathlib import Path
+from fastdeit.pipelines.datasets.index import open_dataset
+from fastdeit.pipelines.open import open_pipeline
+from fastdeit.pipelines.pipeline import PipelineOptions
+from fastdeit.pipelines.plan import Plan
+
+if __name__ == "__main__":
+    index = open_dataset(Path({str(containers["beton"])!r}))
+    plan = Plan(keys=index.keys, batch_size=8, image_size=32, is_training=True)
+    for batch in open_pipeline(index, plan, {engine!r}, PipelineOptions(threads=2)):
+        print("here", flush=True)
+        time.sleep(60)
+"""
+    file = containers["beton"].with_name(f"killed_{engine}.py")
+    file.write_text(script)
+    program = subprocess.Popen(
+        [sys.executable, str(file)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "here\n"
+        program.kill()
+    deadline = time.perf_counter() + 10
+    while in_session(program.pid) and time.perf_counter() < deadline:
+        time.sleep(0.1)
+    assert in_session(program.pid) == []
+
+
+def in_session(session: int) -> list[str]:
+    """The processes of a session, ended ones that nobody waited for left out."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(folder.name)
+    return found
+
+
 @pytest.mark.ffcv
 def test_more_threads_than_cores(val: DatasetIndex) -> None:
     """FFCV is never asked for more threads than numba can start (ffcv#357, #382)."""

@@ -24,7 +24,7 @@ def sleeper(seconds: float) -> Case:
 
 def test_a_planted_sleep_is_found() -> None:
     """Ten units in 50 ms are measured as 200 a second, and half as fast as in 25 ms."""
-    slow, fast = measure("test", "unit/s", [sleeper(0.05), sleeper(0.025)], 5, "sleep 0.05")
+    slow, fast = measure("test", "unit/s", [sleeper(0.05), sleeper(0.025)], 5, ["sleep 0.05"])
     assert slow.median == pytest.approx(200, rel=0.1)
     assert slow.ratio is None
     assert fast.ratio == pytest.approx(2, rel=0.15)

@@ -1,0 +1,182 @@
+"""What a loader costs beside its time: memory of a rank, and the host's own work for a batch."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from fastdeit.benchmarks.harness import Row
+from fastdeit.benchmarks.loaders import FFCV, engines_for, epoch_of
+from fastdeit.benchmarks.peers import ffcv_own_loader
+from fastdeit.benchmarks.pinned import run_pinned
+from fastdeit.pipelines.datasets.beton import BetonWriter
+from fastdeit.pipelines.datasets.index import RAW_MODE, open_dataset
+from fastdeit.pipelines.open import is_installed, open_pipeline
+from fastdeit.pipelines.pipeline import PipelineOptions
+from fastdeit.pipelines.plan import Plan
+
+MEMORY_BATCH = 256
+OVERHEAD_BATCH = 1024
+TINY_IMAGES = 8 * OVERHEAD_BATCH
+
+
+def bench_footprint(
+    data: Path, image_size: int, threads: int, on_round: Callable[[], None]
+) -> list[Row]:
+    """Measure memory and overhead of each engine, each in a process of its own.
+
+    Args:
+        data: what our engines read, preferably a .beton.
+        image_size: side of the crops.
+        threads: threads of each loader.
+        on_round: for a progress bar.
+
+    Returns:
+        For each engine, and for FFCV itself, the peak of its own memory in MB at 256 samples a
+        batch (the page cache not counted), and for our threaded engines what a batch of 1,024
+        costs in ms on one core if there is next to nothing to decode.
+    """
+    rows = []
+    index = open_dataset(data)
+    names = [f"fastdeit {engine}" for engine in engines_for(index)]
+    if index.container == "beton" and is_installed("ffcv"):
+        names.insert(0, FFCV)
+    for name in names:
+        options = {"name": name, "data": str(data), "image_size": image_size, "threads": threads}
+        function = "fastdeit.benchmarks.footprint:measure_memory"
+        rows += run_pinned(function, options, threads, on_round)
+    for engine in engines_for(index):
+        if engine != "pil":  # whose work is in other processes
+            options = {"engine": engine}
+            function = "fastdeit.benchmarks.footprint:measure_overhead"
+            rows += run_pinned(function, options, 1, on_round)
+    return rows
+
+
+def measure_memory(
+    name: str, data: str, image_size: int, threads: int, on_round: Callable[[], None]
+) -> list[Row]:
+    """The peak of this process's own memory, and of its workers', over one epoch."""
+    index = open_dataset(Path(data))
+    batch_size = min(MEMORY_BATCH, len(index))
+    if name == FFCV:
+        with peak_memory() as peak:
+            epoch_of(ffcv_own_loader(index, len(index), image_size, batch_size, threads))()
+    else:
+        plan = Plan(
+            keys=index.keys,
+            batch_size=batch_size,
+            image_size=image_size,
+            is_training=True,
+            repeats=3,
+        )
+        engine = name.removeprefix("fastdeit ")
+        options = PipelineOptions(threads=threads)
+        with peak_memory() as peak, open_pipeline(index, plan, engine, options) as batches:  # type: ignore[arg-type]
+            epoch_of(batches)()
+    on_round()
+    note = "anonymous memory of all its processes, the imports of a training program included"
+    return [_single("memory of a rank", f"{name}, batch {batch_size}", "MB", peak[0] / 1e6, note)]
+
+
+def measure_overhead(engine: str, on_round: Callable[[], None]) -> list[Row]:
+    """Milliseconds for a batch of images of 2 x 2 pixels, cut to 16 x 16."""
+    with TemporaryDirectory() as folder:
+        writer = BetonWriter(Path(folder), TINY_IMAGES, 12)
+        for _ in range(TINY_IMAGES):
+            writer.add(0, bytes(12), 0, RAW_MODE)
+        keys = np.arange(TINY_IMAGES, dtype=np.uint64)
+        sides = np.full(TINY_IMAGES, 2, dtype=np.int32)
+        columns = {
+            "modes": np.full(TINY_IMAGES, RAW_MODE, dtype=np.uint8),
+            "labels": np.zeros(TINY_IMAGES, dtype=np.int64),
+            "widths": sides,
+            "heights": sides,
+            "keys": keys,
+        }
+        index = open_dataset(writer.finish({}, columns))
+        plan = Plan(
+            keys=keys,
+            batch_size=OVERHEAD_BATCH,
+            image_size=16,
+            is_training=True,
+            repeats=3,
+        )
+        with open_pipeline(index, plan, engine, PipelineOptions(threads=1)) as batches:  # type: ignore[arg-type]
+            list(batches)
+            took = []
+            for _ in range(5):
+                started = time.perf_counter()
+                count = len(list(batches))
+                took.append((time.perf_counter() - started) / count * 1e3)
+                on_round()
+    note = "next to nothing to decode: what is left is mostly Python's share; one core"
+    took.sort()
+    return [
+        Row(
+            case="overhead",
+            name=f"fastdeit {engine}, batch {OVERHEAD_BATCH} of tiny images",
+            unit="ms",
+            n=len(took),
+            median=took[2],
+            p20=took[1],
+            p80=took[3],
+            note=note,
+        )
+    ]
+
+
+def _single(case: str, name: str, unit: str, value: float, note: str) -> Row:
+    """A row of one measurement."""
+    return Row(case=case, name=name, unit=unit, n=1, median=value, p20=value, p80=value, note=note)
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """The highest anonymous memory of this process and its children inside the block, in bytes."""
+    highest = [0]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            highest[0] = max(highest[0], sum(map(anonymous_memory, family())))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield highest
+    finally:
+        done.set()
+        thread.join()
+
+
+def family() -> list[str]:
+    """The process ids of this process and all that descend from it."""
+    found, waiting = [], ["self"]
+    while waiting:
+        process = waiting.pop()
+        found.append(process)
+        try:
+            for task in Path(f"/proc/{process}/task").iterdir():
+                waiting += (task / "children").read_text().split()
+        except OSError:  # it ended
+            continue
+    return found
+
+
+def anonymous_memory(process: str) -> int:
+    """Memory of a process that is no file's, in bytes; 0 if it ended."""
+    try:
+        text = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    kilobytes = [
+        line.split()[1] for line in text.splitlines() if line.startswith(("RssAnon", "RssShmem"))
+    ]
+    return 1024 * sum(map(int, kilobytes))

@@ -1,0 +1,75 @@
+"""Measuring in a fresh process that is bound to some of the cores."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from fastdeit import UserError
+from fastdeit.benchmarks.harness import Row
+
+ROUND, ROWS = "round", "rows "
+
+
+def run_pinned(
+    function: str, options: dict[str, Any], cores: int, on_round: Callable[[], None]
+) -> list[Row]:
+    """Call a function in a process of its own, bound to `cores` of our cores from its beginning.
+
+    Libraries count the cores when they are imported, so binding this process would not do.
+
+    Args:
+        function: "module:name"; it takes `options` and `on_round`, and returns rows.
+        options: of plain types.
+        cores: how many.
+        on_round: called after each round there.
+
+    Raises:
+        UserError: it failed; its own message was shown.
+    """
+    ours = os.sched_getaffinity(0)
+    # A pipe of its own: workers that outlive the process by a moment would hold its output open.
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", __name__, function, json.dumps(options), str(writer)]
+    os.sched_setaffinity(0, sorted(ours)[:cores])  # inherited
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, pass_fds=[writer])
+    finally:
+        os.sched_setaffinity(0, ours)
+        os.close(writer)
+    rows: list[Row] | None = None
+    with process, os.fdopen(reader) as lines:
+        for line in lines:
+            if line.startswith(ROWS):
+                rows = [Row(**row) for row in json.loads(line.removeprefix(ROWS))]
+            elif line.strip() == ROUND:
+                on_round()
+    if process.returncode != 0 or rows is None:
+        raise UserError(
+            f"measuring on {cores} cores failed. Found: exit code {process.returncode} of "
+            f"{function}. See above."
+        )
+    return rows
+
+
+def main(function: str, options: str, writer: str) -> None:
+    """What the process does."""
+    module, name = function.split(":")
+    with os.fdopen(int(writer), "w", buffering=1) as lines:
+        try:
+            rows = getattr(importlib.import_module(module), name)(
+                **json.loads(options), on_round=lambda: lines.write(f"{ROUND}\n")
+            )
+        except UserError as error:
+            raise SystemExit(f"fastdeit bench: {error}") from None
+        lines.write(ROWS + json.dumps([asdict(row) for row in rows]) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
