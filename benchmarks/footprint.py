@@ -12,12 +12,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from fastdeit.benchmarks.harness import Row
-from fastdeit.benchmarks.loaders import FFCV, engines_for, epoch_of
-from fastdeit.benchmarks.peers import ffcv_own_loader
+from fastdeit.benchmarks.loaders import engines_for, epoch_of
 from fastdeit.benchmarks.pinned import run_pinned
 from fastdeit.pipelines.datasets.beton import BetonWriter
 from fastdeit.pipelines.datasets.index import RAW_MODE, open_dataset
-from fastdeit.pipelines.open import is_installed, open_pipeline
+from fastdeit.pipelines.open import Engine, open_pipeline
 from fastdeit.pipelines.pipeline import PipelineOptions
 from fastdeit.pipelines.plan import Plan
 
@@ -38,17 +37,15 @@ def bench_footprint(
         on_round: for a progress bar.
 
     Returns:
-        For each engine, and for FFCV itself, the peak of its own memory in MB at 256 samples a
-        batch (the page cache not counted), and for our threaded engines what a batch of 1,024
-        costs in ms on one core if there is next to nothing to decode.
+        For each engine the peak of its own memory in MB at 256 samples a batch (the page cache not
+        counted), and for the threaded ones what a batch of 1,024 costs in ms on one core if there
+        is next to nothing to decode.
     """
     rows = []
     index = open_dataset(data)
-    names = [f"fastdeit {engine}" for engine in engines_for(index)]
-    if index.container == "beton" and is_installed("ffcv"):
-        names.insert(0, FFCV)
-    for name in names:
-        options = {"name": name, "data": str(data), "image_size": image_size, "threads": threads}
+    for engine in engines_for(index):
+        options = {"engine": engine, "data": str(data), "image_size": image_size}
+        options["threads"] = threads
         function = "fastdeit.benchmarks.footprint:measure_memory"
         rows += run_pinned(function, options, threads, on_round)
     for engine in engines_for(index):
@@ -60,32 +57,39 @@ def bench_footprint(
 
 
 def measure_memory(
-    name: str, data: str, image_size: int, threads: int, on_round: Callable[[], None]
+    engine: Engine, data: str, image_size: int, threads: int, on_round: Callable[[], None]
 ) -> list[Row]:
     """The peak of this process's own memory, and of its workers', over one epoch."""
     index = open_dataset(Path(data))
     batch_size = min(MEMORY_BATCH, len(index))
-    if name == FFCV:
-        with peak_memory() as peak:
-            epoch_of(ffcv_own_loader(index, len(index), image_size, batch_size, threads))()
-    else:
-        plan = Plan(
-            keys=index.keys,
-            batch_size=batch_size,
-            image_size=image_size,
-            is_training=True,
-            repeats=3,
-        )
-        engine = name.removeprefix("fastdeit ")
-        options = PipelineOptions(threads=threads)
-        with peak_memory() as peak, open_pipeline(index, plan, engine, options) as batches:  # type: ignore[arg-type]
-            epoch_of(batches)()
+    plan = Plan(
+        keys=index.keys,
+        batch_size=batch_size,
+        image_size=image_size,
+        is_training=True,
+        repeats=3,
+    )
+    options = PipelineOptions(threads=threads)
+    with peak_memory() as peak, open_pipeline(index, plan, engine, options) as batches:
+        epoch_of(batches)()
     on_round()
     note = "anonymous memory of all its processes, the imports of a training program included"
-    return [_single("memory of a rank", f"{name}, batch {batch_size}", "MB", peak[0] / 1e6, note)]
+    peak_mb, name = peak[0] / 1e6, f"fastdeit {engine}, batch {batch_size}"
+    return [
+        Row(
+            case="memory of a rank",
+            name=name,
+            unit="MB",
+            n=1,
+            median=peak_mb,
+            p20=peak_mb,
+            p80=peak_mb,
+            note=note,
+        )
+    ]
 
 
-def measure_overhead(engine: str, on_round: Callable[[], None]) -> list[Row]:
+def measure_overhead(engine: Engine, on_round: Callable[[], None]) -> list[Row]:
     """Milliseconds for a batch of images of 2 x 2 pixels, cut to 16 x 16."""
     with TemporaryDirectory() as folder:
         writer = BetonWriter(Path(folder), TINY_IMAGES, 12)
@@ -108,7 +112,7 @@ def measure_overhead(engine: str, on_round: Callable[[], None]) -> list[Row]:
             is_training=True,
             repeats=3,
         )
-        with open_pipeline(index, plan, engine, PipelineOptions(threads=1)) as batches:  # type: ignore[arg-type]
+        with open_pipeline(index, plan, engine, PipelineOptions(threads=1)) as batches:
             list(batches)
             took = []
             for _ in range(5):
@@ -130,11 +134,6 @@ def measure_overhead(engine: str, on_round: Callable[[], None]) -> list[Row]:
             note=note,
         )
     ]
-
-
-def _single(case: str, name: str, unit: str, value: float, note: str) -> Row:
-    """A row of one measurement."""
-    return Row(case=case, name=name, unit=unit, n=1, median=value, p20=value, p80=value, note=note)
 
 
 @contextmanager

@@ -53,6 +53,8 @@ class DaliEngine(Pipeline):
         super().__init__(index, plan, options)
         self._steps: Iterator[StepPlan] = iter(())
         self._fed: deque[tuple[StepPlan, Reasons]] = deque()
+        # Kept, since fresh memory for every step costs more than reading into it. DALI copies it.
+        self._room = np.empty(0, dtype=np.uint8)
         # What we convert is checked then; from elsewhere every image is walked through.
         self._is_checked = index.checksums is not None
         self._pipe = self._build()
@@ -74,20 +76,26 @@ class DaliEngine(Pipeline):
         step = next(self._steps)
         reasons: Reasons = {}
         self._fed.append((step, reasons))
+        samples = [sample for sample, _, _ in group_copies(step)]
+        ends = np.cumsum(self.index.sizes[samples])
+        if ends[-1] > len(self._room):
+            self._room = np.empty(ends[-1] * 5 // 4, dtype=np.uint8)
         encoded = []
-        for sample, _, _ in group_copies(step):
+        for sample, end in zip(samples, ends, strict=True):
+            room = self._room[end - self.index.sizes[sample] : end]
             try:
-                encoded.append(self._encoded(sample))
+                encoded.append(self._encoded(sample, room))
             except BadImageError as error:
                 reasons[sample] = error.reason
                 encoded.append(_as_pnm(np.zeros((1, 1, 3), dtype=np.uint8)))
         return step, encoded
 
-    def _encoded(self, sample: int) -> NDArray[np.uint8]:
-        """Bytes of which DALI makes what PIL makes of the sample."""
-        data = self.index.read(sample)
-        if self.index.modes[sample] != RAW_MODE and looks_whole(data, self._is_checked):
-            return np.frombuffer(data, dtype=np.uint8)
+    def _encoded(self, sample: int, room: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bytes of which DALI makes what PIL makes of the sample, read into `room`."""
+        if self.index.modes[sample] != RAW_MODE:
+            self.index.read_into(sample, room)
+            if looks_whole(room, self._is_checked):
+                return room
         return _as_pnm(np.asarray(decode_with_pil(self.index, sample)))
 
     def _images(
@@ -173,19 +181,20 @@ class DaliPipeline(DaliEngine):
         return out
 
 
-def looks_whole(data: bytes, is_checked: bool) -> bool:
+def looks_whole(data: NDArray[np.uint8], is_checked: bool) -> bool:
     """Whether an image is a JPEG or PNG that begins and ends as it should.
 
     Args:
-        data: the encoded image.
+        data: (bytes,) uint8, the encoded image.
         is_checked: whether the rest of it is known to be in order; else a JPEG is walked through.
     """
-    if data[:3] == b"\xff\xd8\xff":
+    begin, end = data[:8].tobytes(), data[-ROOM_AT_THE_END:].tobytes()
+    if begin[:3] == b"\xff\xd8\xff":
         if is_checked:
-            return b"\xff\xd9" in data[-ROOM_AT_THE_END:]
-        head = read_jpeg_head(data)
+            return b"\xff\xd9" in end
+        head = read_jpeg_head(data.tobytes())
         return head is not None and not head.fault
-    return data[:8] == b"\x89PNG\r\n\x1a\n" and b"IEND" in data[-ROOM_AT_THE_END:]
+    return begin == b"\x89PNG\r\n\x1a\n" and b"IEND" in end
 
 
 def _as_pnm(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -28,14 +28,15 @@ def ahead_on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[
         return
     side = torch.cuda.Stream(device)
     waiting: tuple[Batch, torch.cuda.Event] | None = None
-    for batch in batches:
-        with torch.cuda.stream(side):
-            copied = _pinned(batch).to(device), side.record_event()
+    while True:
+        with torch.cuda.stream(side):  # also for what an engine does on the GPU itself
+            batch = next(batches, None)
+            copied = None if batch is None else (_pinned(batch).to(device), side.record_event())
         if waiting is not None:
             yield _ready(*waiting)
+        if copied is None:
+            return
         waiting = copied
-    if waiting is not None:
-        yield _ready(*waiting)
 
 
 def _pinned(batch: Batch) -> Batch:

@@ -77,6 +77,7 @@ def evaluate(
     with open_pipeline(index, plan, engine, options) as batches:
         shown = progress(batches, "evaluating", len(batches), unit="batch")
         result = score(model, shown, compute, right_labels)
+        replaced = len(batches.replacements.by_sample)
     for name, head in result.heads.items():
         also = "" if head.real_top1_pct is None else f"  ReaL top-1 {head.real_top1_pct:6.2f}%"
         print(
@@ -92,6 +93,8 @@ def evaluate(
         "compute": compute.reason,
         **result.to_dict(),
     }
+    if replaced:
+        facts["images_replaced"] = replaced
     text = json.dumps(facts)
     print(text)
     replace_file(checkpoint.with_name("evaluation.json"), (text + "\n").encode())

@@ -126,7 +126,11 @@ def train(config: AnyRecipe) -> int:
             result = run_training(
                 config, session, train_batches, val_batches, train_index.class_names, on_step
             )
-    print(json.dumps({"checkpoint": str(result.checkpoint), **result.evaluation.to_dict()}))
+            replaced = [*train_batches.replacements.by_sample, *val_batches.replacements.by_sample]
+    facts = {"checkpoint": str(result.checkpoint), **result.evaluation.to_dict()}
+    if replaced:
+        facts["images_replaced"] = len(replaced)
+    print(json.dumps(facts))
     return 0
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from bad_images import CUT_OFF, NO_JPEG, with_bad_images
 
 from fastdeit.checkpoint import load_checkpoint
+from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.recipes import RECIPES
 from fastdeit.tools.cli import main
 from fastdeit.train import train
@@ -191,3 +193,32 @@ def test_two_hops_to_the_step() -> None:
 
     assert "run_training" in command.train.__code__.co_names + command.train.__code__.co_varnames
     assert "train_step" in train.__code__.co_names
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_training_goes_on_without_bad_images(
+    engine: str,
+    containers: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """--bad-images skip trains and evaluates to the end, and says how many were replaced."""
+    index = open_dataset(containers["val"])
+    bad = with_bad_images(index, tmp_path / "data", {3: NO_JPEG, 20: CUT_OFF})
+    data = {"beton": containers["beton"], "val": bad}
+    options = ["--engine", engine, "--epochs", "1", "--warmup-epochs", "0"]
+    assert run("demo-teacher", data, tmp_path / "stops", *options) == 1
+    assert "an image does not decode" in capsys.readouterr().err
+    assert run("demo-teacher", data, tmp_path / "run", *options, "--bad-images", "skip") == 0
+    assert last_json(capsys)["images_replaced"] == 2
+    checkpoint = str(tmp_path / "run" / "checkpoint.pt")
+    asked = ["evaluate", checkpoint, str(bad), "--engine", engine, "--bad-images", "skip"]
+    assert main(asked) == 0
+    assert last_json(capsys)["images_replaced"] == 2
+
+
+def test_options_of_the_crops(containers: dict[str, Path], tmp_path: Path) -> None:
+    """A run at 32 pixels with padded crops, bilinear, in upstream's order, without repeats."""
+    options = ["--engine", "pil", "--epochs", "1", "--warmup-epochs", "0", "--image-size", "32"]
+    options += ["--train-crop", "resized", "--interpolation", "bilinear", "--compat", "upstream"]
+    assert run("demo-teacher", containers, tmp_path / "run", *options) == 0

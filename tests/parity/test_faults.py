@@ -15,31 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bad_images import CUT_OFF, NO_JPEG, with_bad_images
 from engines import ENGINES, make_plan
 
 from fastdeit import UserError
 from fastdeit.batch import Batch
-from fastdeit.pipelines.datasets.beton import BetonWriter
-from fastdeit.pipelines.datasets.index import JPEG_MODE, DatasetIndex, open_dataset
+from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
 from fastdeit.pipelines.open import open_pipeline
 from fastdeit.pipelines.pipeline import PipelineOptions
 
-CUT_OFF, NO_JPEG = "cut off", "no JPEG"
 SKIP = PipelineOptions(threads=2, bad_images="skip")
-
-
-def with_bad_images(index: DatasetIndex, folder: Path, bad: dict[int, str]) -> Path:
-    """A copy of a dataset in which some samples do not decode."""
-    writer = BetonWriter(folder, len(index), int(index.sizes.max()))
-    for sample in range(len(index)):
-        data = index.read(sample)
-        if sample in bad:
-            data = data[: len(data) // 2] if bad[sample] == CUT_OFF else bytes(5000)
-        writer.add(0, data, int(index.labels[sample]), JPEG_MODE)
-    columns = index.columns()
-    for name in ("file_ids", "offsets", "sizes"):  # which the writer knows
-        del columns[name]
-    return writer.finish({}, columns)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,119 @@
+"""The graph of DALI's GPU engine: run on the CPU against PIL, and on a GPU as users run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engines import SIDE, make_plan
+
+from fastdeit import UserError
+from fastdeit.pipelines.crops import crop_rule, plan_cuts
+from fastdeit.pipelines.datasets.index import open_dataset
+from fastdeit.pipelines.decode import decode_with_pil
+from fastdeit.pipelines.open import open_pipeline
+from fastdeit.pipelines.pil_engine import resample_with_pil
+from fastdeit.pipelines.pipeline import PipelineOptions, group_copies
+
+pytestmark = pytest.mark.dali
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("kind", ["resized", "padded", "evaluation"])
+def test_cuts_are_those_of_the_plan(
+    kind: str, interpolation: str, containers: dict[str, Path]
+) -> None:
+    """Every copy is at its place, a few levels from PIL's pixels."""
+    from fastdeit.pipelines.dali_gpu_engine import cuts_of_images, cutting_graph, places_of
+
+    index = open_dataset(containers["val"])
+    options: dict[str, Any] = {"interpolation": interpolation, "repeats": 3, "batch_size": 40}
+    if kind == "padded":
+        options |= {"crop": "padded", "image_size": 24}
+    plan = make_plan(index, kind != "evaluation", **options)
+    (step,) = plan.steps(0)
+    cuts = plan_cuts(plan, index, step)
+    groups = group_copies(step)
+    most = 3 if plan.is_training else 1
+
+    def source() -> Any:
+        encoded = [
+            np.frombuffer(index.read(sample), dtype=np.uint8).copy() for sample, _, _ in groups
+        ]
+        return encoded, cuts_of_images(step, cuts, most)
+
+    pipe = cutting_graph(
+        source,
+        "cpu",
+        most,
+        plan.image_size,
+        interpolation,
+        0.65,
+        batch_size=40,
+        num_threads=2,
+        device_id=None,
+        prefetch_queue_depth=1,
+    )
+    made = np.stack([np.asarray(output.as_tensor()) for output in pipe.run()])
+    copies, numbers = places_of(groups)
+    found = made[copies, numbers].astype(int)
+    expected = np.stack(
+        [
+            resample_with_pil(
+                decode_with_pil(index, sample), cut, plan.image_size, crop_rule(plan).radius
+            )
+            for sample, cut in zip(step.samples.tolist(), cuts, strict=True)
+        ]
+    )
+    difference = np.abs(found - expected)
+    if kind == "padded":
+        assert difference.max() == 0
+    else:
+        assert difference.mean() < 0.3
+        assert (difference <= 2).mean() > 0.98
+        assert difference.max() <= 24
+
+
+def test_it_needs_a_gpu(containers: dict[str, Path]) -> None:
+    """Asking for it with batches on the CPU is one error with the way out."""
+    index = open_dataset(containers["val"])
+    options = PipelineOptions(threads=1, dali_device="gpu")
+    with pytest.raises(UserError, match=r"dali_device gpu needs a GPU. Found: device cpu"):
+        open_pipeline(index, make_plan(index), "dali", options)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(containers: dict[str, Path]) -> None:
+    """The same samples as through PIL, and nearly the same pixels."""
+    index, device = open_dataset(containers["beton"]), torch.device("cuda")
+    options = PipelineOptions(threads=2, device=device, dali_device="gpu")
+    with open_pipeline(index, make_plan(index), "dali", options) as batches:
+        found = list(batches)
+    with open_pipeline(index, make_plan(index), "pil", PipelineOptions(threads=2)) as batches:
+        expected = list(batches)
+    for left, right in zip(found, expected, strict=True):
+        assert left.images_nhwc_u8.device.type == "cuda"
+        assert left.images_nhwc_u8.shape == (40, SIDE, SIDE, 3)
+        assert torch.equal(left.labels.cpu(), right.labels)
+        difference = (left.images_nhwc_u8.cpu().int() - right.images_nhwc_u8.int()).abs().float()
+        assert difference.mean() < 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ["ffcv", "dali", "pil"])
+def test_batches_are_handed_out_on_the_gpu(engine: Any, containers: dict[str, Path]) -> None:
+    """On the GPU the bytes are those of the CPU, while the caller's stream is busy too."""
+    index, device = open_dataset(containers["beton"]), torch.device("cuda")
+    with open_pipeline(index, make_plan(index), "pil", PipelineOptions(threads=2)) as batches:
+        expected = list(batches)
+    busy = torch.randn(4096, 4096, device=device)
+    options = PipelineOptions(threads=2, device=device)
+    with open_pipeline(index, make_plan(index), engine, options) as batches:
+        for left, right in zip(batches, expected, strict=True):
+            busy = busy @ busy * 1e-4
+            images, labels = left.images_nhwc_u8.clone(), left.labels.clone()
+            assert torch.equal(images.cpu(), right.images_nhwc_u8)
+            assert torch.equal(labels.cpu(), right.labels)
