@@ -195,8 +195,7 @@ class _PlanDecoder(SimpleRGBImageDecoder):
         self._keys = np.ascontiguousarray(plan.keys)
         self._offsets = np.ascontiguousarray(index.offsets)
         self._sizes = np.ascontiguousarray(index.sizes)
-        # Not uint8: FFCV marks numba's type of one-dimensional uint8 arrays as read-only.
-        self._failed = np.zeros(len(index), dtype=np.int8)
+        self._failed = np.zeros(len(index), dtype=np.uint8)
         self._epoch_state = np.zeros(1, dtype=np.uint64)
         self._images_at = np.zeros(1, dtype=np.int64)
 
@@ -251,7 +250,7 @@ class _PlanDecoder(SimpleRGBImageDecoder):
                 rule,
                 numba.carray(as_pointer(handles_at), (threads,), np.uint64),
                 numba.carray(as_pointer(scratch_at), (threads, largest), np.uint8),
-                numba.carray(as_pointer(failed_at), (num,), np.int8),
+                numba.carray(as_pointer(failed_at), (num,), np.uint8),
                 numba.carray(as_pointer(images_at), shape, np.uint8),
             )
             return batch_indices
@@ -287,7 +286,7 @@ def _decode_batch(
         rule: a `CropRule`.
         handles: (lanes,) uint64, decompressors.
         scratch: (lanes, bytes) uint8, room for a decoded image.
-        failed: (N,) int8, set to 1 for what does not decode.
+        failed: (N,) uint8, set to 1 for what does not decode.
         images: (B, S, S, 3) uint8, written.
     """
     count = len(packed)

@@ -7,6 +7,7 @@ libturbojpeg's functions too. Importing FFCV changes torch for the whole process
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numba
 import numpy as np
@@ -20,6 +21,7 @@ try:
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.memory_managers.os_cache import OSCacheManager
     from ffcv.pipeline.compiler import Compiler
 except (ImportError, OSError) as error:
     raise UserError(
@@ -50,7 +52,23 @@ def _set_num_threads(compiler: type[Compiler], count: int) -> None:
     numba.set_num_threads(count)
 
 
+def _compile_reader(manager: OSCacheManager) -> Any:  # noqa: ARG001 - FFCV's signature
+    """Compile what finds a sample in the mapped file.
+
+    FFCV's own marks numba's type of one-dimensional uint8 arrays, which all share, as read-only:
+    code compiled later cannot write to such arrays, and what was compiled before is not found
+    again when it is freed.
+    """
+
+    def read(address: Any, state: Any) -> Any:
+        file, begins, sizes = state
+        return file[address : address + sizes[np.searchsorted(begins, address)]]
+
+    return Compiler.compile(read)
+
+
 Compiler.set_num_threads = classmethod(_set_num_threads)
+OSCacheManager.compile_reader = _compile_reader
 
 RGB, ACCURATE_DCT = 0, 4096
 _WARNING = 0

@@ -204,7 +204,7 @@ def _sum_rows(rows: Any, first: Any, starts: Any, counts: Any, weights: Any, out
     at, to, weights_at = rows.ctypes.data, out.ctypes.data, weights.ctypes.data
     taps, row_bytes = WORD * weights.shape[1], rows.shape[1]
     wanted = out.shape[1] * 3
-    rest = np.empty(LANES, dtype=np.int8)
+    rest = np.empty(LANES, dtype=np.uint8)
     for y in range(len(starts)):
         source, own = at + (starts[y] - first) * row_bytes, weights_at + taps * y
         for x in range(0, wanted - LANES + 1, LANES):
@@ -213,7 +213,7 @@ def _sum_rows(rows: Any, first: Any, starts: Any, counts: Any, weights: Any, out
         if x < wanted:
             _weighted_sum(source + x, row_bytes, own, counts[y], rest.ctypes.data)
             for i in range(x, wanted):
-                out[y, i // 3, i % 3] = np.uint8(rest[i - x])
+                out[y, i // 3, i % 3] = rest[i - x]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -224,9 +224,8 @@ def _resample_inside(image: Any, radius: Any, cut: Any, out: Any) -> None:
     y_starts, y_counts, y_weights = _coefficients(radius, cut[2], cut[4], cut[6], height)
     row, end_row = y_starts[0], y_starts[-1] + y_counts[-1]
     column, end_column = x_starts[0], x_starts[-1] + x_counts[-1]
-    # Not uint8: FFCV marks numba's type of one-dimensional uint8 arrays as read-only.
-    turned = np.empty(LANES * (end_column - column), dtype=np.int8)
-    summed = np.empty(LANES * width, dtype=np.int8)
+    turned = np.empty(LANES * (end_column - column), dtype=np.uint8)
+    summed = np.empty(LANES * width, dtype=np.uint8)
     row_bytes = (width * 3 // LANES + 1) * LANES  # the last pixel's fourth byte fits too
     rows = np.empty((end_row - row + ROWS - 1, row_bytes), dtype=np.uint8)
     for first in range(row, end_row, ROWS):

@@ -96,7 +96,7 @@ class DatasetIndex:
             UserError: the file ends before the sample does.
         """
         with self._opened(sample) as file:
-            self._check_size(sample, os.preadv(file, [memoryview(room)], int(self.offsets[sample])))
+            self._check_size(sample, os.preadv(file, [room.data], int(self.offsets[sample])))
 
     @contextmanager
     def _opened(self, sample: int) -> Iterator[int]:

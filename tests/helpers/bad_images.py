@@ -12,6 +12,7 @@ CUT_OFF, NO_JPEG = "cut off", "no JPEG"
 
 def with_bad_images(index: DatasetIndex, folder: Path, bad: dict[int, str]) -> Path:
     """A copy of a dataset in which some samples do not decode."""
+    folder.mkdir(exist_ok=True)
     writer = BetonWriter(folder, len(index), int(index.sizes.max()))
     for sample in range(len(index)):
         data = index.read(sample)
@@ -21,4 +22,5 @@ def with_bad_images(index: DatasetIndex, folder: Path, bad: dict[int, str]) -> P
     columns = index.columns()
     for name in ("file_ids", "offsets", "sizes"):  # which the writer knows
         del columns[name]
-    return writer.finish({}, columns)
+    classes = {"class_ids": list(index.class_ids), "class_names": list(index.class_names)}
+    return writer.finish(classes, columns)

@@ -207,7 +207,7 @@ def test_training_goes_on_without_bad_images(
     bad = with_bad_images(index, tmp_path / "data", {3: NO_JPEG, 20: CUT_OFF})
     data = {"beton": containers["beton"], "val": bad}
     options = ["--engine", engine, "--epochs", "1", "--warmup-epochs", "0"]
-    assert run("demo-teacher", data, tmp_path / "stops", *options) == 1
+    assert run("demo-teacher", data, tmp_path / "stops", *options) == 2
     assert "an image does not decode" in capsys.readouterr().err
     assert run("demo-teacher", data, tmp_path / "run", *options, "--bad-images", "skip") == 0
     assert last_json(capsys)["images_replaced"] == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,13 @@ from fastdeit.pipelines.decode import decode_with_pil
 from fastdeit.tools.convert.command import convert
 
 SIDE = 48
+
+
+@pytest.fixture(autouse=True)
+def _numba_types_kept() -> None:
+    """FFCV as a user of ours has it: without its change of a type that all of numba shares."""
+    if find_spec("ffcv") is not None:
+        importlib.import_module("fastdeit.pipelines.ffcv_library")
 
 
 @pytest.mark.ffcv
