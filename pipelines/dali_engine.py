@@ -121,6 +121,8 @@ class DaliEngine(Pipeline):
     def _without_dali(self, error: RuntimeError) -> Generator[tuple[Tensor, Reasons], None, None]:
         """Make the steps that were in flight by PIL, after a failure of DALI's."""
         self._pipe = None
+        if not self._fed:
+            raise error
         for step, reasons in self._fed:
             for sample in np.unique(step.samples).tolist():
                 try:

@@ -39,6 +39,10 @@ class DaliGpuPipeline(DaliEngine):
                 f"dali_device gpu needs a GPU. Found: device {options.device}. "
                 "Pass --dali-device cpu."
             )
+        number = options.device.index
+        self._device = torch.device(
+            "cuda", torch.cuda.current_device() if number is None else number
+        )
         self._most_copies = plan.repeats if plan.is_training else 1
         super().__init__(index, plan, options)
 
@@ -52,7 +56,7 @@ class DaliGpuPipeline(DaliEngine):
             self.options.hw_decoder_load,
             batch_size=self.plan.max_local_batch,
             num_threads=self.threads,
-            device_id=self.options.device.index or 0,
+            device_id=self._device.index,
             prefetch_queue_depth=DEPTH,
         )
 
@@ -65,12 +69,13 @@ class DaliGpuPipeline(DaliEngine):
         size = self.plan.image_size
         groups = group_copies(step)
         shape = (self._most_copies, len(groups), size, size, 3)
-        made = torch.empty(shape, dtype=torch.uint8, device=self.options.device)
-        stream = torch.cuda.current_stream(self.options.device)
+        made = torch.empty(shape, dtype=torch.uint8, device=self._device)
+        stream = torch.cuda.current_stream(self._device)
         for copy, output in enumerate(outputs):
             feed_ndarray(output.as_tensor(), made[copy], cuda_stream=stream)
         copies, numbers = places_of(groups)
-        return made[torch.from_numpy(copies), torch.from_numpy(numbers)]
+        flat = torch.from_numpy(copies * len(groups) + numbers).pin_memory()
+        return made.flatten(0, 1)[flat.to(self._device, non_blocking=True)]
 
 
 def cuts_of_images(

@@ -94,11 +94,12 @@ class Pipeline(ABC):
     def __iter__(self) -> Iterator[Batch]:
         """The batches from the current position to the end of the epoch; ends an earlier pass."""
         Pipeline.close(self)
-        epoch, first = self._epoch, self._step
+        epoch = self._epoch
+        steps = list(self.plan.steps(epoch, self._step))
         self._requested = deque()
-        self._open = self._images(self._requests(epoch, first))
+        self._open = self._images(self._requests(steps))
         with closing(self._open) as images_of_steps:
-            batches = self._batches(epoch, first, images_of_steps)
+            batches = self._batches(steps, images_of_steps)
             for batch in ahead_on_device(batches, self.options.device):
                 self._step = batch.step + 1
                 yield batch
@@ -145,24 +146,21 @@ class Pipeline(ABC):
         another thread too. The generator's `close` must stop whatever works ahead.
         """
 
-    def _requests(self, epoch: int, first_step: int) -> Iterator[StepPlan]:
+    def _requests(self, steps: list[StepPlan]) -> Iterator[StepPlan]:
         """What is asked of the engine: steps without what is known not to decode, no empty ones."""
         requested = self._requested
-        for step in self.plan.steps(epoch, first_step):
+        for step in steps:
             if len(step.samples):
                 request = replace(step, samples=self.replacements.apply(step.samples))
                 requested.append(request)
                 yield request
 
     def _batches(
-        self,
-        epoch: int,
-        first_step: int,
-        images_of_steps: Iterator[tuple[Tensor, Reasons]],
+        self, steps: list[StepPlan], images_of_steps: Iterator[tuple[Tensor, Reasons]]
     ) -> Iterator[Batch]:
         """The batches on the host."""
         size = self.plan.image_size
-        for step in self.plan.steps(epoch, first_step):
+        for step in steps:
             images = torch.empty((0, size, size, 3), dtype=torch.uint8)
             samples = step.samples
             if len(samples):
@@ -175,7 +173,7 @@ class Pipeline(ABC):
                 labels=torch.from_numpy(self.index.labels[samples]),
                 sample_keys=self.plan.keys[samples],
                 copies=step.copies,
-                epoch=epoch,
+                epoch=step.epoch,
                 step=step.step,
             )
 

@@ -124,6 +124,44 @@ def drawn(index: DatasetIndex, plan: Any, step: Any, samples: list[int]) -> torc
     return torch.from_numpy(np.stack(images))
 
 
+@pytest.mark.dali
+def test_a_failure_of_dali_itself(
+    four_bad: Path, val: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If DALI fails, its steps are made by PIL and it starts anew; without a bad image it stops."""
+    from fastdeit.pipelines.dali_engine import DaliPipeline
+
+    index = open_dataset(four_bad)
+    plan = make_plan(index, is_training=False, batch_size=5)
+    with DaliPipeline(index, plan, SKIP) as batches:
+        expected = list(batches)
+    with DaliPipeline(index, plan, SKIP) as batches:
+        pipe, calls = batches._pipe, []
+        run = pipe.run
+
+        def fail_once() -> Any:
+            calls.append(None)
+            if len(calls) == 5:  # the step of samples 20 to 24
+                raise RuntimeError("planted")
+            return run()
+
+        monkeypatch.setattr(pipe, "run", fail_once)
+        found = list(batches)
+        assert batches._pipe is not pipe
+        assert len(found) == len(expected) == 8
+        for left, right in zip(found, expected, strict=True):
+            assert torch.equal(left.images_nhwc_u8, right.images_nhwc_u8)
+            assert left.sample_keys.tolist() == right.sample_keys.tolist()
+    with DaliPipeline(val, make_plan(val, batch_size=4), SKIP) as batches:
+
+        def fail() -> Any:
+            raise RuntimeError("planted")
+
+        monkeypatch.setattr(batches._pipe, "run", fail)
+        with pytest.raises(RuntimeError, match="planted"):
+            list(batches)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_nothing_but_bad_images(engine: Any, val: DatasetIndex, tmp_path: Path) -> None:
     """A dataset of which nothing decodes is an error, not a search without end."""
