@@ -131,6 +131,31 @@ def test_resuming_is_exact(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_going_on_with_other_processes(
+    engine: Any, containers: dict[str, Path], reference: dict[bool, list[Batch]]
+) -> None:
+    """A position taken by one process is gone on from by three: together, the same batches."""
+    index = open_dataset(containers["beton"])
+    with open_pipeline(index, make_plan(index), engine, PipelineOptions(threads=1)) as batches:
+        list(zip(range(2), batches, strict=False))
+        position = batches.state_dict()
+    parts = []
+    for rank in range(3):
+        plan = make_plan(index, rank=rank, world_size=3)
+        with open_pipeline(index, plan, engine, PipelineOptions(threads=1)) as batches:
+            batches.load_state_dict(position)
+            parts.append(list(batches))
+    together = list(zip(*parts, strict=True))
+    first = position["step"]
+    assert len(together) == 6 - first > 0
+    for ranks, whole in zip(together, reference[True][first:], strict=True):
+        assert torch.equal(torch.cat([b.images_nhwc_u8 for b in ranks]), whole.images_nhwc_u8)
+        assert torch.equal(torch.cat([b.labels for b in ranks]), whole.labels)
+        keys = [key for b in ranks for key in b.sample_keys.tolist()]
+        assert keys == whole.sample_keys.tolist()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_batches_are_not_written_again(
     engine: Any, containers: dict[str, Path], reference: dict[bool, list[Batch]]
 ) -> None:
