@@ -92,10 +92,11 @@ class DaliEngine(Pipeline):
 
     def _encoded(self, sample: int, room: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bytes of which DALI makes what PIL makes of the sample, read into `room`."""
-        if self.index.modes[sample] != RAW_MODE:
-            self.index.read_into(sample, room)
-            if looks_whole(room, self._is_checked):
-                return room
+        self.index.read_into(sample, room)
+        if self.index.modes[sample] == RAW_MODE:
+            return _as_pnm(room.reshape(self.index.heights[sample], self.index.widths[sample], 3))
+        if looks_whole(room, self._is_checked):
+            return room
         return _as_pnm(np.asarray(decode_with_pil(self.index, sample)))
 
     def _images(

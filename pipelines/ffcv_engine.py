@@ -27,7 +27,6 @@ from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
 from fastdeit.pipelines.ffcv_library import (
     ACCURATE_DCT,
     RGB,
-    Compiler,
     EpochIterator,
     Loader,
     OrderOption,
@@ -47,15 +46,6 @@ SAMPLE_MASK = (1 << COPY_SHIFT) - 1
 BATCHES_AHEAD = 2
 CUT_FIELDS = len(CUT)
 STALL_S = 0.5  # how often a waiting reader looks whether FFCV's thread is still alive
-
-
-def _set_num_threads(compiler: type[Compiler], count: int) -> None:
-    """Set FFCV's number of threads; its own function changes torch's for the whole process too."""
-    compiler.num_threads = count
-    numba.set_num_threads(count)
-
-
-Compiler.set_num_threads = classmethod(_set_num_threads)
 
 
 class FfcvPipeline(Pipeline):
@@ -156,10 +146,11 @@ class _PlannedEpoch(EpochIterator):
 
     def __next__(self) -> Any:
         while True:
+            was_alive = self.is_alive()  # asked first: it may end right after its last batch
             try:
-                result = self.output_queue.get(timeout=STALL_S)
+                result = self.output_queue.get(timeout=STALL_S if was_alive else 0)
             except Empty:
-                if self.is_alive():
+                if was_alive:
                     continue
                 raise self._failure or RuntimeError("FFCV's thread ended early") from None
             if result is None:
