@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -61,6 +64,32 @@ def test_every_byte_is_equal(name: str, size: int, radius: int) -> None:
         expected = resample_with_pil(Image.fromarray(image), cut, size, radius)
         difference = np.abs(out.astype(int) - expected)
         assert difference.max() == 0, (cut, difference.max(), difference.mean())
+
+
+def test_nothing_beyond_the_image_is_touched() -> None:
+    """With forbidden memory right behind the image, and before it, every cut still works."""
+    script = """
+import ctypes, mmap
+import numpy as np
+from fastdeit.pipelines.resample import BICUBIC, resample_cut
+PAGE = mmap.PAGESIZE
+memory = mmap.mmap(-1, 6 * PAGE)
+begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+protect = ctypes.CDLL(None).mprotect
+for page in (0, 5):
+    assert protect(ctypes.c_void_p(begin + page * PAGE), PAGE, 0) == 0
+inside = np.frombuffer(memory, dtype=np.uint8)[PAGE : 5 * PAGE]
+for height, width in ((1, 1), (3, 1), (1, 7), (9, 5), (37, 31)):
+    size = height * width * 3
+    for image in (inside[:size], inside[len(inside) - size :]):
+        out = np.zeros((12, 12, 3), dtype=np.uint8)
+        cut = np.array([0, 0, height, width, 12, 12, 0, 0], dtype=np.int32)
+        resample_cut(image.reshape(height, width, 3), BICUBIC, cut, out)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_many_cuts_at_once_are_the_same() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import os
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import torch
 from bad_images import CUT_OFF, NO_JPEG, with_bad_images
 from engines import ENGINES, make_plan
+from PIL import Image
 
 from fastdeit import UserError
 from fastdeit.batch import Batch
@@ -88,6 +90,8 @@ def test_bad_images_are_replaced(
         open_pipeline(index, make_plan(index, **changes), engine, SKIP) as batches,
     ):
         found = list(batches)
+        # Once they are known, the neighbours are asked of the engine, not drawn afterwards.
+        batches.replacements.draw = None  # type: ignore[assignment]
         again = list(batches)
         assert batches.replacements.by_sample == neighbours
         shown = sum(
@@ -122,6 +126,30 @@ def drawn(index: DatasetIndex, plan: Any, step: Any, samples: list[int]) -> torc
         for sample, cut in zip(samples, cuts, strict=True)
     ]
     return torch.from_numpy(np.stack(images))
+
+
+@pytest.mark.dali
+def test_what_dali_may_see() -> None:
+    """Only whole JPEGs and PNGs; one from elsewhere is walked through."""
+    from fastdeit.pipelines.dali_engine import looks_whole
+
+    def encoded(kind: str) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(np.zeros((40, 50, 3), dtype=np.uint8)).save(file, kind)
+        return file.getvalue()
+
+    def look(data: bytes, is_checked: bool) -> bool:
+        return looks_whole(np.frombuffer(data, dtype=np.uint8), is_checked)
+
+    jpeg, png = encoded("jpeg"), encoded("png")
+    for is_checked in (True, False):
+        assert look(jpeg, is_checked)
+        assert look(jpeg + bytes(10), is_checked)
+        assert look(png, is_checked)
+        for bad in (jpeg[:-20], png[:-20], encoded("gif"), bytes(100), b"", b"\xff\xd8\xff"):
+            assert not look(bad, is_checked), bad
+    headless = jpeg[:2] + jpeg[-60:]  # nothing but its scan
+    assert not look(headless, is_checked=False)
 
 
 @pytest.mark.dali
