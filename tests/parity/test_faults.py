@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import logging
 import os
 import subprocess
@@ -228,16 +229,14 @@ def test_an_error_in_a_thread_arrives(
 ) -> None:
     """What fails where the batches are asked for reaches the caller within 5 s."""
     with open_pipeline(val, make_plan(val, batch_size=4), engine, SKIP) as batches:
-        apply = batches.replacements.apply
-        calls = []
+        next(iter(batches))  # compiled, started
+        requests = batches._requests
 
-        def fail_later(samples: Any) -> Any:
-            calls.append(None)
-            if len(calls) > 3:
-                raise ZeroDivisionError("planted")
-            return apply(samples)
+        def fail_later(steps: Any) -> Any:
+            yield from itertools.islice(requests(steps), 3)
+            raise ZeroDivisionError("planted")
 
-        monkeypatch.setattr(batches.replacements, "apply", fail_later)
+        monkeypatch.setattr(batches, "_requests", fail_later)
         started = time.perf_counter()
         with pytest.raises((ZeroDivisionError, RuntimeError), match="planted"):
             list(batches)
