@@ -114,7 +114,7 @@ class DataConfig:
             "threads",
             self.threads,
             "must be 0 or more",
-            "Pass --threads 0 for all cores.",
+            "Pass --threads 0 for this process's share.",
         )
 
 

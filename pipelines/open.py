@@ -76,6 +76,10 @@ def open_pipeline(
     index = dataset if isinstance(dataset, DatasetIndex) else open_dataset(dataset)
     options = options or PipelineOptions()
     name = choose_engine(index, engine).name
+    if options.dali_device == "gpu" and name != "dali":
+        raise UserError(
+            f"dali_device gpu needs engine dali. Found: engine {name}. Pass --engine dali."
+        )
     if name == "ffcv":
         from fastdeit.pipelines.ffcv_engine import FfcvPipeline
 

@@ -74,14 +74,25 @@ class Pipeline(ABC):
             options: how it works.
 
         Raises:
-            UserError: an image is too small for the plan's crops.
+            UserError: the plan is of another dataset, an image is too small for its crops, or the
+                batches are wanted on a GPU that is not there.
         """
+        if not np.array_equal(plan.keys, index.keys[: len(plan.keys)]):
+            raise UserError(
+                f"a plan must have the keys of the dataset. Found: others than those of "
+                f"{index.path}. Make it with keys=index.keys."
+            )
+        if options.device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"device must be there. Found: {options.device}, but no GPU. Pass --device cpu."
+            )
         check_sizes(plan, index)
         self.index = index
         self.plan = plan
         self.options = options
         self.threads = options.threads or num_rank_cores()
         self.replacements = Replacements(index)
+        self._is_closed = False
         self._epoch = 0
         self._step = 0
         self._open: Generator[tuple[Tensor, Reasons], None, None] | None = None
@@ -92,8 +103,14 @@ class Pipeline(ABC):
         return self.plan.num_steps
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches from the current position to the end of the epoch; ends an earlier pass."""
-        Pipeline.close(self)
+        """The batches from the current position to the end of the epoch; ends an earlier pass.
+
+        Raises:
+            RuntimeError: the pipeline was closed.
+        """
+        if self._is_closed:
+            raise RuntimeError("this pipeline was closed; open another one")
+        self._end_pass()
         epoch = self._epoch
         steps = list(self.plan.steps(epoch, self._step))
         self._requested = deque()
@@ -110,15 +127,35 @@ class Pipeline(ABC):
         return {"epoch": self._epoch, "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly at a position; the next pass begins there."""
-        self._epoch, self._step = int(state["epoch"]), int(state["step"])
+        """Continue exactly at a position; the next pass begins there.
+
+        Raises:
+            UserError: it is no position in this plan.
+        """
+        epoch, step = state.get("epoch"), state.get("step")
+        if not (
+            isinstance(epoch, int)
+            and isinstance(step, int)
+            and epoch >= 0
+            and 0 <= step <= self.plan.num_steps
+        ):
+            raise UserError(
+                f"a position must be an epoch and a step of at most {self.plan.num_steps}. "
+                f"Found: {state}. Give what state_dict gave."
+            )
+        self._epoch, self._step = epoch, step
 
     def close(self) -> None:
-        """Free threads, memory and files.
+        """Free threads, memory and files; the pipeline cannot be used afterwards.
 
         An engine calls this before it frees what its generator uses: after an exception the pass
         is still open, kept by the traceback.
         """
+        self._is_closed = True
+        self._end_pass()
+
+    def _end_pass(self) -> None:
+        """End the pass that is open, if one is."""
         if self._open is not None:
             self._open.close()
             self._open = None

@@ -79,6 +79,30 @@ class Plan:
     def __post_init__(self) -> None:
         if len(self.keys) == 0:
             raise UserError("a dataset must hold an image. Found: none. Convert the source again.")
+        low, high = self.crop_scale
+        narrow, wide = self.crop_ratio
+        for name, is_right, rule in (
+            ("keys", getattr(self.keys, "dtype", None) == np.uint64, "be the keys of an index"),
+            ("batch_size", isinstance(self.batch_size, int), "be a whole number"),
+            ("batch_size", self.batch_size >= 1, "be at least 1"),
+            ("image_size", self.image_size >= 1, "be at least 1"),
+            ("repeats", self.repeats >= 1, "be at least 1"),
+            ("order", self.order in ("keyed", "upstream"), "be keyed or upstream"),
+            ("crop", self.crop in ("resized", "padded"), "be resized or padded"),
+            ("crop_scale", 0 < low <= high <= 1, "be two numbers above 0 and at most 1"),
+            ("crop_ratio", 0 < narrow <= wide, "be two numbers above 0, the smaller first"),
+            ("crop_padding", self.crop_padding >= 0, "be 0 or more"),
+            (
+                "interpolation",
+                self.interpolation in ("bicubic", "bilinear"),
+                "be bicubic or bilinear",
+            ),
+            ("eval_crop_ratio", 0 < self.eval_crop_ratio <= 1, "be above 0 and at most 1"),
+            ("world_size", self.world_size >= 1, "be at least 1"),
+        ):
+            if not is_right:
+                found = getattr(self, name)
+                raise UserError(f"{name} of a plan must {rule}. Found: {found}. See Plan.{name}.")
         if not 0 <= self.rank < self.world_size:
             raise UserError(
                 f"rank must be from 0 to world_size - 1 ({self.world_size - 1}). "

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from fastdeit import UserError, cores
 from fastdeit.config import DataConfig, RunConfig
+from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import eval_plan, open_pipeline, pipeline_options, train_plan
 from fastdeit.pipelines.pipeline import PipelineOptions
 from fastdeit.pipelines.plan import Plan
@@ -109,9 +111,92 @@ def test_images_too_small_for_a_padded_crop() -> None:
         INDEX.heights[7] = 375
 
 
+def plan_of(**changes: Any) -> Plan:
+    """A training plan of `INDEX`."""
+    values: dict[str, Any] = {"keys": INDEX.keys, "batch_size": 8, "image_size": 32, **changes}
+    return Plan(**{"is_training": True, **values})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keys": [1, 2, 3] * 5},
+        {"batch_size": 8.0},
+        {"batch_size": 0},
+        {"image_size": 0},
+        {"repeats": 0},
+        {"order": "file"},
+        {"crop": "none"},
+        {"crop_scale": (1.0, 0.5)},
+        {"crop_ratio": (-1.0, 1.0)},
+        {"crop_padding": -1},
+        {"interpolation": "nearest"},
+        {"eval_crop_ratio": 0.0},
+        {"world_size": 0},
+    ],
+)
+def test_wrong_values_of_a_plan(change: dict[str, Any]) -> None:
+    """Each is named with what was found, before anything is computed."""
+    (name,) = change
+    with pytest.raises(UserError, match=rf"{name} of a plan must be .* Found: "):
+        plan_of(**change)
+
+
+def test_a_plan_of_another_dataset() -> None:
+    """Keys that are not the dataset's are refused, by number and by value."""
+    for keys in (INDEX.keys + np.uint64(1), INDEX.keys[::-1].copy(), np.tile(INDEX.keys, 2)):
+        with pytest.raises(UserError, match="a plan must have the keys of the dataset"):
+            open_pipeline(INDEX, plan_of(keys=keys), "synthetic")
+
+
+def test_a_closed_pipeline() -> None:
+    """It says so; closing it again does no harm."""
+    with open_pipeline(INDEX, plan_of(), "synthetic") as batches:
+        next(iter(batches))
+    batches.close()
+    with pytest.raises(RuntimeError, match="this pipeline was closed"):
+        next(iter(batches))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"epoch": 0},
+        {"epoch": -1, "step": 0},
+        {"epoch": 0, "step": 76},
+        {"epoch": 0.5, "step": 0},
+        {"epoch": "1", "step": 0},
+    ],
+)
+def test_no_position(state: dict[str, Any]) -> None:
+    """What is no position of the plan is refused, and the old one kept."""
+    with open_pipeline(INDEX, plan_of(), "synthetic") as batches:
+        batches.load_state_dict({"epoch": 2, "step": 75})
+        with pytest.raises(UserError, match="a position must be an epoch and a step of at most 75"):
+            batches.load_state_dict(state)
+        assert batches.state_dict() == {"epoch": 2, "step": 75}
+        assert list(batches) == []
+        assert batches.state_dict() == {"epoch": 3, "step": 0}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_gpu_that_is_not_there() -> None:
+    """Batches on a GPU without one are refused at opening."""
+    options = PipelineOptions(device=torch.device("cuda"))
+    with pytest.raises(UserError, match=r"device must be there. Found: cuda, but no GPU"):
+        open_pipeline(INDEX, plan_of(), "synthetic", options)
+
+
+def test_dalis_gpu_needs_dali() -> None:
+    """The option is not ignored where another engine is taken."""
+    with pytest.raises(UserError, match=r"dali_device gpu needs engine dali. Found: engine synth"):
+        open_pipeline(INDEX, plan_of(), "synthetic", PipelineOptions(dali_device="gpu"))
+
+
 def test_a_path_is_opened(containers: dict[str, Path]) -> None:
     """A pipeline opens from the path of a dataset too."""
-    keys = INDEX.keys[:40]
+    keys = open_dataset(containers["val"]).keys
     plan = Plan(keys=keys, batch_size=10, image_size=32, is_training=False)
     with open_pipeline(containers["val"], plan, "synthetic") as batches:
         assert len(batches.index) == 40
