@@ -17,7 +17,7 @@ import numpy as np
 
 from fastdeit.batch import Batch
 from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
-from fastdeit.benchmarks.peers import dali_own_epoch, deit_loader, ffcv_own_loader
+from fastdeit.benchmarks.peers import dali_own_epoch, deit_loader, ffcv_own_loader, spread
 from fastdeit.benchmarks.pinned import run_pinned
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
 from fastdeit.pipelines.decode import decode_with_pil
@@ -176,7 +176,7 @@ def bare_decode(index: DatasetIndex, num_images: int) -> tuple[Callable[[], int]
     Returns:
         The round, and what decodes: libjpeg-turbo itself where FFCV brings it.
     """
-    numbers = np.linspace(0, num_images - 1, min(DECODE_IMAGES, num_images)).astype(int).tolist()
+    numbers = spread(num_images, DECODE_IMAGES)
     if not is_installed("ffcv"):
 
         def by_pil() -> int:

@@ -128,7 +128,7 @@ def dali_own_epoch(
 
 
 def spread(num_there: int, num_wanted: int) -> list[int]:
-    """Numbers spread evenly, since a folder is sorted by class."""
+    """Numbers spread evenly over those that are there, since a folder is sorted by class."""
     chosen: list[int] = (
         np.linspace(0, num_there - 1, min(num_wanted, num_there)).astype(int).tolist()
     )

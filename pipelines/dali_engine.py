@@ -47,6 +47,8 @@ class DaliEngine(Pipeline):
     """What decoding on the CPU and on the GPU share: feeding DALI, and its failures."""
 
     name = "dali"
+    _most_copies: int | None = None
+    """How many copies one decoded image serves; None for any number."""
 
     def __init__(self, index: DatasetIndex, plan: Plan, options: PipelineOptions) -> None:
         """See `Pipeline`."""
@@ -76,7 +78,7 @@ class DaliEngine(Pipeline):
         step = next(self._steps)
         reasons: Reasons = {}
         self._fed.append((step, reasons))
-        samples = [sample for sample, _, _ in group_copies(step)]
+        samples = [sample for sample, _, _ in group_copies(step, self._most_copies)]
         ends = np.cumsum(self.index.sizes[samples])
         if ends[-1] > len(self._room):
             self._room = np.empty(ends[-1] * 5 // 4, dtype=np.uint8)

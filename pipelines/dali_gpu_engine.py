@@ -43,7 +43,7 @@ class DaliGpuPipeline(DaliEngine):
         self._device = torch.device(
             "cuda", torch.cuda.current_device() if number is None else number
         )
-        self._most_copies = plan.repeats if plan.is_training else 1
+        self._most_copies: int = plan.repeats if plan.is_training else 1
         super().__init__(index, plan, options)
 
     def _build(self) -> Any:
@@ -67,7 +67,7 @@ class DaliGpuPipeline(DaliEngine):
 
     def _finish(self, outputs: Any, step: StepPlan) -> Tensor:
         size = self.plan.image_size
-        groups = group_copies(step)
+        groups = group_copies(step, self._most_copies)
         shape = (self._most_copies, len(groups), size, size, 3)
         made = torch.empty(shape, dtype=torch.uint8, device=self._device)
         stream = torch.cuda.current_stream(self._device)
@@ -87,7 +87,7 @@ def cuts_of_images(
     """
     return [
         cuts[[first + (copy if copy < num else 0) for copy in range(most_copies)]]
-        for _, first, num in group_copies(step)
+        for _, first, num in group_copies(step, most_copies)
     ]
 
 

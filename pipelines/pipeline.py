@@ -247,11 +247,18 @@ class Pipeline(ABC):
         )
 
 
-def group_copies(step: StepPlan) -> list[tuple[int, int, int]]:
-    """The runs of one image in a step: (sample number, first place, number of copies)."""
+def group_copies(step: StepPlan, most: int | None = None) -> list[tuple[int, int, int]]:
+    """The runs of one image in a step: (sample number, first place, number of copies).
+
+    Args:
+        step: the samples.
+        most: longer runs are cut into parts of so many; an image that stands in for its neighbour
+            may follow itself.
+    """
     starts = np.flatnonzero(np.diff(step.samples, prepend=-1))
     ends = np.append(starts[1:], len(step.samples))
     return [
-        (int(step.samples[start]), int(start), int(end - start))
+        (int(step.samples[start]), first, min(most or int(end - start), int(end) - first))
         for start, end in zip(starts, ends, strict=True)
+        for first in range(int(start), int(end), most or int(end - start))
     ]

@@ -17,6 +17,7 @@ from fastdeit.pipelines.decode import decode_with_pil
 from fastdeit.pipelines.open import open_pipeline
 from fastdeit.pipelines.pil_engine import resample_with_pil
 from fastdeit.pipelines.pipeline import PipelineOptions, group_copies
+from fastdeit.pipelines.plan import StepPlan
 
 pytestmark = pytest.mark.dali
 
@@ -75,6 +76,20 @@ def test_cuts_are_those_of_the_plan(
         assert difference.mean() < 0.3
         assert (difference <= 2).mean() > 0.98
         assert difference.max() <= 24
+
+
+def test_an_image_that_stands_in_for_its_neighbour() -> None:
+    """A run longer than the copies of an image is decoded in parts; no cut is lost."""
+    from fastdeit.pipelines.dali_gpu_engine import cuts_of_images, places_of
+
+    step = StepPlan(0, 0, np.array([4, 7, 7, 7, 7, 7, 9]), np.array([2, 0, 1, 2, 0, 1, 0]))
+    groups = group_copies(step, 3)
+    assert groups == [(4, 0, 1), (7, 1, 3), (7, 4, 2), (9, 6, 1)]
+    assert group_copies(step) == [(4, 0, 1), (7, 1, 5), (9, 6, 1)]
+    cuts = np.arange(7, dtype=np.int32)[:, None].repeat(8, axis=1)
+    by_image = np.stack(cuts_of_images(step, cuts, 3))
+    copies, numbers = places_of(groups)
+    assert np.array_equal(by_image[numbers, copies], cuts)
 
 
 def test_it_needs_a_gpu(containers: dict[str, Path]) -> None:

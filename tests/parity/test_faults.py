@@ -271,10 +271,11 @@ def test_leaving_a_thousand_epochs_early(engine: Any, val: DatasetIndex) -> None
     assert memory() - before[2] < 20e6
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_program_that_ends_in_the_middle_ends(engine: str, containers: dict[str, Path]) -> None:
-    """A script that leaves an epoch and returns does not hang at its end, nor print anything."""
-    script = f"""
+def program_file(engine: str, containers: dict[str, Path], body: str) -> Path:
+    """A program that does something with each batch of an epoch."""
+    file = containers["beton"].with_name(f"program_{engine}.py")
+    file.write_text(f"""
+import time
 from pathlib import Path
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import open_pipeline
@@ -286,10 +287,15 @@ if __name__ == "__main__":
     plan = Plan(keys=index.keys, batch_size=8, image_size=32, is_training=True)
     batches = open_pipeline(index, plan, {engine!r}, PipelineOptions(threads=2))
     for batch in batches:
-        break
-"""
-    file = containers["beton"].with_name(f"leaves_{engine}.py")
-    file.write_text(script)
+        {body}
+""")
+    return file
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_program_that_ends_in_the_middle_ends(engine: str, containers: dict[str, Path]) -> None:
+    """A script that leaves an epoch and returns does not hang at its end, nor print anything."""
+    file = program_file(engine, containers, "break")
     done = subprocess.run(
         [sys.executable, str(file)], capture_output=True, text=True, timeout=90, check=False
     )
@@ -299,23 +305,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_killed_program_leaves_no_workers(engine: str, containers: dict[str, Path]) -> None:
     """SIGKILL of a program in the middle of an epoch ends its workers too."""
-    script = f"""
-import time
-from pathlib import Path
-from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.pipelines.open import open_pipeline
-from fastdeit.pipelines.pipeline import PipelineOptions
-from fastdeit.pipelines.plan import Plan
-
-if __name__ == "__main__":
-    index = open_dataset(Path({str(containers["beton"])!r}))
-    plan = Plan(keys=index.keys, batch_size=8, image_size=32, is_training=True)
-    for batch in open_pipeline(index, plan, {engine!r}, PipelineOptions(threads=2)):
-        print("here", flush=True)
-        time.sleep(60)
-"""
-    file = containers["beton"].with_name(f"killed_{engine}.py")
-    file.write_text(script)
+    file = program_file(engine, containers, "print('here', flush=True); time.sleep(60)")
     program = subprocess.Popen(
         [sys.executable, str(file)], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
