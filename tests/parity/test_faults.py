@@ -73,6 +73,7 @@ def test_bad_images_are_replaced(
     four_bad: Path,
     val: DatasetIndex,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With `skip` the next good image in the order of the keys stands there, as itself."""
     order = np.argsort(val.keys)
@@ -92,7 +93,7 @@ def test_bad_images_are_replaced(
     ):
         found = list(batches)
         # Once they are known, the neighbours are asked of the engine, not drawn afterwards.
-        batches.replacements.draw = None  # type: ignore[assignment]
+        monkeypatch.setattr(batches.replacements, "draw", None)
         again = list(batches)
         assert batches.replacements.by_sample == neighbours
         shown = sum(
