@@ -11,13 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fastdeit.errors import UserError
-
-
-def require(ok: bool, what: str, found: object, rule: str, way_out: str) -> None:
-    """Raise a UserError in the house's words unless `ok`."""
-    if not ok:
-        raise UserError(f"{what} {rule}. Found: {found}. {way_out}")
+from fastdeit.augment_config import AugmentConfig
+from fastdeit.errors import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,56 +111,6 @@ class DataConfig:
             "must be 0 or more",
             "Pass --threads 0 for this process's share.",
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AugmentConfig:
-    """What is done to a batch on the device, in this order: flip, normalise, erase, mix."""
-
-    hflip_prob: float = 0.5
-    """Probability of a horizontal flip."""
-    erase_prob: float = 0.25
-    """Probability of Random Erasing with normal noise (Table 9: 0.25)."""
-    mixup_alpha: float = 0.8
-    """Mixup's Beta parameter, 0 for no Mixup (Table 9: 0.8)."""
-    cutmix_alpha: float = 1.0
-    """CutMix's Beta parameter, 0 for no CutMix (Table 9: 1.0)."""
-    switch_prob: float = 0.5
-    """Probability of CutMix rather than Mixup in a step, where both are on."""
-    smoothing: float = 0.1
-    """Label smoothing (Table 9: 0.1)."""
-
-    def __post_init__(self) -> None:
-        for name in ("hflip_prob", "erase_prob", "switch_prob"):
-            value = getattr(self, name)
-            require(
-                0 <= value <= 1,
-                name,
-                value,
-                "must be a probability from 0 to 1",
-                f"Pass --{name.replace('_', '-')} 0.5, say.",
-            )
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            value = getattr(self, name)
-            require(
-                value >= 0,
-                name,
-                value,
-                "must be 0 or more",
-                f"Pass --{name.replace('_', '-')} 0 to switch it off.",
-            )
-        require(
-            0 <= self.smoothing < 1,
-            "smoothing",
-            self.smoothing,
-            "must be at least 0 and below 1",
-            "Pass --smoothing 0.1, say.",
-        )
-
-    @property
-    def is_mixing(self) -> bool:
-        """Whether Mixup or CutMix is on."""
-        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

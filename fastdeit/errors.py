@@ -7,3 +7,9 @@ class UserError(Exception):
     The program prints it without a traceback and exits with 2. It is not a ValueError, because the
     command-line parser wraps every ValueError raised by a configuration in words of its own.
     """
+
+
+def require(ok: bool, what: str, found: object, rule: str, way_out: str) -> None:
+    """Raise a UserError in the house's words unless `ok`."""
+    if not ok:
+        raise UserError(f"{what} {rule}. Found: {found}. {way_out}")

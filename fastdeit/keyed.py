@@ -39,6 +39,8 @@ class Purpose(IntEnum):
     MIX = 5
     INIT = 6
     STORE = 7
+    POLICY = 8
+    JITTER = 9
 
 
 def mix64(z: Any) -> Any:
@@ -120,7 +122,19 @@ def uniform(states: U64, index: int) -> NDArray[np.float64]:
     return result
 
 
-def step_generator(seed: int, purpose: Purpose, epoch: int, step: int) -> np.random.Generator:
-    """A numpy generator for decisions that a whole step shares, such as Mixup's lambda."""
+def step_generator(
+    seed: int, purpose: Purpose, epoch: int, step: int, word: int = 0
+) -> np.random.Generator:
+    """A numpy generator for decisions that a whole step shares, such as Mixup's lambda.
+
+    Args:
+        seed: the run's seed.
+        purpose: what the numbers are for.
+        epoch: from 0.
+        step: from 0.
+        word: 64 bits that tell apart what draws in the same step; 0 where all draw alike.
+    """
     state = absorb(np.array([epoch_state(seed, purpose, epoch)]), np.array([step], dtype=np.uint64))
+    if word:
+        state = absorb(state, np.array([word], dtype=np.uint64))
     return np.random.Generator(np.random.Philox(key=int(state[0])))

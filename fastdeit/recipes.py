@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from fastdeit.augment_config import AugmentConfig
 from fastdeit.config import (
-    AugmentConfig,
     DataConfig,
     DistillConfig,
     ModelConfig,
@@ -24,7 +24,9 @@ def demo_teacher(train: Path, val: Path, out: Path, teacher: Path | None = None)
     return TrainConfig(
         data=DataConfig(train=train, val=val, image_size=64, batch_size=64, repeats=2),
         model=ModelConfig(model="test_resnet"),
-        augment=AugmentConfig(mixup_alpha=0.0, cutmix_alpha=0.0, erase_prob=0.0),
+        augment=AugmentConfig(
+            auto_augment="none", mixup_alpha=0.0, cutmix_alpha=0.0, erase_prob=0.0
+        ),
         optim=OptimConfig(epochs=12, base_lr=3e-2, warmup_epochs=1),
         distill=DistillConfig(teacher=teacher),
         run=RunConfig(out=out),

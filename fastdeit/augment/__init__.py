@@ -1,21 +1,28 @@
-"""Augmentation of a batch on its device, in DeiT's order: flip, normalise, erase, mix.
+"""Augmentation of a batch on its device, in DeiT's order.
 
+Flip, the policy's operations (RandAugment and its like), colour jitter, normalise, erase, mix.
 `sample_augmentation` draws every decision on the host from keyed randomness, so nothing waits for
-the device; `apply_augmentation` is pure and takes them. RandAugment is not here yet.
+the device; `apply_augmentation` is pure and takes them.
 """
 
 from fastdeit.augment.compose import (
     Augmentation,
-    MixedTargets,
     apply_augmentation,
     normalise,
     sample_augmentation,
 )
+from fastdeit.augment.mix import MixedTargets, dense_targets
+from fastdeit.augment.operate import apply_operations
+from fastdeit.augment.sampling import Operations, sample_operations
 
 __all__ = [
     "Augmentation",
     "MixedTargets",
+    "Operations",
     "apply_augmentation",
+    "apply_operations",
+    "dense_targets",
     "normalise",
     "sample_augmentation",
+    "sample_operations",
 ]

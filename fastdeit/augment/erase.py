@@ -1,12 +1,13 @@
-"""Random Erasing in `pixel` mode: a rectangle of an image becomes normal noise.
+"""Random Erasing: rectangles of an image become noise, one colour, or its mean.
 
-Source: Zhong et al., arXiv:1708.04896; timm data/random_erasing.py:RandomErasing._erase.
+Source: Zhong et al., arXiv:1708.04896; timm data/random_erasing.py:RandomErasing.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,31 +15,56 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdeit import keyed
+from fastdeit.augment.upload import upload
 from fastdeit.keyed import U64
+
+EraseMode = Literal["pixel", "rand", "const"]
 
 MIN_AREA_FRAC, MAX_AREA_FRAC = 0.02, 1 / 3
 MIN_LOG_ASPECT = math.log(0.3)
 NUM_ATTEMPTS = 10
 DRAWS_PER_ATTEMPT = 4
+FIRST_BOX_DRAW = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """One rectangle an image; those of no height erase nothing."""
+    """Up to K rectangles an image, one after another; those of no height erase nothing."""
 
     top: NDArray[np.int64]
-    """(B,) first row."""
+    """(K, B) first row."""
     left: NDArray[np.int64]
-    """(B,) first column."""
+    """(K, B) first column."""
     height: NDArray[np.int64]
-    """(B,) rows, 0 where nothing is erased."""
+    """(K, B) rows, 0 where nothing is erased."""
     width: NDArray[np.int64]
-    """(B,) columns."""
+    """(K, B) columns."""
     noise_seeds: NDArray[np.int64]
-    """(B,) the seed of each image's noise, its 64 bits read as signed."""
+    """(K, B) the seed of each rectangle's noise, its 64 bits read as signed."""
+    mode: EraseMode = "pixel"
+    """Normal noise for each pixel, one normal colour for each rectangle, or 0 (the mean colour)."""
+
+    def take(self, index: NDArray[np.int64]) -> Erasure:
+        """The rectangles of some of the images."""
+        return Erasure(
+            self.top[:, index],
+            self.left[:, index],
+            self.height[:, index],
+            self.width[:, index],
+            self.noise_seeds[:, index],
+            self.mode,
+        )
 
 
-def sample_erasure(states: U64, prob: float, height: int, width: int) -> Erasure:
+def sample_erasure(
+    states: U64,
+    prob: float,
+    height: int,
+    width: int,
+    mode: EraseMode = "pixel",
+    max_count: int = 1,
+    num_splits: int = 0,
+) -> Erasure:
     """Draw the rectangles.
 
     Args:
@@ -46,80 +72,117 @@ def sample_erasure(states: U64, prob: float, height: int, width: int) -> Erasure
         prob: probability that an image is erased.
         height: rows of an image.
         width: columns of an image.
+        mode: what the rectangles become.
+        max_count: an image gets 1 to so many rectangles, which share its area.
+        num_splits: if 2 or more, the first 1 / num_splits of the batch is left clean.
 
     Returns:
-        Rectangles of 2% to a third of the area with log-uniform aspect from 0.3 to 1 / 0.3; the
-        first of ten attempts that is strictly smaller than the image counts.
+        Rectangles of 2% to a third of the area (over their number) with log-uniform aspect from 0.3
+        to 1 / 0.3; the first of ten attempts that is strictly smaller than the image counts.
     """
     num = len(states)
-    top, left, rows, cols = (np.zeros(num, dtype=np.int64) for _ in range(4))
-    open_ = keyed.uniform(states, 0) < prob
-    for attempt in range(NUM_ATTEMPTS):
-        first = 2 + attempt * DRAWS_PER_ATTEMPT
-        u_area, u_aspect, u_top, u_left = (keyed.uniform(states, first + i) for i in range(4))
-        area = (MIN_AREA_FRAC + u_area * (MAX_AREA_FRAC - MIN_AREA_FRAC)) * height * width
-        aspect = np.exp(MIN_LOG_ASPECT * (1 - 2 * u_aspect))
-        h = np.rint(np.sqrt(area * aspect)).astype(np.int64)
-        w = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-        take = open_ & (h < height) & (w < width)
-        rows[take], cols[take] = h[take], w[take]
-        top[take] = (u_top * (height - h + 1)).astype(np.int64)[take]
-        left[take] = (u_left * (width - w + 1)).astype(np.int64)[take]
-        open_ &= ~take
-    return Erasure(top, left, rows, cols, keyed.draw(states, 1).view(np.int64))
+    top, left, rows, cols = (np.zeros((max_count, num), dtype=np.int64) for _ in range(4))
+    erased = keyed.uniform(states, 0) < prob
+    if num_splits > 1:
+        erased[: num // num_splits] = False
+    seeds = [keyed.draw(states, 1)]
+    seeds += [keyed.absorb(seeds[0], np.array([k], dtype=np.uint64)) for k in range(1, max_count)]
+    count = 1 + (keyed.uniform(states, 2) * max_count).astype(np.int64)
+    for box in range(max_count):
+        open_ = erased & (box < count)
+        for attempt in range(NUM_ATTEMPTS):
+            first = FIRST_BOX_DRAW + (box * NUM_ATTEMPTS + attempt) * DRAWS_PER_ATTEMPT
+            u_area, u_aspect, u_top, u_left = (keyed.uniform(states, first + i) for i in range(4))
+            share = MIN_AREA_FRAC + u_area * (MAX_AREA_FRAC - MIN_AREA_FRAC)
+            area = share * (height * width) / count
+            aspect = np.exp(MIN_LOG_ASPECT + u_aspect * (-MIN_LOG_ASPECT - MIN_LOG_ASPECT))
+            h = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+            w = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+            take = open_ & (h < height) & (w < width)
+            rows[box, take], cols[box, take] = h[take], w[take]
+            top[box, take] = (u_top * (height - h + 1)).astype(np.int64)[take]
+            left[box, take] = (u_left * (width - w + 1)).astype(np.int64)[take]
+            open_ &= ~take
+    return Erasure(top, left, rows, cols, np.stack(seeds).view(np.int64), mode)
 
 
 def apply_erasure(images: Tensor, erasure: Erasure) -> Tensor:
-    """Replace each image's rectangle by N(0, 1) noise, one number a pixel and channel.
+    """Replace the rectangles of each image.
 
     Args:
-        images: (B, 3, H, W) float, normalised.
+        images: (B, H, W, 3) float, normalised; not changed.
         erasure: rectangles for these B images.
 
     Returns:
-        The same shape, dtype and memory format. The noise of an image is the same whatever batch
-        it is in.
+        The same shape and dtype, contiguous. The noise of an image is the same whatever batch it is
+        in.
     """
-    chosen = np.flatnonzero(erasure.height)
-    if len(chosen) == 0:
-        return images
-    device, (_, channels, height, width) = images.device, images.shape
-
-    def column(values: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(values[chosen]).to(device, non_blocking=True)[:, None]
-
-    row = torch.arange(height, device=device)[None, :]
-    col = torch.arange(width, device=device)[None, :]
-    top, left = column(erasure.top), column(erasure.left)
-    in_rows = (row >= top) & (row < top + column(erasure.height))
-    in_cols = (col >= left) & (col < left + column(erasure.width))
-    inside = (in_rows[:, :, None] & in_cols[:, None, :])[:, None]  # (b, 1, H, W)
-
-    noise = keyed_normal(column(erasure.noise_seeds), height * width * channels)
-    noise = noise.view(-1, height, width, channels).permute(0, 3, 1, 2).to(images.dtype)
-    index = torch.from_numpy(chosen).to(device, non_blocking=True)
-    out = images.clone()
-    out[index] = torch.where(inside, noise, images[index])
-    return out
+    return erase_(images.clone(memory_format=torch.contiguous_format), erasure)
 
 
-def keyed_normal(seeds: Tensor, count: int) -> Tensor:
-    """Normal noise as a pure function of a seed and a position.
+def erase_(images: Tensor, erasure: Erasure) -> Tensor:
+    """As `apply_erasure`, in place on a contiguous tensor, which is returned."""
+    _, height, width, channels = images.shape
+    pixels = images.view(-1, channels)
+    for box in range(len(erasure.height)):  # in their order: a later one covers an earlier one
+        h, w = erasure.height[box], erasure.width[box]
+        chosen = np.flatnonzero(h * w)
+        if len(chosen) == 0:
+            continue
+        h, w = h[chosen], w[chosen]
+        area = h * w
+        total = int(area.sum())
+        corner = (chosen * height + erasure.top[box, chosen]) * width + erasure.left[box, chosen]
+        arrays: list[NDArray[Any]] = [
+            area,
+            np.cumsum(area) - area,
+            w,
+            corner,
+            erasure.noise_seeds[box, chosen],
+        ]
+        areas, starts, widths, corners, seeds = upload(arrays, images.device)
+        # Only the pixels of rectangles are visited; with the total known, nothing waits.
+        of = torch.repeat_interleave(areas, output_size=total)
+        place = torch.arange(total, device=images.device).sub_(starts[of])
+        row = place // widths[of]
+        index = corners[of].add_(row * width).add_(place - row * widths[of])
+        if erasure.mode == "pixel":
+            values = keyed_normal(seeds[of], place)
+        elif erasure.mode == "rand":
+            values = keyed_normal(seeds, torch.zeros_like(seeds))[of]
+        else:
+            values = pixels.new_zeros(()).expand(total, channels)
+        pixels.index_copy_(0, index, values.to(pixels.dtype))
+    return images
+
+
+def keyed_normal(seeds: Tensor, place: Tensor) -> Tensor:
+    """Normal noise as a pure function of a seed and a place.
 
     Args:
-        seeds: (B, 1) int64.
-        count: numbers for each seed.
+        seeds: (n,) int64.
+        place: (n,) int64 from 0, below 2^62.
 
     Returns:
-        (B, count) float32, N(0, 1).
+        (n, 3) float32, N(0, 1).
 
-    Note: SplitMix64 on int64 (multiplication wraps alike), then Box-Muller over 24-bit uniforms.
+    Note: SplitMix64 on int64 (multiplication wraps alike), two words a place, then Box-Muller over
+    24-bit uniforms: each word gives a pair, of which the last number is not used.
     """
-    position = torch.arange(count, device=seeds.device)[None, :]
-    bits = _mix64(seeds + position * _signed(int(keyed.GOLDEN)))
-    uniform_1 = (((bits >> 40) & 0xFFFFFF) + 1).float() * 2.0**-24  # in (0, 1]
-    uniform_2 = (bits & 0xFFFFFF).float() * 2.0**-24
-    return torch.sqrt(-2 * torch.log(uniform_1)) * torch.cos(2 * math.pi * uniform_2)
+    first = _mix64(seeds + (place * 2 + 1) * _signed(int(keyed.GOLDEN)))
+    second = _mix64(seeds + (place * 2 + 2) * _signed(int(keyed.GOLDEN)))
+    radius, angle = _polar(first)
+    last_radius, last_angle = _polar(second)
+    return torch.stack(
+        (radius * angle.cos(), radius * angle.sin(), last_radius * last_angle.cos()), -1
+    )
+
+
+def _polar(bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Box-Muller's radius and angle, (n,) float32 each, from the two halves of 64 bits."""
+    uniform = (((bits >> 40) & 0xFFFFFF) + 1).float() * 2.0**-24  # in (0, 1]
+    turn = (bits & 0xFFFFFF).float() * 2.0**-24
+    return torch.sqrt(-2 * torch.log(uniform)), 2 * math.pi * turn
 
 
 def _mix64(z: Tensor) -> Tensor:

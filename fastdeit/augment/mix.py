@@ -1,98 +1,269 @@
-"""Mixup and CutMix in timm's `batch` mode: one decision a step, the partner is `batch.flip(0)`.
+"""Mixup and CutMix in timm's three modes; an image's partner is that at the mirrored place.
 
-Source: Mixup, arXiv:1710.09412; CutMix, arXiv:1905.04899 section 3.1; timm
-data/mixup.py:Mixup._params_per_batch, _mix_batch, rand_bbox, cutmix_bbox_and_lam.
+Source: Mixup, arXiv:1710.09412; CutMix, arXiv:1905.04899 section 3.1; timm data/mixup.py:Mixup.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from fastdeit.augment.upload import upload
+from fastdeit.errors import UserError
+
+MixMode = Literal["batch", "pair", "elem"]
+Box = tuple[int, int, int, int]
+"""(top, bottom, left, right), the ends not included."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixRules:
+    """Which images are mixed how."""
+
+    mixup_alpha: float = 0.8
+    """Beta parameter of Mixup, 0 switches it off."""
+    cutmix_alpha: float = 1.0
+    """Beta parameter of CutMix, 0 switches it off."""
+    cutmix_minmax: tuple[float, float] | None = None
+    """Least and greatest side of CutMix's box over the image's, in place of its Beta."""
+    prob: float = 1.0
+    """Probability that a batch, pair or image is mixed."""
+    switch_prob: float = 0.5
+    """Probability of CutMix where both are on."""
+    mode: MixMode = "batch"
+    """One decision for the batch, for each pair of partners, or for each image."""
+
+    @property
+    def use_mixup(self) -> bool:
+        """Whether Mixup is on."""
+        return self.mixup_alpha > 0
+
+    @property
+    def use_cutmix(self) -> bool:
+        """Whether CutMix is on."""
+        return self.cutmix_alpha > 0 or self.cutmix_minmax is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How every image of a batch is mixed with its partner."""
+    """How each image of a batch is mixed with its partner."""
 
-    weight: float
-    """Share of the image itself, from 0 to 1; for CutMix that of the pasted box's complement."""
-    box: tuple[int, int, int, int] | None
-    """CutMix: (top, bottom, left, right) of the pasted box; None for Mixup."""
+    weight: NDArray[np.float64]
+    """(B,) share of the image itself, from 0 to 1; of CutMix what its box leaves."""
+    is_cutmix: NDArray[np.bool_]
+    """(B,) whether the partner's box is pasted, rather than all of it blended."""
+    box: NDArray[np.int64]
+    """(B, 4) top, bottom, left, right of the pasted box."""
+
+    def take(self, index: NDArray[np.int64]) -> Mix:
+        """What was decided for some of the images."""
+        return Mix(self.weight[index], self.is_cutmix[index], self.box[index])
+
+
+@dataclass(frozen=True, slots=True)
+class MixedTargets:
+    """Targets as two labels and a weight; no dense one-hot is built."""
+
+    labels: Tensor
+    """(B,) int64."""
+    partner_labels: Tensor
+    """(B,) int64, the label of the image that was mixed in."""
+    weight: Tensor
+    """(B,) float32 share of `labels`, from 0 to 1; the partner's is 1 - weight."""
 
 
 def sample_mix(
-    generator: np.random.Generator,
-    mixup_alpha: float,
-    cutmix_alpha: float,
-    switch_prob: float,
-    height: int,
-    width: int,
+    rules: MixRules, generator: np.random.Generator, num: int, height: int, width: int
 ) -> Mix | None:
-    """Draw the decision of one step.
+    """Draw the decisions of one step.
 
     Args:
-        generator: keyed by seed, epoch and step.
-        mixup_alpha: Beta parameter of Mixup, 0 switches it off.
-        cutmix_alpha: Beta parameter of CutMix, 0 switches it off.
-        switch_prob: probability of CutMix where both are on.
+        rules: which images are mixed how.
+        generator: keyed by the step; asked in the order in which timm asks numpy.
+        num: images in the batch; of an odd number the middle one meets itself.
         height: rows of an image.
         width: columns of an image.
 
     Returns:
-        The decision, or None if both are off.
+        The decisions, or None if nothing is mixed.
+
+    Raises:
+        UserError: `cutmix_minmax` leaves no side to choose for so small an image.
     """
-    if mixup_alpha <= 0 and cutmix_alpha <= 0:
+    if not (rules.use_mixup or rules.use_cutmix):
         return None
-    if mixup_alpha > 0 and cutmix_alpha > 0:
-        use_cutmix = generator.random() < switch_prob
+    if rules.mode == "batch":
+        if generator.random() >= rules.prob:
+            return None
+        use_cutmix = rules.use_cutmix
+        if rules.use_mixup and rules.use_cutmix:
+            use_cutmix = bool(generator.random() < rules.switch_prob)
+        alpha = _cutmix_alpha(rules) if use_cutmix else rules.mixup_alpha
+        weight = float(generator.beta(alpha, alpha))
+        box: Box = (0, 0, 0, 0)
+        if use_cutmix and weight < 1:
+            box, weight = _sample_box(rules, generator, weight, height, width)
+        return same_for_all(num, weight, box if use_cutmix else None)
+    drawn = num if rules.mode == "elem" else num // 2
+    weights, cuts = _sample_weights(rules, generator, drawn)
+    mix = Mix(np.ones(num), np.zeros(num, dtype=bool), np.zeros((num, 4), dtype=np.int64))
+    for i in range(drawn):
+        # timm goes on in float32 here, and the sides of the boxes with it.
+        weight, box = weights[i], (0, 0, 0, 0)
+        if cuts[i] and weight != 1:
+            box, weight = _sample_box(rules, generator, weight, height, width)
+        for place in (i,) if rules.mode == "elem" else (i, num - 1 - i):
+            mix.weight[place] = np.float32(weight)
+            mix.is_cutmix[place], mix.box[place] = cuts[i], box
+    return mix
+
+
+def same_for_all(num: int, weight: float, box: Box | None) -> Mix:
+    """One decision for a whole batch of `num`: CutMix with a box, Mixup without."""
+    boxes = np.tile(np.array(box or (0, 0, 0, 0), dtype=np.int64), (num, 1))
+    return Mix(np.full(num, weight), np.full(num, box is not None), boxes)
+
+
+def _cutmix_alpha(rules: MixRules) -> float:
+    return 1.0 if rules.cutmix_minmax is not None else rules.cutmix_alpha
+
+
+def _sample_weights(
+    rules: MixRules, generator: np.random.Generator, num: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """(num,) lambda, 1 where nothing is mixed, and whether it is CutMix's."""
+    cuts = np.full(num, rules.use_cutmix)
+    if rules.use_mixup and rules.use_cutmix:
+        cuts = generator.random(num) < rules.switch_prob
+        alpha = _cutmix_alpha(rules)
+        cut_weights = generator.beta(alpha, alpha, size=num)
+        weights = generator.beta(rules.mixup_alpha, rules.mixup_alpha, size=num)
+        weights = np.where(cuts, cut_weights, weights)
     else:
-        use_cutmix = cutmix_alpha > 0
-    alpha = cutmix_alpha if use_cutmix else mixup_alpha
-    weight = float(generator.beta(alpha, alpha))
-    if not use_cutmix:
-        return Mix(weight, None)
-    center_y, center_x = int(generator.integers(height)), int(generator.integers(width))
-    return cutmix_from_draws(weight, center_y, center_x, height, width)
+        alpha = _cutmix_alpha(rules) if rules.use_cutmix else rules.mixup_alpha
+        weights = generator.beta(alpha, alpha, size=num)
+    mixed = generator.random(num) < rules.prob
+    return np.where(mixed, weights.astype(np.float32), np.float32(1)), cuts
 
 
-def cutmix_from_draws(weight: float, center_y: int, center_x: int, height: int, width: int) -> Mix:
-    """The box of CutMix and its true weight.
+def _sample_box(
+    rules: MixRules, generator: np.random.Generator, weight: Any, height: int, width: int
+) -> tuple[Box, float]:
+    """CutMix's box, and the share of the image that it leaves.
+
+    Source: timm data/mixup.py:rand_bbox, rand_bbox_minmax, cutmix_bbox_and_lam.
+    """
+    if rules.cutmix_minmax is None:
+        center_y, center_x = int(generator.integers(0, height)), int(generator.integers(0, width))
+        box = box_around(weight, center_y, center_x, height, width)
+    else:
+        low, high = rules.cutmix_minmax
+        ends = [(int(size * low), int(size * high)) for size in (height, width)]
+        if any(least >= greatest for least, greatest in ends):
+            raise UserError(
+                f"cutmix_minmax must leave a side to choose at {width} x {height} pixels. Found: "
+                f"{low:g} {high:g}. Pass --cutmix-minmax 0.2 0.8, say."
+            )
+        rows, cols = (int(generator.integers(*end)) for end in ends)
+        top = int(generator.integers(0, height - rows + 1))
+        left = int(generator.integers(0, width - cols + 1))
+        box = (top, top + rows, left, left + cols)
+    top, bottom, left, right = box
+    return box, 1.0 - (bottom - top) * (right - left) / float(height * width)
+
+
+def box_around(weight: Any, center_y: int, center_x: int, height: int, width: int) -> Box:
+    """A box with sides of sqrt(1 - lambda) around a centre, clipped to the image.
 
     Args:
-        weight: the drawn lambda.
+        weight: the drawn lambda; a float32 is computed with in float32, as timm does.
         center_y: row of the box's centre.
         center_x: column of the box's centre.
-        height: rows of an image.
-        width: columns of an image.
-
-    Returns:
-        A box with sides of sqrt(1 - lambda), clipped to the image, and the share that it leaves.
+        height: rows of the image.
+        width: columns of the image.
 
     Note: the timm of the paper's code cut odd sides one pixel short; timm 1.0.31 no longer does.
     """
-    side = math.sqrt(1 - weight)
-    box_h, box_w = int(height * side), int(width * side)
-    top, bottom = max(0, center_y - box_h // 2), min(height, center_y + (box_h + 1) // 2)
-    left, right = max(0, center_x - box_w // 2), min(width, center_x + (box_w + 1) // 2)
-    return Mix(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
+    side = np.sqrt(1 - weight)
+    rows, cols = int(height * side), int(width * side)
+    top, bottom = max(0, center_y - rows // 2), min(height, center_y + (rows + 1) // 2)
+    left, right = max(0, center_x - cols // 2), min(width, center_x + (cols + 1) // 2)
+    return top, bottom, left, right
 
 
-def apply_mix(images: Tensor, mix: Mix) -> tuple[Tensor, float]:
+def apply_mix(images: Tensor, mix: Mix) -> Tensor:
     """Mix each image with that at the mirrored place of the batch.
 
     Args:
-        images: (B, 3, H, W) float; B may be odd, the middle image then meets itself.
-        mix: the decision.
+        images: (B, H, W, 3) float, not changed; B may be odd, the middle image then meets itself.
+        mix: the decisions for these B images.
 
     Returns:
-        (mixed images of the same shape, share of each image's own label).
+        The same shape and dtype.
     """
-    if mix.box is None:
-        return images * mix.weight + images.flip(0) * (1 - mix.weight), mix.weight
-    top, bottom, left, right = mix.box
-    mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = images.flip(0)[:, :, top:bottom, left:right]
-    return mixed, mix.weight
+    return mix_(images.clone(), mix)
+
+
+def mix_(images: Tensor, mix: Mix) -> Tensor:
+    """As `apply_mix`, in place; the tensor is returned."""
+    first = mix.take(np.zeros(1, dtype=np.int64))
+    alike = all((own == own[:1]).all() for own in (mix.weight, mix.is_cutmix, mix.box))
+    if alike and not first.is_cutmix[0]:
+        weight = float(first.weight[0])
+        partners = images.flip(0).mul_(1 - weight)
+        return images.mul_(weight).add_(partners)
+    if alike:
+        y, end_y, x, end_x = first.box[0].tolist()
+        images[:, y:end_y, x:end_x] = images[:, y:end_y, x:end_x].flip(0)
+        return images
+    own = np.where(mix.is_cutmix, 1.0, mix.weight)
+    arrays: list[NDArray[Any]] = [own.astype(np.float32), (1 - own).astype(np.float32), mix.box.T]
+    share, rest, boxes = upload(arrays, images.device)
+    top, bottom, left, right = boxes[:, :, None].unbind()
+    row = torch.arange(images.shape[1], device=images.device)
+    column = torch.arange(images.shape[2], device=images.device)
+    rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
+    inside = (rows[:, :, None] & columns[:, None, :])[..., None]
+    each = (slice(None), None, None, None)
+    partners = images.flip(0)
+    images.mul_(share[each]).add_(partners * rest[each])
+    return images.copy_(torch.where(inside, partners, images))
+
+
+def mix_targets(labels: Tensor, mix: Mix | None) -> MixedTargets:
+    """Targets of a mixed batch.
+
+    Args:
+        labels: (B,) int64.
+        mix: what `apply_mix` was given, or None.
+    """
+    if mix is None:
+        return MixedTargets(labels, labels, torch.ones_like(labels, dtype=torch.float32))
+    (weight,) = upload([mix.weight.astype(np.float32)], labels.device)
+    return MixedTargets(labels, labels.flip(0), weight)
+
+
+def dense_targets(targets: MixedTargets, num_classes: int, smoothing: float) -> Tensor:
+    """Targets as probabilities of all classes, for what cannot take two labels and a weight.
+
+    Args:
+        targets: two labels and a weight for each of B samples.
+        num_classes: K.
+        smoothing: epsilon of label smoothing, spread over all K classes.
+
+    Returns:
+        (B, K) float32, each row summing to 1.
+
+    Source: timm data/mixup.py:mixup_target.
+    """
+    off = smoothing / num_classes
+    dense = torch.full((len(targets.labels), num_classes), off, device=targets.labels.device)
+    own, partner = targets.labels[:, None], targets.partner_labels[:, None]
+    on = 1.0 - smoothing
+    dense.scatter_add_(1, own, on * targets.weight[:, None])
+    return dense.scatter_add_(1, partner, on * (1 - targets.weight[:, None]))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fastdeit import UserError
+from fastdeit.augment_config import AugmentConfig
 from fastdeit.config import (
-    AugmentConfig,
     DataConfig,
     DistillConfig,
     ModelConfig,
@@ -33,6 +33,14 @@ SOMEWHERE = Path("somewhere")
         (AugmentConfig, {"erase_prob": 1.5}, r"erase_prob must be a probability .* Found: 1.5"),
         (AugmentConfig, {"mixup_alpha": -1}, r"mixup_alpha must be 0 or more. Found: -1"),
         (AugmentConfig, {"smoothing": 1}, r"smoothing must be at least 0 and below 1. Found: 1"),
+        (AugmentConfig, {"mix_prob": 2}, r"mix_prob must be a probability from 0 to 1. Found: 2"),
+        (AugmentConfig, {"auto_augment": "x"}, r"auto_augment must be a policy .* Found: x"),
+        (AugmentConfig, {"color_jitter": (1, 2)}, r"color_jitter must be 1, 3 or 4 numbers"),
+        (AugmentConfig, {"color_jitter": (-1,)}, r"color_jitter .* Found: \(-1,\)"),
+        (AugmentConfig, {"color_jitter": (0, 0, 0, 0.6)}, r"the fourth \(hue\) at most 0.5"),
+        (AugmentConfig, {"erase_count": 0}, r"erase_count must be from 1 to 100. Found: 0"),
+        (AugmentConfig, {"erase_splits": 1}, r"erase_splits must be 0 .* or at least 2. Found: 1"),
+        (AugmentConfig, {"cutmix_minmax": (0.8, 0.2)}, r"cutmix_minmax must be two numbers"),
         (OptimConfig, {"epochs": 0}, r"epochs must be at least 1. Found: 0"),
         (OptimConfig, {"epochs": 5}, r"warmup_epochs must be at least 0 and below epochs \(5\)"),
         (OptimConfig, {"base_lr": 0}, r"base_lr must be above 0. Found: 0"),
