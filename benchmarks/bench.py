@@ -16,7 +16,9 @@ from fastdeit.recipes import RECIPES
 
 
 def bench(
-    what: tyro.conf.Positional[Literal["loaders", "footprint", "step", "convert", "scale", "all"]],
+    what: tyro.conf.Positional[
+        Literal["loaders", "footprint", "augment", "step", "convert", "scale", "all"]
+    ],
     /,
     data: Path | None = None,
     source: Path | None = None,
@@ -38,21 +40,23 @@ def bench(
 
     Args:
         what: loaders (every engine beside FFCV's, DALI's and DeiT's own, on one core and on all),
-            step (the training step beside the published loop), convert (beside FFCV's writer), all
-            of these; footprint (memory and overhead of the loaders); or scale (conversion of as
-            many tiny images as ImageNet has, in the temporary folder).
+            augment (each operation, policies and the whole stage beside timm's on PIL, on one
+            core), step (the training step beside the published loop), convert (beside FFCV's
+            writer), all of these; footprint (memory and overhead of the loaders); or scale
+            (conversion of as many tiny images as ImageNet has, in the temporary folder).
         data: dataset for the loaders, best a .beton.
         source: ImageFolder of the same images, for DALI's and DeiT's own pipelines and for
             conversion; they are left out without it.
         out: file for the rows, as JSON lines; a bar chart is put beside it, as .png.
         recipe: whose step is measured.
-        image_size: side of the loaders' crops in pixels; the step takes the recipe's.
-        batch_size: samples a step of the loaders; the step takes the recipe's.
+        image_size: side of the images of loaders and augment in pixels; the step takes the
+            recipe's.
+        batch_size: samples a step of the loaders and of augment; the step takes the recipe's.
         num_images: a round of a loader is an epoch over so many images.
         scale_images: how many images scale takes.
         rounds: timed rounds of each.
         threads: threads or workers of each loader; 0 takes every usable core.
-        device: where the step runs; auto, cpu, cuda or cuda:N.
+        device: where the step and our augmentation run; auto, cpu, cuda or cuda:N.
         precision: of the step; auto is bf16 autocast on a GPU and fp32 on a CPU.
 
     Returns:
@@ -83,6 +87,7 @@ def bench(
 
     from tqdm import tqdm
 
+    from fastdeit.benchmarks.augment import bench_augment
     from fastdeit.benchmarks.convert import bench_convert
     from fastdeit.benchmarks.footprint import bench_footprint
     from fastdeit.benchmarks.harness import Row, check_rows_file, format_table, write_rows
@@ -124,6 +129,8 @@ def bench(
             rows += bench_convert(source, threads or num_usable_cores(), rounds, on_round)
         if what == "scale":
             rows += bench_scale(Path(gettempdir()), scale_images, on_round)
+        if what in ("augment", "all"):
+            rows += bench_augment(batch_size, image_size, compute.device, rounds, on_round)
         if what in ("step", "all"):
             unused = Path("unused")
             config = RECIPES[recipe](unused, unused, unused, unused if recipe == "demo" else None)

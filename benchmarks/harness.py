@@ -170,14 +170,16 @@ def check_rows_file(path: Path) -> None:
 def format_table(rows: list[Row]) -> str:
     """Rows as a table for a terminal."""
     baselines = list(dict.fromkeys(name for row in rows for name in row.ratios))
-    if len(baselines) > 1:
+    # A column for each baseline, where rows are compared with several.
+    has_several = any(len(row.ratios) > 1 for row in rows)
+    if has_several:
         ratio_names = [f"x {name.split(' (')[0]}" for name in baselines]
     else:
         ratio_names = ["ratio"]
     header = ["case", "what", "median", "p20 to p80", "n", *ratio_names, "of bound"]
     lines = [header]
     for row in rows:
-        if len(baselines) > 1:
+        if has_several:
             ratios = [row.ratios.get(name) for name in baselines]
         else:
             ratios = [row.ratio]

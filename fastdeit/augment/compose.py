@@ -21,7 +21,7 @@ from fastdeit.augment.mix import (
     mix_targets,
     sample_mix,
 )
-from fastdeit.augment.operate import Implementation, apply_operations
+from fastdeit.augment.operate import Implementation, operate_
 from fastdeit.augment.sampling import (
     JitterRanges,
     Operations,
@@ -152,7 +152,7 @@ def apply_augmentation(
     """
     images = _mirrored(batch.images_nhwc_u8, augmentation.flip)
     for operations in augmentation.operations:
-        images = apply_operations(images, operations, implementation)
+        operate_(images, operations, implementation)
     out = torch.empty(images.shape, dtype=dtype, device=images.device)
     for front, back in _blocks(images):
         index = np.r_[front, back]

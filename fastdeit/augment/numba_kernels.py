@@ -15,6 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from fastdeit.augment.numba_warp import LANES, warp_image
 from fastdeit.policies.operations import Op
 
 _AUTO_CONTRAST, _EQUALIZE, _CONTRAST = int(Op.AUTO_CONTRAST), int(Op.EQUALIZE), int(Op.CONTRAST)
@@ -48,7 +49,9 @@ def apply_slot(
         fill: (3,) uint8.
         weights: (n, K) int32 from `blur.prepare`.
     """
-    scratch = np.empty_like(images[0])
+    shape = images[0].shape
+    size = shape[0] * shape[1] * shape[2]
+    scratch = np.empty(size + LANES, dtype=np.uint8)[:size].reshape(shape)
     for i in range(len(images)):
         image, one = images[i], op[i]
         if one == _IDENTITY:
@@ -67,18 +70,15 @@ def apply_slot(
             scratch[:] = image
             _sharpen(scratch, image, factor[i])
         elif one == _BLUR:
-            for _ in range(3):
-                _blur_rows(image, scratch, weights[i])
-                image[:] = scratch
-            for _ in range(3):
-                _blur_columns(image, scratch, weights[i])
-                image[:] = scratch
+            _blur_rows(image, scratch, weights[i])
+            _blur_rows(scratch, image, weights[i])
+            _blur_rows(image, scratch, weights[i])
+            _blur_columns(scratch, image, weights[i])
+            _blur_columns(image, scratch, weights[i])
+            _blur_columns(scratch, image, weights[i])
         elif one >= _ROTATE:
             scratch[:] = image
-            if is_bilinear[i]:
-                _warp_linear(scratch, image, matrix[i], fill)
-            else:
-                _warp_cubic(scratch, image, matrix[i], fill)
+            warp_image(scratch, image, matrix[i], fill, is_bilinear[i])
         else:
             values, table = image.ravel(), tables[i]
             for j in range(values.size):
@@ -100,7 +100,8 @@ def _blend(from_: Any, to: Any, factor: Any) -> Any:
 @_inline
 def _grey(red: Any, green: Any, blue: Any) -> Any:
     """As `blend.luminance`."""
-    return (np.int64(red) * 19595 + np.int64(green) * 38470 + np.int64(blue) * 7471 + 32768) >> 16
+    total = np.int32(red) * np.int32(19595) + np.int32(green) * np.int32(38470)
+    return np.int32(total + np.int32(blue) * np.int32(7471) + np.int32(32768)) >> 16
 
 
 @_jit
@@ -164,13 +165,16 @@ def _contrast(image: Any, factor: Any) -> None:
 
 @_jit
 def _color(image: Any, factor: Any) -> None:
-    for y in range(image.shape[0]):
-        for x in range(image.shape[1]):
-            red, green, blue = image[y, x, 0], image[y, x, 1], image[y, x, 2]
-            grey = _grey(red, green, blue)
-            image[y, x, 0] = _blend(grey, red, factor)
-            image[y, x, 1] = _blend(grey, green, factor)
-            image[y, x, 2] = _blend(grey, blue, factor)
+    height, width, _ = image.shape
+    grey = np.empty((width, 3), dtype=np.float32)
+    values = grey.ravel()
+    for y in range(height):
+        for x in range(width):
+            value = np.float32(_grey(image[y, x, 0], image[y, x, 1], image[y, x, 2]))
+            grey[x, 0], grey[x, 1], grey[x, 2] = value, value, value
+        row = image[y].ravel()
+        for j in range(len(row)):
+            row[j] = _blend(values[j], row[j], factor)
 
 
 @_jit
@@ -231,91 +235,6 @@ def _blur_columns(source: Any, out: Any, weights: Any) -> None:
         row = out[y].ravel()
         for j in range(3 * width):
             row[j] = np.uint8((total[j] >> 24) & 255)
-
-
-@_inline
-def _cubic(v0: Any, v1: Any, v2: Any, v3: Any, d: Any) -> Any:
-    p2 = v2 - v0
-    p3 = 2.0 * (v0 - v1) + v2 - v3
-    p4 = v1 - v0 - v2 + v3
-    return v1 + d * (p2 + d * (p3 + d * p4))
-
-
-@_inline
-def _cubic_along(line: Any, x0: Any, x1: Any, x2: Any, x3: Any, channel: Any, d: Any) -> Any:
-    return _cubic(
-        float(line[x0, channel]),
-        float(line[x1, channel]),
-        float(line[x2, channel]),
-        float(line[x3, channel]),
-        d,
-    )
-
-
-@_jit
-def _warp_cubic(source: Any, out: Any, matrix: Any, fill: Any) -> None:
-    height, width, _ = source.shape
-    a, b, c, d, e, f = matrix
-    for y in range(height):
-        for x in range(width):
-            source_x = a * (x + 0.5) + b * (y + 0.5) + c
-            source_y = d * (x + 0.5) + e * (y + 0.5) + f
-            if not (0.0 <= source_x < width and 0.0 <= source_y < height):
-                out[y, x] = fill
-                continue
-            source_x -= 0.5
-            source_y -= 0.5
-            left, top = math.floor(source_x), math.floor(source_y)
-            dx, dy = source_x - left, source_y - top
-            x0, x1 = max(left - 1, 0), max(left, 0)
-            x2, x3 = min(left + 1, width - 1), min(left + 2, width - 1)
-            line0, line1 = source[max(top - 1, 0)], source[max(top, 0)]
-            line2, line3 = source[min(top + 1, height - 1)], source[min(top + 2, height - 1)]
-            # A kernel at distance 0 gives the pixel itself: 4 neighbours instead of 16 for shears
-            # and translations.
-            if dy == 0.0:
-                for k in range(3):
-                    out[y, x, k] = _cut(_cubic_along(line1, x0, x1, x2, x3, k, dx))
-            elif dx == 0.0:
-                for k in range(3):
-                    values = line0[x1, k], line1[x1, k], line2[x1, k], line3[x1, k]
-                    v0, v1, v2, v3 = values
-                    out[y, x, k] = _cut(_cubic(float(v0), float(v1), float(v2), float(v3), dy))
-            else:
-                for k in range(3):
-                    out[y, x, k] = _cut(
-                        _cubic(
-                            _cubic_along(line0, x0, x1, x2, x3, k, dx),
-                            _cubic_along(line1, x0, x1, x2, x3, k, dx),
-                            _cubic_along(line2, x0, x1, x2, x3, k, dx),
-                            _cubic_along(line3, x0, x1, x2, x3, k, dx),
-                            dy,
-                        )
-                    )
-
-
-@_jit
-def _warp_linear(source: Any, out: Any, matrix: Any, fill: Any) -> None:
-    height, width, _ = source.shape
-    a, b, c, d, e, f = matrix
-    for y in range(height):
-        for x in range(width):
-            source_x = a * (x + 0.5) + b * (y + 0.5) + c
-            source_y = d * (x + 0.5) + e * (y + 0.5) + f
-            if not (0.0 <= source_x < width and 0.0 <= source_y < height):
-                out[y, x] = fill
-                continue
-            source_x -= 0.5
-            source_y -= 0.5
-            left, top = math.floor(source_x), math.floor(source_y)
-            dx, dy = source_x - left, source_y - top
-            x0, x1 = max(left, 0), min(left + 1, width - 1)
-            line0, line1 = source[max(top, 0)], source[min(top + 1, height - 1)]
-            for k in range(3):
-                first, second = float(line0[x0, k]), float(line1[x0, k])
-                first += (float(line0[x1, k]) - first) * dx
-                second += (float(line1[x1, k]) - second) * dx
-                out[y, x, k] = _cut(first + (second - first) * dy)
 
 
 @_jit

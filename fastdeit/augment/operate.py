@@ -46,6 +46,13 @@ def apply_operations(
 
     Note: nothing waits for the device; the host only groups the images by what they get.
     """
+    return operate_(images.clone(memory_format=torch.contiguous_format), operations, implementation)
+
+
+def operate_(
+    images: Tensor, operations: Operations, implementation: Implementation = "auto"
+) -> Tensor:
+    """As `apply_operations`, in place on a contiguous tensor, which is returned."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(
             "images must be (B, H, W, 3) uint8. Found: "
@@ -57,14 +64,13 @@ def apply_operations(
         )
     if implementation == "auto":
         implementation = choose_implementation(images.device.type)
-    out = images.clone(memory_format=torch.contiguous_format)
     if implementation == "numba":
         if images.device.type != "cpu":
             raise ValueError(f"numba works on a CPU. Found: {images.device}. Pass torch.")
-        _apply_with_numba(out.numpy(), operations)
+        _operate_with_numba(images.numpy(), operations)
     else:
-        _apply_with_torch(out, operations)
-    return out
+        _operate_with_torch(images, operations)
+    return images
 
 
 @functools.cache
@@ -77,7 +83,7 @@ def choose_implementation(device_type: str) -> Literal["torch", "numba"]:
     return "torch"
 
 
-def _apply_with_numba(images: NDArray[np.uint8], operations: Operations) -> None:
+def _operate_with_numba(images: NDArray[np.uint8], operations: Operations) -> None:
     """Do every slot, in place, with torch's number of threads."""
     from fastdeit.augment.numba_kernels import apply_slot
 
@@ -142,7 +148,7 @@ GROUPS = (
 )
 
 
-def _apply_with_torch(images: Tensor, operations: Operations) -> None:
+def _operate_with_torch(images: Tensor, operations: Operations) -> None:
     """Do every slot, in place, a group of like operations at a time."""
     jobs = list(_jobs(operations, images))
     arrays = [array for _, own in jobs for array in own]

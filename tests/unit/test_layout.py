@@ -37,7 +37,12 @@ ARROWS = {
 CONFINED = {
     "ffcv": ("pipelines/ffcv_library.py", "benchmarks"),
     "nvidia.dali": ("pipelines/dali_engine.py", "pipelines/dali_gpu_engine.py", "benchmarks"),
-    "numba": ("pipelines", "benchmarks", "fastdeit/augment/numba_kernels.py"),
+    "numba": (
+        "pipelines",
+        "benchmarks",
+        "fastdeit/augment/numba_kernels.py",
+        "fastdeit/augment/numba_warp.py",
+    ),
     "tyro": ("tools", "benchmarks"),
 }
 # Import names that differ from the name of the requirement.
