@@ -8,12 +8,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import NAME_TO_OP, auto_augment_transform, rand_augment_transform
+from timm.data.auto_augment import auto_augment_transform, rand_augment_transform
 from timm.data.mixup import Mixup
 from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
@@ -26,11 +25,12 @@ from fastdeit.augment import (
     sample_augmentation,
     sample_operations,
 )
+from fastdeit.augment.reference import apply_with_pil
 from fastdeit.augment_config import AugmentConfig
 from fastdeit.batch import Batch
 from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
 from fastdeit.keyed import Purpose
-from fastdeit.policies import NAMED_OPS, Op, one_operation, parse_policy
+from fastdeit.policies import NAMED_OPS, one_operation, parse_policy
 from fastdeit.policies.policy import FILL
 
 PAPER = "rand-m9-mstd0.5-inc1"
@@ -137,23 +137,12 @@ def pair(
 def operation_rows(name: str, batch: Batch, rounds: int, on_round: Callable[[], None]) -> list[Row]:
     """One operation at level 9, with a sign for each image."""
     num, height, width, _ = batch.images_nhwc_u8.shape
-    named = NAMED_OPS[name]
     drawn = _one_operation(name, num, height, width)
-    images = pil_images(batch)
-    function: Any = NAME_TO_OP[name]
-    given: dict[str, Any] = {}
-    if named.op >= Op.ROTATE:
-        given = {"fillcolor": FILL, "resample": Image.Resampling.BICUBIC}
-    # timm's own function of a translation takes a share of the side.
-    scale = {"TranslateXRel": width, "TranslateYRel": height}.get(name, 1)
-    whole = named.op in (Op.POSTERIZE, Op.SOLARIZE, Op.SOLARIZE_ADD)
+    images, op = pil_images(batch), NAMED_OPS[name].op
 
     def theirs() -> None:
         for image, argument in zip(images, drawn.argument[0].tolist(), strict=True):
-            if named.op <= Op.INVERT:
-                function(image)
-            else:
-                function(image, int(argument) if whole else argument / scale, **given)
+            apply_with_pil(image, op, argument, FILL)
 
     return pair(
         f"timm on PIL: {name}",

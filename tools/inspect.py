@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from fastdeit import UserError
 from fastdeit.files import replace_file
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
+from fastdeit.policies import parse_policy
 
 THUMB_PIXELS = 128
 COLUMNS = 8
@@ -27,13 +28,18 @@ def inspect(
     /,
     sheet: Path | None = None,
     num_images: int = 40,
+    augment: str | None = None,
 ) -> int:
     """Describe a dataset: samples, classes, sizes, irregular images; optionally draw some of it.
+
+    With --augment, the sheet shows what a policy's operations make of its first image, at their
+    magnitudes, each beside PIL's result and their difference.
 
     Args:
         dataset: a .beton, a folder of shards or an ImageFolder.
         sheet: a PNG to write, with images spread evenly over the set and their classes.
         num_images: how many images the sheet shows.
+        augment: a policy of timm's, such as rand-m9-mstd0.5-inc1, to draw on the sheet.
 
     Returns:
         0.
@@ -42,13 +48,34 @@ def inspect(
         raise UserError(f"num_images must be at least 1. Found: {num_images}. Pass 40, say.")
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise UserError(f"sheet must end in .png. Found: {sheet}. Pass --sheet {sheet}.png.")
+    policy = None
+    if augment is not None:
+        policy = parse_policy(augment)
+        if policy is None:
+            raise UserError(
+                "augment must be a policy that does something. Found: none. "
+                "Pass --augment rand-m9-mstd0.5-inc1, the paper's."
+            )
+        if sheet is None:
+            raise UserError(
+                "augment needs a sheet to be drawn on. Found: no --sheet. Pass --sheet sheet.png."
+            )
     if sheet is not None:
         check_sheet(sheet)
     index = open_dataset(dataset)
-    for line in summary(index):
-        print(line)
+    if policy is not None and sheet is not None:
+        from fastdeit.pipelines.decode import decode_with_pil
+        from fastdeit.tools.augment_sheet import draw_augment_sheet
+
+        drawn, lines = draw_augment_sheet(decode_with_pil(index, 0), policy)
+        print("\n".join(lines))
+        save_sheet(drawn, sheet)
+    else:
+        for line in summary(index):
+            print(line)
+        if sheet is not None:
+            draw_sheet(index, sheet, num_images)
     if sheet is not None:
-        draw_sheet(index, sheet, num_images)
         print(f"contact sheet written to {sheet}", file=sys.stderr)
     return 0
 
@@ -122,10 +149,15 @@ def draw_sheet(index: DatasetIndex, path: Path, num_images: int) -> None:
         image.thumbnail((THUMB_PIXELS, THUMB_PIXELS))
         images.append(np.asarray(image))
         labels.append(index.class_names[int(index.labels[sample])].split(",")[0])
+    save_sheet(contact_sheet(images, labels, COLUMNS), path)
+
+
+def save_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write a sheet with our mark, by which it may be replaced later."""
     mark = PngInfo()
     mark.add_text("Software", SOFTWARE)
     buffer = io.BytesIO()
-    contact_sheet(images, labels, COLUMNS).save(buffer, "PNG", pnginfo=mark)
+    sheet.save(buffer, "PNG", pnginfo=mark)
     replace_file(path, buffer.getvalue())
 
 

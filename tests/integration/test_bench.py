@@ -33,6 +33,12 @@ def test_bench_writes_rows(
     ours = by_name["fastdeit pil"]
     assert ours["baseline"] in ours["ratios"]
     assert ours["ratios"]["DeiT's own (timm transform, torch DataLoader)"] > 0
+    for name in ("Rotate", "rand-m9-mstd0.5-inc1"):
+        augmented = by_name[f"fastdeit: {name}"]
+        assert list(augmented["ratios"]) == [f"timm on PIL: {name}"]
+        assert augmented["ratio"] == augmented["ratios"][augmented["baseline"]]
+    stage = by_name["fastdeit: the whole stage"]
+    assert stage["bound_what"].startswith("reading uint8, writing float32: ")
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     assert ours["environment"]["num_cores"] >= 1
     for row in rows:

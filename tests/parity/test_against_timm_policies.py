@@ -15,7 +15,6 @@ from pictures_to_move import pictures
 from PIL import Image
 from scipy import stats
 from timm.data.auto_augment import (
-    NAME_TO_OP,
     AugmentOp,
     auto_augment_transform,
     rand_augment_transform,
@@ -25,6 +24,7 @@ from torchvision.transforms import ColorJitter
 from fastdeit import keyed
 from fastdeit.augment import Operations, apply_operations, sample_operations
 from fastdeit.augment.operate import Implementation
+from fastdeit.augment.reference import apply_with_pil
 from fastdeit.augment.sampling import JitterRanges, sample_jitter
 from fastdeit.keyed import Purpose
 from fastdeit.policies import NAMED_OPS, Op, Policy, parse_policy
@@ -42,24 +42,6 @@ RAND = [
 ]
 LEARNED = ["original", "originalr-mstd0.5", "v0", "v0r", "3a"]
 P_LEAST = 0.001
-FUNCTIONS = {
-    Op.AUTO_CONTRAST: "AutoContrast",
-    Op.EQUALIZE: "Equalize",
-    Op.INVERT: "Invert",
-    Op.POSTERIZE: "Posterize",
-    Op.SOLARIZE: "Solarize",
-    Op.SOLARIZE_ADD: "SolarizeAdd",
-    Op.BRIGHTNESS: "Brightness",
-    Op.CONTRAST: "Contrast",
-    Op.COLOR: "Color",
-    Op.SHARPNESS: "Sharpness",
-    Op.GAUSSIAN_BLUR: "GaussianBlur",
-    Op.ROTATE: "Rotate",
-    Op.SHEAR_X: "ShearX",
-    Op.SHEAR_Y: "ShearY",
-    Op.TRANSLATE_X: "TranslateX",
-    Op.TRANSLATE_Y: "TranslateY",
-}
 
 
 def states(num: int, purpose: Purpose = Purpose.POLICY) -> keyed.U64:
@@ -113,19 +95,14 @@ def test_against_timm_learned_strings(config: str) -> None:
 def by_pil(image: NDArray[np.uint8], operations: Operations, number: int) -> NDArray[np.uint8]:
     """What timm's functions make of an image, given what was drawn for it."""
     pil = Image.fromarray(image)
-    for slot, (op, argument) in enumerate(
-        zip(operations.op[:, number], operations.argument[:, number], strict=True)
-    ):
-        if op == Op.IDENTITY:
-            continue
-        given: dict[str, Any] = {}
-        if op >= Op.ROTATE:
-            is_bilinear = operations.is_bilinear[slot, number]
-            kind = Image.Resampling.BILINEAR if is_bilinear else Image.Resampling.BICUBIC
-            given = {"fillcolor": operations.fill, "resample": kind}
-        whole = op in (Op.POSTERIZE, Op.SOLARIZE_ADD)
-        args = () if op <= Op.INVERT else (int(argument) if whole else float(argument),)
-        pil = NAME_TO_OP[FUNCTIONS[Op(op)]](pil, *args, **given)
+    drawn = zip(
+        operations.op[:, number],
+        operations.argument[:, number],
+        operations.is_bilinear[:, number],
+        strict=True,
+    )
+    for op, argument, is_bilinear in drawn:
+        pil = apply_with_pil(pil, Op(op), argument, operations.fill, is_bilinear)
     return np.asarray(pil)
 
 
@@ -274,13 +251,4 @@ def test_against_torchvision_jitter(ranges: tuple[float, float, float, float]) -
     )
     found = apply_operations(torch.from_numpy(images), few).numpy()
     for i in range(20):
-        pil = Image.fromarray(images[i])
-        for op, argument in zip(few.op[:, i], few.argument[:, i], strict=True):
-            if op == Op.HUE:
-                hue, saturation, value = pil.convert("HSV").split()
-                turned = np.asarray(hue) + np.int32(argument).astype(np.uint8)
-                pil = Image.merge("HSV", (Image.fromarray(turned), saturation, value))
-                pil = pil.convert("RGB")
-            elif op != Op.IDENTITY:
-                pil = NAME_TO_OP[FUNCTIONS[Op(op)]](pil, argument)
-        assert np.array_equal(found[i], np.asarray(pil)), i
+        assert np.array_equal(found[i], by_pil(images[i], few, i)), i

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fastdeit import __version__
 from fastdeit.tools.cli import main
@@ -59,6 +61,16 @@ def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> 
             "batch_size must be at least 1. Found: 0.",
         ),
         ("train demo-teacher --train {tmp}/none --val b --out {tmp}/run", "dataset does not exist"),
+        ("inspect {tmp}/empty --augment rand-m9", "augment needs a sheet to be drawn on."),
+        ("inspect a --augment none --sheet b.png", "augment must be a policy that does something"),
+        (
+            "inspect a --augment rand-x9 --sheet b.png",
+            "a field of auto_augment must be one of m, n",
+        ),
+        (
+            "train demo-teacher --train a --val b --out {tmp}/run --auto-augment rand-m",
+            "a field of auto_augment must be one of m, n, p, mstd, mmax, inc, t with its value.",
+        ),
         ("bench loaders", "bench loaders needs a dataset. Found: none. Pass --data"),
         ("bench step --device cuda:99", "device cuda:99 is not there. Found: "),
     ],
@@ -105,6 +117,29 @@ def test_a_sheet_replaces_a_sheet(containers: dict[str, Path], tmp_path: Path) -
     """A contact sheet is written, and written again."""
     for _ in range(2):
         assert main(["inspect", str(containers["val"]), "--sheet", str(tmp_path / "a.png")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "num_operations"),
+    [("rand-m9-mstd0.5-inc1", 15), ("rand-mstd101-t3a", 3), ("original", 10), ("ta_wide", 14)],
+)
+def test_a_sheet_of_operations(
+    policy: str,
+    num_operations: int,
+    containers: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each operation is drawn beside PIL's result, and no byte differs."""
+    path = tmp_path / "a.png"
+    line = ["inspect", str(containers["val"]), "--augment", policy, "--sheet", str(path)]
+    assert main(line) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == num_operations
+    assert all(re.search(r": 0 of \d{6,} bytes differ from PIL$", line) for line in lines)
+    with Image.open(path) as sheet:
+        cells = (sheet.height - 4) / (112 + 14 + 4)
+    assert cells == num_operations + 1
 
 
 def test_a_place_that_cannot_be_written_is_one_line(

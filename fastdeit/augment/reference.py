@@ -1,0 +1,67 @@
+"""One operation as timm does it on PIL: what ours is compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from timm.data.auto_augment import NAME_TO_OP
+
+from fastdeit.policies import Op
+
+TIMM_NAMES = {
+    Op.AUTO_CONTRAST: "AutoContrast",
+    Op.EQUALIZE: "Equalize",
+    Op.INVERT: "Invert",
+    Op.POSTERIZE: "Posterize",
+    Op.SOLARIZE: "Solarize",
+    Op.SOLARIZE_ADD: "SolarizeAdd",
+    Op.BRIGHTNESS: "Brightness",
+    Op.CONTRAST: "Contrast",
+    Op.COLOR: "Color",
+    Op.SHARPNESS: "Sharpness",
+    Op.GAUSSIAN_BLUR: "GaussianBlur",
+    Op.ROTATE: "Rotate",
+    Op.SHEAR_X: "ShearX",
+    Op.SHEAR_Y: "ShearY",
+    Op.TRANSLATE_X: "TranslateX",
+    Op.TRANSLATE_Y: "TranslateY",
+}
+
+
+def apply_with_pil(
+    image: Image.Image,
+    op: Op,
+    argument: float,
+    fill: tuple[int, int, int],
+    is_bilinear: bool = False,
+) -> Image.Image:
+    """Do one operation by timm's function, or for the hue by torchvision's arithmetic.
+
+    Args:
+        image: RGB.
+        op: what is done.
+        argument: as `Op` says.
+        fill: RGB of what lies outside an image that is moved.
+        is_bilinear: how a moved image is resampled.
+
+    Returns:
+        The new image; the same one for IDENTITY.
+    """
+    if op == Op.IDENTITY:
+        return image
+    if op == Op.HUE:
+        hue, saturation, value = image.convert("HSV").split()
+        turned = Image.fromarray(np.asarray(hue) + np.int32(argument).astype(np.uint8))
+        return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+    given: dict[str, Any] = {}
+    if op >= Op.ROTATE:
+        kind = Image.Resampling.BILINEAR if is_bilinear else Image.Resampling.BICUBIC
+        given = {"fillcolor": fill, "resample": kind}
+    args: tuple[float, ...] = () if op <= Op.INVERT else (float(argument),)
+    if op in (Op.POSTERIZE, Op.SOLARIZE_ADD):
+        args = (int(argument),)
+    function: Any = NAME_TO_OP[TIMM_NAMES[op]]
+    result: Image.Image = function(image, *args, **given)
+    return result
