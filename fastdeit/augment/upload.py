@@ -29,26 +29,34 @@ def upload(arrays: list[NDArray[Any]], device: torch.device) -> list[Tensor]:
     arrays = [np.ascontiguousarray(array) for array in arrays]
     if device.type == "cpu":
         return [torch.from_numpy(array) for array in arrays]
-    starts, end = [], 0
+    block = torch.empty(block_bytes(arrays), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    fill_block(block.numpy(), arrays)
+    return views_of_block(block.to(device, non_blocking=True), arrays)
+
+
+def block_bytes(arrays: list[NDArray[Any]]) -> int:
+    """How large a block holds all arrays, each at a multiple of `ALIGNMENT`."""
+    return sum(_padded(array) for array in arrays)
+
+
+def fill_block(block: NDArray[np.uint8], arrays: list[NDArray[Any]]) -> None:
+    """Write the arrays, C-contiguous, one behind the other."""
+    start = 0
     for array in arrays:
-        starts.append(end)
-        end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-    block = torch.empty(end, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    host = block.numpy()
-    for array, start in zip(arrays, starts, strict=True):
-        host[start : start + array.nbytes] = array.view(np.uint8).reshape(-1)
-    there = block.to(device, non_blocking=True)
-    return [
-        there[start : start + array.nbytes].view(_DTYPES[array.dtype.name]).view(array.shape)
-        for array, start in zip(arrays, starts, strict=True)
-    ]
+        block[start : start + array.nbytes] = np.frombuffer(array, dtype=np.uint8)
+        start += _padded(array)
 
 
-_DTYPES = {
-    "bool": torch.bool,
-    "uint8": torch.uint8,
-    "int32": torch.int32,
-    "int64": torch.int64,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
+def views_of_block(block: Tensor, arrays: list[NDArray[Any]]) -> list[Tensor]:
+    """The arrays in a block (bytes,) uint8, with their dtypes and shapes."""
+    tensors, start = [], 0
+    for array in arrays:
+        there = block[start : start + array.nbytes]
+        dtype = torch.from_numpy(np.empty(0, dtype=array.dtype)).dtype
+        tensors.append(there.view(dtype).view(array.shape))
+        start += _padded(array)
+    return tensors
+
+
+def _padded(array: NDArray[Any]) -> int:
+    return -(-array.nbytes // ALIGNMENT) * ALIGNMENT

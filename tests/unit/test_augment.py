@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from augment_batches import make_batch
+from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdeit.augment import (
@@ -24,6 +25,7 @@ from fastdeit.augment import (
 from fastdeit.augment.erase import apply_erasure
 from fastdeit.augment.mix import apply_mix, same_for_all
 from fastdeit.augment.operate import choose_implementation
+from fastdeit.augment.upload import block_bytes, fill_block, upload, views_of_block
 from fastdeit.augment_config import AugmentConfig
 from fastdeit.batch import Batch
 
@@ -255,3 +257,26 @@ def test_memory_on_a_gpu() -> None:
     torch.cuda.synchronize()
     beyond = torch.cuda.max_memory_allocated() - before - images.numel() * 2
     assert beyond < 3 * batch.images_nhwc_u8.numel()
+
+
+def test_arrays_travel_in_one_block() -> None:
+    """Arrays of all kinds come out of a block as they went in, empty ones too."""
+    generator = np.random.default_rng(0)
+    arrays: list[NDArray[Any]] = [
+        generator.integers(0, 256, 7, dtype=np.uint8),
+        generator.random((3, 6)),
+        np.zeros(0, dtype=np.int64),
+        generator.integers(-9, 9, (2, 5)),
+        generator.random(3) < 0.5,
+        generator.random((1, 1, 3)).astype(np.float32),
+        generator.integers(0, 9, (4, 0), dtype=np.int32),
+        np.full(5, -1, dtype=np.int32),
+    ]
+    block = np.full(block_bytes(arrays), 255, dtype=np.uint8)
+    fill_block(block, arrays)
+    for tensor, array in zip(views_of_block(torch.from_numpy(block), arrays), arrays, strict=True):
+        assert np.array_equal(tensor.numpy(), array)
+        assert tensor.numpy().dtype == array.dtype
+    assert block_bytes([]) == 0
+    for tensor, array in zip(upload(arrays, torch.device("cpu")), arrays, strict=True):
+        assert np.array_equal(tensor.numpy(), array)
