@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdeit import keyed
-from fastdeit.augment.erase import Erasure, erase_, sample_erasure
+from fastdeit.augment.erase import Erasure, erased_pixels, sample_erasure
 from fastdeit.augment.mix import (
     Mix,
     MixedTargets,
@@ -153,18 +153,31 @@ def apply_augmentation(
     images = _mirrored(batch.images_nhwc_u8, augmentation.flip)
     for operations in augmentation.operations:
         operate_(images, operations, implementation)
+    blocks = list(_blocks(images))
+    order = np.concatenate([np.r_[front, back] for front, back in blocks] or [np.arange(0)])
+    erased = []
+    if augmentation.erasure is not None:
+        _, height, width, _ = images.shape
+        erased = erased_pixels(augmentation.erasure.take(order), height, width, images.device)
     out = torch.empty(images.shape, dtype=dtype, device=images.device)
-    for front, back in _blocks(images):
-        index = np.r_[front, back]
+    start = 0
+    for front, back in blocks:
+        num_front, num = front.stop - front.start, 2 * (front.stop - front.start)
         part = torch.cat((images[front], images[back]))
-        done = _finish(
-            part,
-            augmentation.erasure.take(index) if augmentation.erasure is not None else None,
-            augmentation.mix.take(index) if augmentation.mix is not None else None,
-            augmentation.order,
-        )
-        num_front = front.stop - front.start
+        mix = augmentation.mix
+        if mix is not None:
+            mix = mix.take(order[start : start + num])
+        if augmentation.order == "timm-prefetcher" and mix is not None:
+            # uint8 images are mixed and rounded.
+            done = _normalise_nhwc(mix_(part.float(), mix).round_())
+        else:
+            done = _normalise_nhwc(part)
+        for pixels in erased:
+            pixels.write(done, start, start + num)
+        if augmentation.order == "deit" and mix is not None:
+            done = mix_(done, mix)
         out[front], out[back] = done[:num_front], done[num_front:]
+        start += num
         del part, done  # or two blocks would be alive at a time
     return out.permute(0, 3, 1, 2), mix_targets(batch.labels, augmentation.mix)
 
@@ -198,23 +211,6 @@ def block_size(num: int, image_bytes: int, device_type: str) -> int:
     if device_type == "cpu":
         return max(1, BLOCK_BYTES_CPU // (2 * image_bytes))
     return max(1, num // (2 * BLOCK_PART_GPU))
-
-
-def _finish(
-    images_u8: Tensor, erasure: Erasure | None, mix: Mix | None, order: AugmentOrder
-) -> Tensor:
-    """Normalise, erase and mix a small batch: (n, H, W, 3) uint8 to float32."""
-    if order == "timm-prefetcher":
-        if mix is not None:
-            mixed = mix_(images_u8.float(), mix).round_()
-            images = _normalise_nhwc(mixed)
-        else:
-            images = _normalise_nhwc(images_u8)
-        return images if erasure is None else erase_(images, erasure)
-    images = _normalise_nhwc(images_u8)
-    if erasure is not None:
-        images = erase_(images, erasure)
-    return images if mix is None else mix_(images, mix)
 
 
 def normalise(images_nhwc: Tensor) -> Tensor:

@@ -117,43 +117,81 @@ def apply_erasure(images: Tensor, erasure: Erasure) -> Tensor:
         The same shape and dtype, contiguous. The noise of an image is the same whatever batch it is
         in.
     """
-    return erase_(images.clone(memory_format=torch.contiguous_format), erasure)
+    out = images.clone(memory_format=torch.contiguous_format)
+    num, height, width, _ = images.shape
+    for pixels in erased_pixels(erasure, height, width, images.device):
+        pixels.write(out, 0, num)
+    return out
 
 
-def erase_(images: Tensor, erasure: Erasure) -> Tensor:
-    """As `apply_erasure`, in place on a contiguous tensor, which is returned."""
-    _, height, width, channels = images.shape
-    pixels = images.view(-1, channels)
-    for box in range(len(erasure.height)):  # in their order: a later one covers an earlier one
-        h, w = erasure.height[box], erasure.width[box]
-        chosen = np.flatnonzero(h * w)
-        if len(chosen) == 0:
-            continue
-        h, w = h[chosen], w[chosen]
+@dataclass(frozen=True, slots=True)
+class ErasedPixels:
+    """The pixels of one rectangle an image, image after image, and what they become."""
+
+    place: Tensor
+    """(n,) int64 image x H x W + row x W + column."""
+    values: Tensor
+    """(n, 3) float32."""
+    ends: NDArray[np.int64]
+    """(B + 1,) where each image's pixels begin, and where the last one's end."""
+
+    def write(self, images: Tensor, first: int, last: int) -> None:
+        """Write into `images`, which are the contiguous (n, H, W, 3) from `first` to `last`."""
+        start, stop = int(self.ends[first]), int(self.ends[last])
+        if start == stop:
+            return
+        _, height, width, channels = images.shape
+        place = self.place[start:stop] - first * height * width
+        values = self.values[start:stop].to(images.dtype)
+        images.view(-1, channels).index_copy_(0, place, values)
+
+
+def erased_pixels(
+    erasure: Erasure, height: int, width: int, device: torch.device
+) -> list[ErasedPixels]:
+    """What is erased, as lists of pixels: only these are visited, and no more noise is made.
+
+    Args:
+        erasure: for B images.
+        height: rows of an image.
+        width: columns of an image.
+        device: where the images are.
+
+    Returns:
+        One list for each rectangle that an image may have, to be written in this order: a later one
+        covers an earlier one.
+
+    Note: with the number of pixels known on the host, nothing waits.
+    """
+    lists = []
+    for h, w, top, left, seed in zip(
+        erasure.height,
+        erasure.width,
+        erasure.top,
+        erasure.left,
+        erasure.noise_seeds,
+        strict=True,
+    ):
         area = h * w
-        total = int(area.sum())
-        corner = (chosen * height + erasure.top[box, chosen]) * width + erasure.left[box, chosen]
-        arrays: list[NDArray[Any]] = [
-            area,
-            np.cumsum(area) - area,
-            w,
-            corner,
-            erasure.noise_seeds[box, chosen],
-        ]
-        areas, starts, widths, corners, seeds = upload(arrays, images.device)
-        # Only the pixels of rectangles are visited; with the total known, nothing waits.
+        ends = np.concatenate(([0], np.cumsum(area)))
+        total = int(ends[-1])
+        if total == 0:
+            continue
+        corner = (np.arange(len(h)) * height + top) * width + left
+        arrays: list[NDArray[Any]] = [area, ends[:-1], w, corner, seed]
+        areas, starts, widths, corners, seeds = upload(arrays, device)
         of = torch.repeat_interleave(areas, output_size=total)
-        place = torch.arange(total, device=images.device).sub_(starts[of])
-        row = place // widths[of]
-        index = corners[of].add_(row * width).add_(place - row * widths[of])
+        place = torch.arange(total, device=device).sub_(starts[of])
         if erasure.mode == "pixel":
             values = keyed_normal(seeds[of], place)
         elif erasure.mode == "rand":
             values = keyed_normal(seeds, torch.zeros_like(seeds))[of]
         else:
-            values = pixels.new_zeros(()).expand(total, channels)
-        pixels.index_copy_(0, index, values.to(pixels.dtype))
-    return images
+            values = torch.zeros((1, 1), device=device).expand(total, 3)
+        row = place // widths[of]
+        index = corners[of].add_(row * width).add_(place - row * widths[of])
+        lists.append(ErasedPixels(index, values, ends))
+    return lists
 
 
 def keyed_normal(seeds: Tensor, place: Tensor) -> Tensor:

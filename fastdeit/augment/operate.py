@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 
 Implementation = Literal["auto", "torch", "numba"]
 
-WORK_PART = 1.0
-"""How much memory a group's intermediate results may take, over the batch's bytes."""
+WORK_PART = 3.5
+"""How much memory a group's intermediate results may take, over the batch's bytes: with the copy
+that is worked on, 3 times the batch and the 2 of a bf16 result, which is made later."""
 LEAST_WORK_BYTES = 1 << 24
 
 
@@ -191,9 +192,10 @@ def _jobs(operations: Operations, images: Tensor) -> Iterator[Job]:
                 apply: Callable[..., Tensor] = functools.partial(
                     warp.apply_any, is_bilinear=bilinear
                 )
-                num_taps = taps * taps
+                # int16 taps, and three differences of them and a float64 sum for each line.
+                work_bytes = 2 * taps * taps + 14 * taps + 40
                 if along:
                     apply = functools.partial(warp.apply_along, axis=along, is_bilinear=bilinear)
-                    num_taps = taps
-                for index in parts(wanted & (axis == along), 8 * num_taps + 40):
+                    work_bytes = 40
+                for index in parts(wanted & (axis == along), work_bytes):
                     yield apply, [index, *warp.prepare(matrix[index], operations.fill)]

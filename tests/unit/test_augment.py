@@ -197,6 +197,7 @@ class PeakBytes(TorchDispatchMode):
         weakref.finalize(storage, freed)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "config",
     [
@@ -205,7 +206,7 @@ class PeakBytes(TorchDispatchMode):
         AugmentConfig(auto_augment="original"),
     ],
 )
-def test_memory(config: AugmentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory(config: AugmentConfig, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a GPU's blocks: at most 3 times the batch's bytes beyond the batch and the result."""
     size = compose.block_size
     monkeypatch.setattr(compose, "block_size", lambda num, image, _: size(num, image, "cuda"))
@@ -215,7 +216,7 @@ def test_memory(config: AugmentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = sample_augmentation(config, replace(batch, step=step), 0)
         gc.collect()
         with PeakBytes() as memory:
-            images, targets = apply_augmentation(batch, drawn, implementation="torch")
+            images, targets = apply_augmentation(batch, drawn, dtype, "torch")
         beyond = memory.peak - images.numel() * images.element_size()
         assert 0.9 < beyond / batch.images_nhwc_u8.numel() < 3
         del images, targets
