@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from fastdeit.errors import require
 from fastdeit.policies import parse_policy
 
+Interpolation = Literal["bicubic", "bilinear", "random"]
+EraseMode = Literal["pixel", "rand", "const"]
+MixMode = Literal["batch", "pair", "elem"]
 AugmentOrder = Literal["deit", "timm-prefetcher"]
 
 
@@ -18,10 +22,10 @@ class AugmentConfig:
     hflip_prob: float = 0.5
     """Probability of a horizontal flip."""
     auto_augment: str = "rand-m9-mstd0.5-inc1"
-    """timm's string for a policy: rand-... (RandAugment), original, originalr, v0, v0r
-    (AutoAugment), 3a (3-Augment); also ta_wide (TrivialAugment) and none (Table 9: RandAugment
-    9/0.5)."""
-    augment_interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+    """timm's string for a policy: rand with any of -m9 -n2 -p0.5 -mstd0.5 -mmax10 -inc1 -tweights
+    (RandAugment), original, originalr, v0, v0r (AutoAugment), 3a (3-Augment); also ta_wide
+    (TrivialAugment) and none (Table 9: RandAugment 9/0.5)."""
+    augment_interpolation: Interpolation = "bicubic"
     """How rotated, sheared and shifted images are resampled; random draws for each."""
     color_jitter: tuple[float, ...] = ()
     """Colour jitter after the policy: one number for brightness, contrast and saturation, or one
@@ -29,7 +33,7 @@ class AugmentConfig:
     than 3a; here it is always done."""
     erase_prob: float = 0.25
     """Probability of Random Erasing (Table 9: 0.25)."""
-    erase_mode: Literal["pixel", "rand", "const"] = "pixel"
+    erase_mode: EraseMode = "pixel"
     """What is erased becomes normal noise, one normal colour, or the mean colour."""
     erase_count: int = 1
     """An image gets 1 to so many rectangles, which share the area."""
@@ -45,7 +49,7 @@ class AugmentConfig:
     """Probability that a batch (or pair, or image) is mixed at all."""
     switch_prob: float = 0.5
     """Probability of CutMix rather than Mixup, where both are on."""
-    mix_mode: Literal["batch", "pair", "elem"] = "batch"
+    mix_mode: MixMode = "batch"
     """One decision for a batch, for each pair of partners, or for each image."""
     smoothing: float = 0.1
     """Label smoothing (Table 9: 0.1)."""
@@ -67,10 +71,10 @@ class AugmentConfig:
         for name in ("mixup_alpha", "cutmix_alpha"):
             value = getattr(self, name)
             require(
-                value >= 0,
+                0 <= value < math.inf,
                 name,
                 value,
-                "must be 0 or more",
+                "must be a number of 0 or more",
                 f"Pass --{name.replace('_', '-')} 0 to switch it off.",
             )
         require(
@@ -80,13 +84,27 @@ class AugmentConfig:
             "must be at least 0 and below 1",
             "Pass --smoothing 0.1, say.",
         )
+        for name, known in (
+            ("augment_interpolation", Interpolation),
+            ("erase_mode", EraseMode),
+            ("mix_mode", MixMode),
+            ("augment_order", AugmentOrder),
+        ):
+            require(
+                getattr(self, name) in get_args(known),
+                name,
+                repr(getattr(self, name)),
+                f"must be one of {', '.join(get_args(known))}",
+                f"Pass --{name.replace('_', '-')} {get_args(known)[0]}, say.",
+            )
         require(
-            len(self.color_jitter) in (0, 1, 3, 4)
-            and all(value >= 0 for value in self.color_jitter)
+            isinstance(self.color_jitter, tuple)
+            and len(self.color_jitter) in (0, 1, 3, 4)
+            and all(0 <= value <= 10 for value in self.color_jitter)
             and all(value <= 0.5 for value in self.color_jitter[3:]),
             "color_jitter",
             self.color_jitter,
-            "must be 1, 3 or 4 numbers from 0 on, the fourth (hue) at most 0.5",
+            "must be 1, 3 or 4 numbers from 0 to 10, the fourth (hue) at most 0.5",
             "Pass --color-jitter 0.3, say.",
         )
         require(

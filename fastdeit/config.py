@@ -285,6 +285,15 @@ class TrainConfig:
     """Print the resolved configuration and stop."""
 
     def __post_init__(self) -> None:
+        if self.augment.cutmix_minmax is not None:
+            low, high = (int(self.data.image_size * side) for side in self.augment.cutmix_minmax)
+            require(
+                low < high,
+                "cutmix_minmax",
+                self.augment.cutmix_minmax,
+                f"must leave a side to choose at {self.data.image_size} pixels",
+                "Pass --cutmix-minmax 0.2 0.8, say.",
+            )
         if self.distill.distillation != "none":
             require(
                 self.model.is_distilled,

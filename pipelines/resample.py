@@ -23,6 +23,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from fastdeit.compiled import compiled
+
 BILINEAR, BICUBIC = 1, 2
 """Interpolations, named by the radius of their kernel in pixels."""
 
@@ -108,7 +110,7 @@ def _weighted_sum(
     return types.void(*[types.intp] * 5), generate
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _kernel(radius: Any, x: Any) -> Any:
     """The interpolation's weight at a distance: a triangle, or Keys' cubic convolution."""
     x = abs(x)
@@ -121,7 +123,7 @@ def _kernel(radius: Any, x: Any) -> Any:
     return (((x - 5) * x + 8) * x - 4) * _A
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _coefficients(radius: Any, in_size: Any, full_size: Any, first: Any, out_size: Any) -> Any:
     """Fixed-point weights of one axis.
 
@@ -159,7 +161,7 @@ def _coefficients(radius: Any, in_size: Any, full_size: Any, first: Any, out_siz
     return starts, counts, weights
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _turn(image: Any, top: Any, left: Any, columns: Any, num_rows: Any, turned: Any) -> None:
     """Copy `ROWS` rows so that word (column, row) is at 4 * (ROWS * column + row) of `turned`.
 
@@ -178,7 +180,7 @@ def _turn(image: Any, top: Any, left: Any, columns: Any, num_rows: Any, turned: 
             turned[last] = image[y, left + columns - 1, channel]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _turn_back(turned: Any, columns: Any, rows: Any, first: Any) -> None:
     """Copy turned words to rows `first` to `first + ROWS` as pixels of three bytes."""
     at, row_bytes = turned.ctypes.data, rows.shape[1]
@@ -188,7 +190,7 @@ def _turn_back(turned: Any, columns: Any, rows: Any, first: Any) -> None:
             _copy_word(at + LANES * x + WORD * row, to + 3 * x)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _sum_columns(turned: Any, first: Any, starts: Any, counts: Any, weights: Any, out: Any) -> None:
     """Horizontal pass over turned rows; `first` is the column of their first word."""
     at, to, weights_at = turned.ctypes.data, out.ctypes.data, weights.ctypes.data
@@ -198,7 +200,7 @@ def _sum_columns(turned: Any, first: Any, starts: Any, counts: Any, weights: Any
         _weighted_sum(source, LANES, weights_at + taps * x, counts[x], to + LANES * x)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _sum_rows(rows: Any, first: Any, starts: Any, counts: Any, weights: Any, out: Any) -> None:
     """Vertical pass; `first` is the number of the first row of `rows`."""
     at, to, weights_at = rows.ctypes.data, out.ctypes.data, weights.ctypes.data
@@ -216,7 +218,7 @@ def _sum_rows(rows: Any, first: Any, starts: Any, counts: Any, weights: Any, out
                 out[y, i // 3, i % 3] = rest[i - x]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _resample_inside(image: Any, radius: Any, cut: Any, out: Any) -> None:
     """`resample_cut` of a rectangle that lies inside the image."""
     height, width = out.shape[0], out.shape[1]
@@ -236,7 +238,7 @@ def _resample_inside(image: Any, radius: Any, cut: Any, out: Any) -> None:
     _sum_rows(rows, row, y_starts, y_counts, y_weights, out)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def resample_cut(image: Any, radius: Any, cut: Any, out: Any) -> None:
     """Resample one cut of an image.
 
@@ -263,7 +265,7 @@ def resample_cut(image: Any, radius: Any, cut: Any, out: Any) -> None:
     _resample_inside(padded, radius, moved, out)
 
 
-@numba.njit(nogil=True, cache=True, parallel=True)
+@compiled(parallel=True)
 def resample_cuts(
     addresses: Any, heights: Any, widths: Any, image_of_cut: Any, radius: Any, cuts: Any, out: Any
 ) -> None:

@@ -163,7 +163,7 @@ def _example_row(
     batch = torch.from_numpy(np.repeat(pixels[None], num - 1, axis=0))
     made = apply_operations(batch, operations).numpy()
     words = [
-        " ".join(Op(op).name.lower() for op in drawn if op != Op.IDENTITY) or "untouched"
+        "+".join(Op(op).name.lower() for op in drawn if op != Op.IDENTITY) or "untouched"
         for drawn in operations.op.T
     ]
     return [pixels, *made], ["the image", *words]

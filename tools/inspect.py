@@ -38,7 +38,7 @@ def inspect(
     Args:
         dataset: a .beton, a folder of shards or an ImageFolder.
         sheet: a PNG to write, with images spread evenly over the set and their classes.
-        num_images: how many images the sheet shows.
+        num_images: how many images the sheet shows, without --augment.
         augment: a policy of timm's, such as rand-m9-mstd0.5-inc1, to draw on the sheet.
 
     Returns:

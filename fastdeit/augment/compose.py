@@ -21,7 +21,7 @@ from fastdeit.augment.mix import (
     mix_targets,
     sample_mix,
 )
-from fastdeit.augment.operate import Implementation, operate_
+from fastdeit.augment.operate import Implementation, check_images, operate_
 from fastdeit.augment.sampling import (
     JitterRanges,
     Operations,
@@ -98,7 +98,7 @@ def sample_augmentation(config: AugmentConfig, batch: Batch, seed: int) -> Augme
             config.erase_splits,
         )
     # One decision for a batch is one for all processes; those for each image are not.
-    first = 0 if config.mix_mode == "batch" else int(batch.sample_keys[0])
+    first = 0 if config.mix_mode == "batch" else int(batch.sample_keys[:1].sum())
     return Augmentation(
         flip=keyed.uniform(states(Purpose.FLIP), 0) < config.hflip_prob,
         operations=tuple(operations),
@@ -143,6 +143,10 @@ def apply_augmentation(
     Returns:
         (images (B, 3, H, W) of `dtype`, channels-last in memory, normalised; targets).
 
+    Raises:
+        ValueError: the images are not (B, H, W, 3) uint8, the decisions are for another number of
+            images, or the dtype is no floating one.
+
     Source: deit datasets.py:build_transform and engine.py: erasing happens before mixing. timm
     data/loader.py:PrefetchLoader with FastCollateMixup for the order `timm-prefetcher`: uint8
     images are mixed and rounded, then normalised and erased.
@@ -150,6 +154,12 @@ def apply_augmentation(
     Note: nothing waits for the device. Beyond the batch and the result it takes at most 3 times the
     bytes of the batch.
     """
+    check_images(batch.images_nhwc_u8)
+    if len(augmentation.flip) != len(batch.images_nhwc_u8) or not dtype.is_floating_point:
+        raise ValueError(
+            f"decisions must be for {len(batch.images_nhwc_u8)} images and the dtype floating. "
+            f"Found: {len(augmentation.flip)} and {dtype}. Draw them for this batch."
+        )
     images = _mirrored(batch.images_nhwc_u8, augmentation.flip)
     for operations in augmentation.operations:
         operate_(images, operations, implementation)
@@ -199,7 +209,7 @@ def _blocks(images: Tensor) -> Iterator[tuple[slice, slice]]:
     too. The middle image of an odd batch comes twice, and meets itself.
     """
     num = len(images)
-    size = block_size(num, images[0].numel(), images.device.type)
+    size = block_size(num, images.shape[1:].numel(), images.device.type)
     half = (num + 1) // 2
     for start in range(0, half, size):
         stop = min(start + size, half)

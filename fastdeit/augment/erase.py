@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,8 @@ from torch import Tensor
 
 from fastdeit import keyed
 from fastdeit.augment.upload import upload
+from fastdeit.augment_config import EraseMode
 from fastdeit.keyed import U64
-
-EraseMode = Literal["pixel", "rand", "const"]
 
 MIN_AREA_FRAC, MAX_AREA_FRAC = 0.02, 1 / 3
 MIN_LOG_ASPECT = math.log(0.3)

@@ -6,7 +6,7 @@ Source: Mixup, arXiv:1710.09412; CutMix, arXiv:1905.04899 section 3.1; timm data
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdeit.augment.upload import upload
+from fastdeit.augment_config import MixMode
 from fastdeit.errors import UserError
 
-MixMode = Literal["batch", "pair", "elem"]
 Box = tuple[int, int, int, int]
 """(top, bottom, left, right), the ends not included."""
 

@@ -12,18 +12,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
 from fastdeit.augment.numba_warp import LANES, warp_image
+from fastdeit.compiled import compiled
 from fastdeit.policies.operations import Op
 
 _AUTO_CONTRAST, _EQUALIZE, _CONTRAST = int(Op.AUTO_CONTRAST), int(Op.EQUALIZE), int(Op.CONTRAST)
 _COLOR, _SHARPNESS, _HUE = int(Op.COLOR), int(Op.SHARPNESS), int(Op.HUE)
 _BLUR, _ROTATE, _IDENTITY = int(Op.GAUSSIAN_BLUR), int(Op.ROTATE), int(Op.IDENTITY)
 
-_jit = numba.njit(nogil=True, cache=True)
-_inline = numba.njit(nogil=True, cache=True, inline="always")
+_jit = compiled()
+_inline = compiled(inline="always")
 
 
 @_jit

@@ -12,16 +12,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
+
+from fastdeit.compiled import compiled
 
 LANES = 4
 _BYTE, _INT, _ADDRESS, _DOUBLE = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.DoubleType()
 _BYTES, _INTS, _DOUBLES = (ir.VectorType(kind, LANES) for kind in (_BYTE, _INT, _DOUBLE))
 
-_jit = numba.njit(nogil=True, cache=True)
+_jit = compiled()
 
 
 class _Pixels:

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -54,14 +54,15 @@ def operate_(
     images: Tensor, operations: Operations, implementation: Implementation = "auto"
 ) -> Tensor:
     """As `apply_operations`, in place on a contiguous tensor, which is returned."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(
-            "images must be (B, H, W, 3) uint8. Found: "
-            f"{tuple(images.shape)} {images.dtype}. Pass them before normalising."
-        )
+    check_images(images)
     if operations.op.shape[1] != len(images):
         raise ValueError(
             f"operations must be drawn for {len(images)} images. Found: {operations.op.shape[1]}."
+        )
+    if implementation not in get_args(Implementation):
+        raise ValueError(
+            f"implementation must be one of {', '.join(get_args(Implementation))}. Found: "
+            f"{implementation!r}. Leave it out."
         )
     if implementation == "auto":
         implementation = choose_implementation(images.device.type)
@@ -74,11 +75,27 @@ def operate_(
     return images
 
 
+def check_images(images: Tensor) -> None:
+    """Refuse what is not a batch of images as loaders give it.
+
+    Raises:
+        ValueError: another dtype or shape.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(
+            "images must be (B, H, W, 3) uint8. Found: "
+            f"{tuple(images.shape)} {images.dtype}. Pass them before normalising."
+        )
+
+
 @functools.cache
 def choose_implementation(device_type: str) -> Literal["torch", "numba"]:
     """What `auto` takes on a kind of device; the reason is logged once."""
     if device_type == "cpu":
-        log.info("augmentation by numba: the fastest on a CPU (`fastdeit bench augment`)")
+        log.info(
+            "augmentation by numba: the fastest on a CPU (`fastdeit bench augment`); compiled when "
+            "first used, for about 12 s, and kept on disk"
+        )
         return "numba"
     log.info("augmentation by batched torch: nothing faster was measured on %s", device_type)
     return "torch"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdeit import keyed
+from fastdeit.augment_config import Interpolation
 from fastdeit.keyed import U64
 from fastdeit.policies.operations import NAMED_OPS, Draws, Floats, Op
 from fastdeit.policies.policy import Policy
-
-Interpolation = Literal["bicubic", "bilinear", "random"]
 
 DRAWS_PER_SLOT = 8
 ROW_DRAWS = 4096

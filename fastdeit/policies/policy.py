@@ -124,6 +124,8 @@ WIDE_OPS = (
 ).split()
 
 KNOWN = "rand-..., original, originalr, v0, v0r, 3a, ta_wide, none"
+EXAMPLES = {"m": "9", "n": "2", "p": "0.5", "mstd": "0.5", "mmax": "10", "inc": "1"}
+"""A value of each field, for messages."""
 _FIELD = re.compile(r"([a-z]+)(\d+(?:\.\d*)?|\.\d+)$")
 
 
@@ -162,7 +164,7 @@ def parse_policy(config: str) -> Policy | None:
         std = _number(config, fields, "mstd", 0.0, 0, math.inf)
         return Policy(config, rows, magnitude_std=std)
     raise UserError(
-        f"auto_augment must be a policy of timm's. Found: {config}. Known: {KNOWN}; "
+        f"auto_augment must be a policy of timm's. Found: {config!r}. Known: {KNOWN}; "
         "the paper's is rand-m9-mstd0.5-inc1."
     )
 
@@ -251,7 +253,7 @@ def _number(
         limit = "0 or more" if high == math.inf else f"from {low:g} to {high:g}"
         raise UserError(
             f"the field {name} of auto_augment must be {kind}, {limit}. Found: {fields[name]} in "
-            f"{config}. Pass {name}{default:g}, say."
+            f"{config}. Pass {name}{EXAMPLES[name]}, say."
         )
     return value
 

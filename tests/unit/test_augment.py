@@ -14,6 +14,7 @@ from augment_batches import make_batch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastdeit import compiled
 from fastdeit.augment import (
     apply_augmentation,
     apply_operations,
@@ -281,3 +282,58 @@ def test_arrays_travel_in_one_block() -> None:
     assert block_bytes([]) == 0
     for tensor, array in zip(upload(arrays, torch.device("cpu")), arrays, strict=True):
         assert np.array_equal(tensor.numpy(), array)
+
+
+@pytest.mark.parametrize("mode", ["batch", "elem"])
+def test_an_empty_batch_gives_an_empty_result(mode: Any) -> None:
+    """A rank may have no samples."""
+    batch = make_batch(0)
+    config = replace(ALL, mix_mode=mode)
+    images, targets = apply_augmentation(batch, sample_augmentation(config, batch, 0))
+    assert images.shape == (0, 3, 32, 32)
+    assert targets.weight.shape == (0,)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """Images of another kind, decisions for others and whole-number dtypes get one clear error."""
+    batch = make_batch(4)
+    config = AugmentConfig(auto_augment="none")
+    drawn = sample_augmentation(config, batch, 0)
+    with pytest.raises(
+        ValueError, match=r"images must be \(B, H, W, 3\) uint8. Found: .* torch.float32"
+    ):
+        apply_augmentation(replace(batch, images_nhwc_u8=batch.images_nhwc_u8.float()), drawn)
+    with pytest.raises(ValueError, match=r"Found: \(4, 3, 32, 32\) torch.uint8"):
+        chw = batch.images_nhwc_u8.permute(0, 3, 1, 2)
+        apply_augmentation(replace(batch, images_nhwc_u8=chw), drawn)
+    with pytest.raises(ValueError, match=r"decisions must be for 3 images .* Found: 4 and"):
+        apply_augmentation(part(batch, slice(0, 3)), drawn)
+    with pytest.raises(ValueError, match=r"the dtype floating. Found: 4 and torch.uint8"):
+        apply_augmentation(batch, drawn, torch.uint8)
+    wrong: Any = "triton"
+    with pytest.raises(ValueError, match=r"one of auto, torch, numba. Found: 'triton'"):
+        apply_augmentation(batch, sample_augmentation(ALL, batch, 0), implementation=wrong)
+
+
+def test_code_that_cannot_be_kept_is_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without any folder for compiled code, numba's refusal is a warning, said once."""
+    real = compiled.numba.njit
+
+    def njit(**options: Any) -> Any:
+        def decorate(function: Any) -> Any:
+            if options.pop("cache", False):
+                raise RuntimeError("cannot cache function 'f': no locator available for file 'x'")
+            return real(**options)(function)
+
+        return decorate
+
+    monkeypatch.setattr(compiled.numba, "njit", njit)
+    compiled._say_once.cache_clear()
+    with caplog.at_level("WARNING"):
+        functions = [compiled.compiled()(lambda x, n=n: x + n) for n in (1, 2)]
+    assert [function(40) for function in functions] == [41, 42]
+    assert [record.message for record in caplog.records] == [
+        "compiled code cannot be kept on disk; set NUMBA_CACHE_DIR to a folder for it"
+    ]

@@ -40,7 +40,7 @@ CONFINED = {
     "numba": (
         "pipelines",
         "benchmarks",
-        "fastdeit/augment/numba_kernels.py",
+        "fastdeit/compiled.py",
         "fastdeit/augment/numba_warp.py",
     ),
     "tyro": ("tools", "benchmarks"),

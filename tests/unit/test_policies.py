@@ -14,10 +14,10 @@ from fastdeit.policies import NAMED_OPS, one_operation, parse_policy
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("randaug", r"must be a policy of timm's. Found: randaug. Known: rand-.*, none"),
-        ("", r"must be a policy of timm's. Found: ."),
-        ("augmix-m5", r"Found: augmix-m5"),
-        ("ta_wide-m9", r"Found: ta_wide-m9"),
+        ("randaug", r"must be a policy of timm's. Found: 'randaug'. Known: rand-.*, none"),
+        ("", r"must be a policy of timm's. Found: ''."),
+        ("augmix-m5", r"Found: 'augmix-m5'"),
+        ("ta_wide-m9", r"Found: 'ta_wide-m9'"),
         (
             "rand-m9-q3",
             r"one of m, n, p, mstd, mmax, inc, t with its value. Found: q3 in rand-m9-q3",
