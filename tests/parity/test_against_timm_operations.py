@@ -27,7 +27,7 @@ IMPLEMENTATIONS: list[Implementation] = ["torch", "numba"]
 FACTORS = (0.0, 0.1, 0.19, 0.5, 1.0, 1.3, 1.81, 1.9, 3.3)
 SLOPES = (0.0, 0.3, -0.3, 0.15, 0.27, -0.2713, 0.5, 0.9)
 # Of the side: whole and half pixels but for the last bit, part of one, all of it and more.
-SHARES = (0.0, 0.45, -0.405, 0.225, 0.0013, -1.0, 4.0)
+SHARES = (0.0, 0.45, -0.405, 0.225, 0.29, 0.57, -0.28, 1e-17, 0.0013, -1.0, 4.0)
 
 CASES: dict[Op, tuple[str, tuple[float, ...]]] = {
     Op.AUTO_CONTRAST: ("AutoContrast", (0.0,)),
@@ -190,12 +190,13 @@ def test_any_strides_and_batch_sizes(implementation: Implementation) -> None:
         assert torch.equal(strided, before)
 
 
+@pytest.mark.parametrize("work", [1, 4 * 128 * 40 * 52 * 3])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_all_operations_in_one_batch(
-    implementation: Implementation, monkeypatch: pytest.MonkeyPatch
+    implementation: Implementation, work: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images of one batch get different operations, in parts that fit little memory."""
-    monkeypatch.setattr(operate, "LEAST_WORK_BYTES", 1)
+    monkeypatch.setattr(operate, "LEAST_WORK_BYTES", work)
     monkeypatch.setattr(operate, "WORK_PART", 1e-6)
     generator = np.random.default_rng(3)
     images = pictures(40, 52)[generator.integers(0, 2, 90)]
@@ -221,5 +222,9 @@ def test_what_does_not_fit_is_refused() -> None:
         apply_operations(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), operations)
     with pytest.raises(ValueError, match=r"must be drawn for 3 images. Found: 2"):
         apply_operations(torch.zeros(3, 4, 4, 3, dtype=torch.uint8), operations)
+    with pytest.raises(ValueError, match=r"numba works on a CPU. Found: meta. Pass torch."):
+        apply_operations(
+            torch.zeros(2, 4, 4, 3, dtype=torch.uint8, device="meta"), operations, "numba"
+        )
     with pytest.raises(ValueError, match=r"must be \(slots, images\) alike"):
         Operations(np.zeros((1, 2), np.int64), np.zeros((1, 3)), np.zeros((1, 2), bool), FILL)

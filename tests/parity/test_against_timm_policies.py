@@ -37,6 +37,7 @@ RAND = [
     "rand-n3-m7-mstd1",
     "rand-m12-mmax30-p0.7-inc1",
     "rand-mstd101-tweights",
+    "rand-mstd100-n15-tweights",
     "rand-m6-t3a",
     "rand-n3-t3aw-mstd0.5",
 ]

@@ -107,7 +107,7 @@ def test_other_dtypes_are_float32_rounded_once(dtype: torch.dtype) -> None:
 
 def test_torch_and_numba_are_equal() -> None:
     """The two implementations give the same images, by any number of threads."""
-    batch = make_batch(40, 48)
+    batch = make_batch(41, 48)
     drawn = sample_augmentation(ALL, batch, 1)
     found = []
     threads = torch.get_num_threads()

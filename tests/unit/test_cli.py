@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fastdeit import __version__
+from fastdeit.tools import augment_sheet
 from fastdeit.tools.cli import main
 
 COMMANDS = "sample-data convert verify inspect train evaluate bench report".split()
@@ -144,6 +145,39 @@ def test_a_sheet_of_operations(
     with Image.open(path) as sheet:
         cells = (sheet.height - 4) / (112 + 14 + 4)
     assert cells == num_operations + 1
+
+
+def test_a_sheet_shows_differences(
+    containers: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One byte that differs is counted; levels are the policy's and two deviations around it."""
+
+    def off_by_two(image: Image.Image, *_: object) -> Image.Image:
+        changed = Image.fromarray(augment_sheet.apply_with_pil.pixels.copy())  # type: ignore[attr-defined]
+        red, green, blue = changed.getpixel((3, 5))  # type: ignore[misc]
+        changed.putpixel((3, 5), (red, green, blue - 2 if blue > 2 else blue + 2))
+        return changed
+
+    real = augment_sheet.apply_operations
+
+    def remember(*args: object) -> object:
+        result = real(*args)  # type: ignore[arg-type]
+        off_by_two.pixels = result[0].numpy()  # type: ignore[attr-defined]
+        return result
+
+    monkeypatch.setattr(augment_sheet, "apply_operations", remember)
+    monkeypatch.setattr(augment_sheet, "apply_with_pil", off_by_two)
+    path = str(tmp_path / "a.png")
+    policy = "rand-m10-mstd0.5-inc1"
+    line = ["inspect", str(containers["val"]), "--augment", policy, "--sheet", path]
+    assert main(line) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "Invert: 1 of 150528 bytes differ from PIL, by up to 2" in lines
+    wanted = "Rotate at 27, -27, 30, -30: 4 of 602112 bytes differ from PIL, by up to 2"
+    assert wanted in lines
 
 
 def test_a_place_that_cannot_be_written_is_one_line(
