@@ -132,6 +132,16 @@ class AugmentConfig:
             )
 
     @property
+    def use_mixup(self) -> bool:
+        """Whether Mixup is on."""
+        return self.mixup_alpha > 0
+
+    @property
+    def use_cutmix(self) -> bool:
+        """Whether CutMix is on."""
+        return self.cutmix_alpha > 0 or self.cutmix_minmax is not None
+
+    @property
     def jitter(self) -> tuple[float, float, float, float]:
         """The ranges of brightness, contrast, saturation and hue."""
         given = self.color_jitter * 3 if len(self.color_jitter) == 1 else self.color_jitter

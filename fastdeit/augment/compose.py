@@ -16,14 +16,12 @@ from fastdeit.augment.erase import Erasure, erased_pixels, sample_erasure
 from fastdeit.augment.mix import (
     Mix,
     MixedTargets,
-    MixRules,
     mix_,
     mix_targets,
     sample_mix,
 )
 from fastdeit.augment.operate import Implementation, check_images, operate_
 from fastdeit.augment.sampling import (
-    JitterRanges,
     Operations,
     sample_jitter,
     sample_operations,
@@ -85,7 +83,7 @@ def sample_augmentation(config: AugmentConfig, batch: Batch, seed: int) -> Augme
             )
         )
     if any(config.jitter):
-        operations.append(sample_jitter(JitterRanges(*config.jitter), states(Purpose.JITTER)))
+        operations.append(sample_jitter(config.jitter, states(Purpose.JITTER)))
     erasure = None
     if config.erase_prob > 0:
         erasure = sample_erasure(
@@ -104,25 +102,13 @@ def sample_augmentation(config: AugmentConfig, batch: Batch, seed: int) -> Augme
         operations=tuple(operations),
         erasure=erasure,
         mix=sample_mix(
-            mix_rules(config),
+            config,
             keyed.step_generator(seed, Purpose.MIX, batch.epoch, batch.step, first),
             len(batch.sample_keys),
             height,
             width,
         ),
         order=config.augment_order,
-    )
-
-
-def mix_rules(config: AugmentConfig) -> MixRules:
-    """What a configuration says about mixing."""
-    return MixRules(
-        config.mixup_alpha,
-        config.cutmix_alpha,
-        config.cutmix_minmax,
-        config.mix_prob,
-        config.switch_prob,
-        config.mix_mode,
     )
 
 

@@ -14,39 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdeit.augment.upload import upload
-from fastdeit.augment_config import MixMode
+from fastdeit.augment_config import AugmentConfig
 from fastdeit.errors import UserError
 
 Box = tuple[int, int, int, int]
 """(top, bottom, left, right), the ends not included."""
-
-
-@dataclass(frozen=True, slots=True)
-class MixRules:
-    """Which images are mixed how."""
-
-    mixup_alpha: float = 0.8
-    """Beta parameter of Mixup, 0 switches it off."""
-    cutmix_alpha: float = 1.0
-    """Beta parameter of CutMix, 0 switches it off."""
-    cutmix_minmax: tuple[float, float] | None = None
-    """Least and greatest side of CutMix's box over the image's, in place of its Beta."""
-    prob: float = 1.0
-    """Probability that a batch, pair or image is mixed."""
-    switch_prob: float = 0.5
-    """Probability of CutMix where both are on."""
-    mode: MixMode = "batch"
-    """One decision for the batch, for each pair of partners, or for each image."""
-
-    @property
-    def use_mixup(self) -> bool:
-        """Whether Mixup is on."""
-        return self.mixup_alpha > 0
-
-    @property
-    def use_cutmix(self) -> bool:
-        """Whether CutMix is on."""
-        return self.cutmix_alpha > 0 or self.cutmix_minmax is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +50,12 @@ class MixedTargets:
 
 
 def sample_mix(
-    rules: MixRules, generator: np.random.Generator, num: int, height: int, width: int
+    config: AugmentConfig, generator: np.random.Generator, num: int, height: int, width: int
 ) -> Mix | None:
     """Draw the decisions of one step.
 
     Args:
-        rules: which images are mixed how.
+        config: which images are mixed how; its fields about Mixup and CutMix are read.
         generator: keyed by the step; asked in the order in which timm asks numpy.
         num: images in the batch; of an odd number the middle one meets itself.
         height: rows of an image.
@@ -95,29 +67,29 @@ def sample_mix(
     Raises:
         UserError: `cutmix_minmax` leaves no side to choose for so small an image.
     """
-    if not (rules.use_mixup or rules.use_cutmix):
+    if not (config.use_mixup or config.use_cutmix):
         return None
-    if rules.mode == "batch":
-        if generator.random() >= rules.prob:
+    if config.mix_mode == "batch":
+        if generator.random() >= config.mix_prob:
             return None
-        use_cutmix = rules.use_cutmix
-        if rules.use_mixup and rules.use_cutmix:
-            use_cutmix = bool(generator.random() < rules.switch_prob)
-        alpha = _cutmix_alpha(rules) if use_cutmix else rules.mixup_alpha
+        use_cutmix = config.use_cutmix
+        if config.use_mixup and config.use_cutmix:
+            use_cutmix = bool(generator.random() < config.switch_prob)
+        alpha = _cutmix_alpha(config) if use_cutmix else config.mixup_alpha
         weight = float(generator.beta(alpha, alpha))
         box: Box = (0, 0, 0, 0)
         if use_cutmix and weight < 1:
-            box, weight = _sample_box(rules, generator, weight, height, width)
+            box, weight = _sample_box(config, generator, weight, height, width)
         return same_for_all(num, weight, box if use_cutmix else None)
-    drawn = num if rules.mode == "elem" else num // 2
-    weights, cuts = _sample_weights(rules, generator, drawn)
+    drawn = num if config.mix_mode == "elem" else num // 2
+    weights, cuts = _sample_weights(config, generator, drawn)
     mix = Mix(np.ones(num), np.zeros(num, dtype=bool), np.zeros((num, 4), dtype=np.int64))
     for i in range(drawn):
         # timm goes on in float32 here, and the sides of the boxes with it.
         weight, box = weights[i], (0, 0, 0, 0)
         if cuts[i] and weight != 1:
-            box, weight = _sample_box(rules, generator, weight, height, width)
-        for place in (i,) if rules.mode == "elem" else (i, num - 1 - i):
+            box, weight = _sample_box(config, generator, weight, height, width)
+        for place in (i,) if config.mix_mode == "elem" else (i, num - 1 - i):
             mix.weight[place] = np.float32(weight)
             mix.is_cutmix[place], mix.box[place] = cuts[i], box
     return mix
@@ -129,40 +101,40 @@ def same_for_all(num: int, weight: float, box: Box | None) -> Mix:
     return Mix(np.full(num, weight), np.full(num, box is not None), boxes)
 
 
-def _cutmix_alpha(rules: MixRules) -> float:
-    return 1.0 if rules.cutmix_minmax is not None else rules.cutmix_alpha
+def _cutmix_alpha(config: AugmentConfig) -> float:
+    return 1.0 if config.cutmix_minmax is not None else config.cutmix_alpha
 
 
 def _sample_weights(
-    rules: MixRules, generator: np.random.Generator, num: int
+    config: AugmentConfig, generator: np.random.Generator, num: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """(num,) lambda, 1 where nothing is mixed, and whether it is CutMix's."""
-    cuts = np.full(num, rules.use_cutmix)
-    if rules.use_mixup and rules.use_cutmix:
-        cuts = generator.random(num) < rules.switch_prob
-        alpha = _cutmix_alpha(rules)
+    cuts = np.full(num, config.use_cutmix)
+    if config.use_mixup and config.use_cutmix:
+        cuts = generator.random(num) < config.switch_prob
+        alpha = _cutmix_alpha(config)
         cut_weights = generator.beta(alpha, alpha, size=num)
-        weights = generator.beta(rules.mixup_alpha, rules.mixup_alpha, size=num)
+        weights = generator.beta(config.mixup_alpha, config.mixup_alpha, size=num)
         weights = np.where(cuts, cut_weights, weights)
     else:
-        alpha = _cutmix_alpha(rules) if rules.use_cutmix else rules.mixup_alpha
+        alpha = _cutmix_alpha(config) if config.use_cutmix else config.mixup_alpha
         weights = generator.beta(alpha, alpha, size=num)
-    mixed = generator.random(num) < rules.prob
+    mixed = generator.random(num) < config.mix_prob
     return np.where(mixed, weights.astype(np.float32), np.float32(1)), cuts
 
 
 def _sample_box(
-    rules: MixRules, generator: np.random.Generator, weight: Any, height: int, width: int
+    config: AugmentConfig, generator: np.random.Generator, weight: Any, height: int, width: int
 ) -> tuple[Box, float]:
     """CutMix's box, and the share of the image that it leaves.
 
     Source: timm data/mixup.py:rand_bbox, rand_bbox_minmax, cutmix_bbox_and_lam.
     """
-    if rules.cutmix_minmax is None:
+    if config.cutmix_minmax is None:
         center_y, center_x = int(generator.integers(0, height)), int(generator.integers(0, width))
         box = box_around(weight, center_y, center_x, height, width)
     else:
-        low, high = rules.cutmix_minmax
+        low, high = config.cutmix_minmax
         ends = [(int(size * low), int(size * high)) for size in (height, width)]
         if any(least >= greatest for least, greatest in ends):
             raise UserError(

@@ -119,24 +119,15 @@ def _levels(policy: Policy, magnitude: Floats, u_normal: Floats, u_angle: Floats
     return np.clip(magnitude, 0.0, policy.magnitude_max)
 
 
-@dataclass(frozen=True, slots=True)
-class JitterRanges:
-    """How far the factors of a colour jitter may be from 1, and its hue from 0."""
-
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
-
-
 JITTER_OPS = (Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR, Op.HUE)
 
 
-def sample_jitter(ranges: JitterRanges, states: U64) -> Operations:
+def sample_jitter(ranges: tuple[float, float, float, float], states: U64) -> Operations:
     """Draw a colour jitter: brightness, contrast, saturation and hue, each image in its own order.
 
     Args:
-        ranges: factors are uniform from max(0, 1 - x) to 1 + x, the hue from -x to x turns.
+        ranges: how far the factors of brightness, contrast and saturation may be from 1 (but not
+            below 0), and the hue from 0, in turns.
         states: (B,) uint64, one keyed stream an image.
 
     Returns:
@@ -152,8 +143,7 @@ def sample_jitter(ranges: JitterRanges, states: U64) -> Operations:
         axis=0,
         kind="stable",
     )
-    spans = (ranges.brightness, ranges.contrast, ranges.saturation, ranges.hue)
-    for number, (one, span) in enumerate(zip(JITTER_OPS, spans, strict=True)):
+    for number, (one, span) in enumerate(zip(JITTER_OPS, ranges, strict=True)):
         if span == 0:
             continue
         u = keyed.uniform(states, number)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastdeit.errors import UserError
@@ -41,8 +41,6 @@ class Step(NamedTuple):
 class Policy:
     """What an image may get."""
 
-    name: str
-    """The configuration string that it came from."""
     rows: tuple[tuple[Step, ...], ...]
     """What is drawn from; all rows have the same length."""
     num_layers: int = 1
@@ -154,7 +152,7 @@ def parse_policy(config: str) -> Policy | None:
         return None
     if name == "ta_wide" and not parts:
         wide = tuple((Step(f"Wide{op}", 1.0, 0),) for op in WIDE_OPS)
-        return Policy(config, wide, num_bins=NUM_WIDE_BINS, fill=BLACK)
+        return Policy(wide, num_bins=NUM_WIDE_BINS, fill=BLACK)
     if name == "rand":
         return _parse_rand(config, _fields(config, parts, "m n p mstd mmax inc t".split()))
     if name in AUTOAUGMENT or name == "3a":
@@ -162,7 +160,7 @@ def parse_policy(config: str) -> Policy | None:
         table = THREE_AUGMENT if name == "3a" else AUTOAUGMENT[name]
         rows = tuple(tuple(Step(*step) for step in row) for row in table)
         std = _number(config, fields, "mstd", 0.0, 0, math.inf)
-        return Policy(config, rows, magnitude_std=std)
+        return Policy(rows, magnitude_std=std)
     raise UserError(
         f"auto_augment must be a policy of timm's. Found: {config!r}. Known: {KNOWN}; "
         "the paper's is rand-m9-mstd0.5-inc1."
@@ -196,7 +194,6 @@ def _parse_rand(config: str, fields: dict[str, str]) -> Policy:
             f"Found: n{num_layers} in {config}. Pass a smaller n."
         )
     return Policy(
-        config,
         tuple((Step(name, prob, magnitude),) for name in names),
         num_layers,
         tuple(weights.values()) if weights is not None else None,
@@ -265,4 +262,4 @@ def one_operation(name: str, magnitude: float) -> Policy:
         KeyError: no such name in `NAMED_OPS`.
     """
     NAMED_OPS[name]
-    return replace(Policy(name, ((Step(name, 1.0, magnitude),),)), magnitude_max=math.inf)
+    return Policy(((Step(name, 1.0, magnitude),),), magnitude_max=math.inf)

@@ -21,12 +21,11 @@ from fastdeit.augment.compose import MEAN, STD
 from fastdeit.augment.erase import EraseMode, apply_erasure, keyed_normal, sample_erasure
 from fastdeit.augment.mix import (
     MixedTargets,
-    MixMode,
-    MixRules,
     apply_mix,
     mix_targets,
     sample_mix,
 )
+from fastdeit.augment_config import AugmentConfig, MixMode
 from fastdeit.keyed import Purpose
 from fastdeit.losses import mixed_cross_entropy
 
@@ -200,19 +199,19 @@ RULES = {
     "cutmix": {"mixup_alpha": 0.0},
     "minmax": {"cutmix_minmax": (0.2, 0.8)},
     "minmax alone": {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "cutmix_minmax": (0.3, 0.9)},
-    "sometimes": {"prob": 0.5, "switch_prob": 0.8},
+    "sometimes": {"mix_prob": 0.5, "switch_prob": 0.8},
 }
 
 
-def timm_arguments(rules: MixRules) -> dict[str, Any]:
+def timm_arguments(rules: AugmentConfig) -> dict[str, Any]:
     """The same for timm's Mixup."""
     return {
         "mixup_alpha": rules.mixup_alpha,
         "cutmix_alpha": rules.cutmix_alpha,
         "cutmix_minmax": rules.cutmix_minmax,
-        "prob": rules.prob,
+        "prob": rules.mix_prob,
         "switch_prob": rules.switch_prob,
-        "mode": rules.mode,
+        "mode": rules.mix_mode,
         "label_smoothing": 0.1,
         "num_classes": NUM_CLASSES,
     }
@@ -222,7 +221,7 @@ def timm_arguments(rules: MixRules) -> dict[str, Any]:
 @pytest.mark.parametrize("which", RULES)
 def test_against_timm_mixup(which: str, mode: MixMode) -> None:
     """Given timm's draws: its boxes, its weights, its images, targets and losses."""
-    rules = MixRules(**RULES[which], mode=mode)
+    rules = AugmentConfig(**RULES[which], mix_mode=mode)
     mixup = Mixup(**timm_arguments(rules))
     # Whole numbers that differ everywhere show a box that is off by one pixel.
     images = torch.randperm(6 * 31 * 44 * 3).float().view(6, 31, 44, 3) / 1000
@@ -250,7 +249,7 @@ def test_against_timm_mixup(which: str, mode: MixMode) -> None:
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_against_timm_prefetcher_mixing(mode: MixMode) -> None:
     """The order of timm's prefetcher: uint8 images mixed and rounded as its collate does."""
-    rules = MixRules(mode=mode, prob=0.8)
+    rules = AugmentConfig(mix_mode=mode, mix_prob=0.8)
     collate = FastCollateMixup(**timm_arguments(rules))
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (6, 3, 31, 44), dtype=np.uint8)
@@ -281,7 +280,7 @@ def test_dense_targets_of_equal_labels() -> None:
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_mixing_decisions_have_timms_distribution(mode: MixMode) -> None:
     """Half of the decisions are CutMix; weights are Beta(0.8, 0.8) for Mixup, one for pairs."""
-    rules, num = MixRules(mode=mode), 4
+    rules, num = AugmentConfig(mix_mode=mode), 4
     mixes = [
         sample_mix(rules, keyed.step_generator(0, Purpose.MIX, 0, step), num, 64, 64)
         for step in range(6000)
@@ -302,14 +301,14 @@ def test_mixing_decisions_have_timms_distribution(mode: MixMode) -> None:
 def test_nothing_to_mix() -> None:
     """Without alphas, or with probability 0, nothing is mixed; too narrow limits are refused."""
     generator = keyed.step_generator(0, Purpose.MIX, 0, 0)
-    assert sample_mix(MixRules(0.0, 0.0), generator, 4, 8, 8) is None
-    assert sample_mix(MixRules(prob=0.0), generator, 4, 8, 8) is None
-    elem = sample_mix(MixRules(prob=0.0, mode="elem"), generator, 4, 8, 8)
+    assert sample_mix(AugmentConfig(mixup_alpha=0.0, cutmix_alpha=0.0), generator, 4, 8, 8) is None
+    assert sample_mix(AugmentConfig(mix_prob=0.0), generator, 4, 8, 8) is None
+    elem = sample_mix(AugmentConfig(mix_prob=0.0, mix_mode="elem"), generator, 4, 8, 8)
     assert elem is not None
     images = torch.randn(4, 8, 8, 3)
     assert torch.equal(apply_mix(images, elem), images)
     with pytest.raises(UserError, match=r"leave a side to choose at 8 x 8 pixels. Found: 0.5 0.6"):
-        sample_mix(MixRules(0.0, cutmix_minmax=(0.5, 0.6)), generator, 4, 8, 8)
+        sample_mix(AugmentConfig(mixup_alpha=0.0, cutmix_minmax=(0.5, 0.6)), generator, 4, 8, 8)
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
@@ -319,7 +318,7 @@ def test_odd_batches_mix(num: int, mode: MixMode) -> None:
     images = torch.randn(num, 12, 10, 3)
     for step in range(20):
         generator = keyed.step_generator(0, Purpose.MIX, 0, step)
-        mix = sample_mix(MixRules(mode=mode), generator, num, 12, 10)
+        mix = sample_mix(AugmentConfig(mix_mode=mode), generator, num, 12, 10)
         assert mix is not None
         found = apply_mix(images, mix)
         assert torch.allclose(found[num // 2], images[num // 2], atol=1e-6)

@@ -25,7 +25,7 @@ from fastdeit import keyed
 from fastdeit.augment import Operations, apply_operations, sample_operations
 from fastdeit.augment.operate import Implementation
 from fastdeit.augment.reference import apply_with_pil
-from fastdeit.augment.sampling import JitterRanges, sample_jitter
+from fastdeit.augment.sampling import sample_jitter
 from fastdeit.keyed import Purpose
 from fastdeit.policies import NAMED_OPS, Op, Policy, parse_policy
 from fastdeit.policies.policy import FILL
@@ -224,7 +224,7 @@ def test_operations_do_not_depend_on_the_batch() -> None:
 def test_against_torchvision_jitter(ranges: tuple[float, float, float, float]) -> None:
     """A colour jitter has torchvision's factors and orders, and its pixels given both."""
     num = 4000
-    drawn = sample_jitter(JitterRanges(*ranges), states(num, Purpose.JITTER))
+    drawn = sample_jitter(ranges, states(num, Purpose.JITTER))
     jitter = ColorJitter(*ranges)
     torch.manual_seed(0)
     limits = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)

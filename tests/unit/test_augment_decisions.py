@@ -16,8 +16,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 from fastdeit import keyed
 from fastdeit.augment import apply_augmentation, compose, normalise, sample_augmentation
 from fastdeit.augment.erase import _polar, apply_erasure, keyed_normal, sample_erasure
-from fastdeit.augment.mix import Mix, MixRules, _sample_weights, apply_mix, box_around, sample_mix
-from fastdeit.augment.sampling import JitterRanges, Operations, sample_jitter, sample_operations
+from fastdeit.augment.mix import Mix, _sample_weights, apply_mix, box_around, sample_mix
+from fastdeit.augment.sampling import Operations, sample_jitter, sample_operations
 from fastdeit.augment_config import AugmentConfig
 from fastdeit.batch import Batch
 from fastdeit.keyed import Purpose
@@ -82,12 +82,12 @@ def test_every_option_reaches_the_decisions(minmax: tuple[float, float] | None) 
         policy_of(OTHER.auto_augment), stream(Purpose.POLICY), height, width, "random"
     )
     assert_same(policy, expected)
-    assert_same(jitter, sample_jitter(JitterRanges(0.1, 0.2, 0.3, 0.4), stream(Purpose.JITTER)))
+    assert_same(jitter, sample_jitter((0.1, 0.2, 0.3, 0.4), stream(Purpose.JITTER)))
     assert_same(
         found.erasure,
         sample_erasure(stream(Purpose.ERASE), 0.6, height, width, "rand", 3, 2),
     )
-    rules = MixRules(0.4, 2.5, minmax, 0.8, 0.3, "elem")
+    rules = replace(OTHER, cutmix_minmax=minmax)
     generator = keyed.step_generator(seed, Purpose.MIX, epoch, step, int(batch.sample_keys[0]))
     assert_same(found.mix, sample_mix(rules, generator, 12, height, width))
     assert found.order == "timm-prefetcher"
@@ -194,7 +194,7 @@ def test_fill_is_the_mean_or_black() -> None:
 def test_jitter_draws_are_independent() -> None:
     """Factors and places of a jitter share no draw; the hue's steps are torchvision's."""
     streams = states(20_000, Purpose.JITTER)
-    drawn: Operations = sample_jitter(JitterRanges(0.5, 0.5, 0.5, 0.5), streams)
+    drawn: Operations = sample_jitter((0.5, 0.5, 0.5, 0.5), streams)
     values, places = [], []
     for op in (Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR, Op.HUE):
         slot, image = np.nonzero(drawn.op == op)
@@ -249,7 +249,7 @@ def test_boxes_of_one_size_at_other_places() -> None:
 def test_weights_of_images_are_float32() -> None:
     """Timm goes on in float32 where each image has its weight; sides of boxes can differ by it."""
     generator = keyed.step_generator(0, Purpose.MIX, 0, 0)
-    weights, _ = _sample_weights(MixRules(mode="elem"), generator, 8)
+    weights, _ = _sample_weights(AugmentConfig(mix_mode="elem"), generator, 8)
     assert weights.dtype == np.float32
     differing = [
         w
