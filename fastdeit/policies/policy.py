@@ -91,6 +91,16 @@ RAND_WEIGHTS = {
     "PosterizeIncreasing": 0.05,
     "Invert": 0.05,
 }
+# `w0` of timm before it had `t`: the same idea, with two operations that never come.
+RAND_WEIGHTS_0 = {
+    **dict.fromkeys(("Solarize", "SolarizeAdd", "Contrast", "Brightness", "Equalize"), 0.005),
+    **dict.fromkeys(("Color", "Sharpness", "AutoContrast"), 0.025),
+    "Rotate": 0.3,
+    "ShearX": 0.2,
+    "ShearY": 0.2,
+    "TranslateXRel": 0.1,
+    "TranslateYRel": 0.1,
+}
 RAND_3A = ("SolarizeIncreasing", "Desaturate", "GaussianBlur")
 RAND_3A_WEIGHTS = {
     **dict.fromkeys(RAND_3A, 6.0),
@@ -122,7 +132,7 @@ WIDE_OPS = (
 ).split()
 
 KNOWN = "rand-..., original, originalr, v0, v0r, 3a, ta_wide, none"
-EXAMPLES = {"m": "9", "n": "2", "p": "0.5", "mstd": "0.5", "mmax": "10", "inc": "1"}
+EXAMPLES = {"m": "9", "n": "2", "p": "0.5", "mstd": "0.5", "mmax": "10", "inc": "1", "w": "0"}
 """A value of each field, for messages."""
 _FIELD = re.compile(r"([a-z]+)(\d+(?:\.\d*)?|\.\d+)$")
 
@@ -134,7 +144,7 @@ def parse_policy(config: str) -> Policy | None:
         config: `rand` with fields, such as `rand-m9-mstd0.5-inc1`: m magnitude (10), n operations
             an image (2), p probability of each (0.5), mstd noise of the magnitude (0; above 100:
             uniform from 0), mmax its limit (10), inc 1 for operations that grow with it, t a set of
-            operations (weights, 3a, 3aw); `original`, `originalr`, `v0`, `v0r` (AutoAugment) or
+            operations (weights, 3a, 3aw), w 0 for the weights of older versions of timm; `original`, `originalr`, `v0`, `v0r` (AutoAugment) or
             `3a` (3-Augment), with mstd; `ta_wide` (TrivialAugment, torchvision's name); `none`.
 
     Returns:
@@ -144,8 +154,8 @@ def parse_policy(config: str) -> Policy | None:
         UserError: no such policy or field, or a value that cannot be.
 
     Source: timm data/auto_augment.py:rand_augment_transform, auto_augment_transform. Where timm
-    skips a field without a number in silence, this is an error. The key `w` of old versions of timm
-    (`w0`) is gone there; `tweights` takes its place, and a `w` is an error that says so.
+    skips a field without a number in silence, this is an error. `w0` is what it was before timm 1.0,
+    which refuses it.
     """
     name, *parts = config.split("-")
     if name == "none" and not parts:
@@ -154,7 +164,7 @@ def parse_policy(config: str) -> Policy | None:
         wide = tuple((Step(f"Wide{op}", 1.0, 0),) for op in WIDE_OPS)
         return Policy(wide, num_bins=NUM_WIDE_BINS, fill=BLACK)
     if name == "rand":
-        return _parse_rand(config, _fields(config, parts, "m n p mstd mmax inc t".split()))
+        return _parse_rand(config, _fields(config, parts, "m n p mstd mmax inc w t".split()))
     if name in AUTOAUGMENT or name == "3a":
         fields = _fields(config, parts, ["mstd"])
         table = THREE_AUGMENT if name == "3a" else AUTOAUGMENT[name]
@@ -179,6 +189,16 @@ def _parse_rand(config: str, fields: dict[str, str]) -> Policy:
     weights: dict[str, float] | None = None
     names: Iterable[str] = RAND_OPS_INCREASING if increasing else RAND_OPS
     which = fields.get("t")
+    if "w" in fields:
+        _number(config, fields, "w", 0, 0, 0, whole=True)
+        weights = {name: RAND_WEIGHTS_0.get(name.removesuffix("Increasing"), 0.0) for name in names}
+        weights = {name: weight for name, weight in weights.items() if weight > 0}
+        names = weights
+        if which is not None:
+            raise UserError(
+                f"the fields w and t of auto_augment exclude each other. Found: w0 and t{which} in "
+                f"{config}. Leave one out."
+            )
     if which in ("weights", "3aw"):
         names = weights = RAND_WEIGHTS if which == "weights" else RAND_3A_WEIGHTS
     elif which == "3a":
@@ -211,11 +231,6 @@ def _fields(config: str, parts: list[str], known: list[str]) -> dict[str, str]:
         else:
             match = _FIELD.match(part)
             name, value = match.groups() if match else (part, "")
-        if name == "w":
-            raise UserError(
-                f"the field w of auto_augment is gone in timm. Found: {part} in {config}. "
-                "Pass tweights for weighted operations."
-            )
         if name not in known or not value:
             raise UserError(
                 f"a field of auto_augment must be one of {', '.join(known)} with its value. "

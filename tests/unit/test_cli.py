@@ -70,7 +70,7 @@ def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> 
         ),
         (
             "train demo-teacher --train a --val b --out {tmp}/run --auto-augment rand-m",
-            "a field of auto_augment must be one of m, n, p, mstd, mmax, inc, t with its value.",
+            "a field of auto_augment must be one of m, n, p, mstd, mmax, inc, w, t with its value.",
         ),
         (
             "train demo-teacher --train a --val b --out {tmp}/run --cutmix-minmax 0.5 0.505",

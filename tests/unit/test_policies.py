@@ -20,13 +20,14 @@ from fastdeit.policies import NAMED_OPS, one_operation, parse_policy
         ("ta_wide-m9", r"Found: 'ta_wide-m9'"),
         (
             "rand-m9-q3",
-            r"one of m, n, p, mstd, mmax, inc, t with its value. Found: q3 in rand-m9-q3",
+            r"one of m, n, p, mstd, mmax, inc, w, t with its value. Found: q3 in rand-m9-q3",
         ),
         ("rand-m", r"Found: m in rand-m"),
         ("rand-9", r"Found: 9 in rand-9"),
         ("rand--m9", r"Found: an empty one in rand--m9"),
         ("rand-m9-m8", r"must be given once. Found: m twice"),
-        ("rand-m9-w0", r"w of auto_augment is gone in timm. Found: w0 .* Pass tweights"),
+        ("rand-m9-w1", r"w of auto_augment must be a whole number, from 0 to 0. Found: 1"),
+        ("rand-w0-t3a", r"w and t of auto_augment exclude each other. Found: w0 and t3a"),
         ("rand-m9.5", r"m of auto_augment must be a whole number, from 0 to 1000. Found: 9.5"),
         ("rand-p1.5", r"p of auto_augment must be a number, from 0 to 1. Found: 1.5"),
         ("rand-n0", r"n of auto_augment must be a whole number, from 1 to 100. Found: 0"),
@@ -46,6 +47,21 @@ def test_what_cannot_be_is_refused(config: str, message: str) -> None:
 def test_none_is_no_policy() -> None:
     """`none` switches the policy off."""
     assert parse_policy("none") is None
+
+
+@pytest.mark.parametrize("inc", ["", "-inc1"])
+def test_weights_of_older_versions_of_timm(inc: str) -> None:
+    """w0 draws 13 operations by the weights that timm had before 1.0."""
+    policy = parse_policy(f"rand-m9-w0{inc}")
+    assert policy is not None
+    assert policy.weights is not None
+    weights = dict(zip(policy.names, policy.weights, strict=True))
+    assert sum(weights.values()) == pytest.approx(1.0)
+    end = "Increasing" if inc else ""
+    assert weights["Rotate"] == 0.3
+    assert weights[f"Color{end}"] == 0.025
+    assert weights[f"Solarize{end}"] == 0.005
+    assert not {"Invert", f"Posterize{end}"} & set(weights)
 
 
 @pytest.mark.parametrize("name", NAMED_OPS)
