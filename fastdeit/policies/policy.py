@@ -144,8 +144,9 @@ def parse_policy(config: str) -> Policy | None:
         config: `rand` with fields, such as `rand-m9-mstd0.5-inc1`: m magnitude (10), n operations
             an image (2), p probability of each (0.5), mstd noise of the magnitude (0; above 100:
             uniform from 0), mmax its limit (10), inc 1 for operations that grow with it, t a set of
-            operations (weights, 3a, 3aw), w 0 for the weights of older versions of timm; `original`, `originalr`, `v0`, `v0r` (AutoAugment) or
-            `3a` (3-Augment), with mstd; `ta_wide` (TrivialAugment, torchvision's name); `none`.
+            operations (weights, 3a, 3aw), w 0 for the weights of older versions of timm;
+            `original`, `originalr`, `v0`, `v0r` (AutoAugment) or `3a` (3-Augment), with mstd;
+            `ta_wide` (TrivialAugment, torchvision's name); `none`.
 
     Returns:
         The policy, or None for `none`.
@@ -154,8 +155,8 @@ def parse_policy(config: str) -> Policy | None:
         UserError: no such policy or field, or a value that cannot be.
 
     Source: timm data/auto_augment.py:rand_augment_transform, auto_augment_transform. Where timm
-    skips a field without a number in silence, this is an error. `w0` is what it was before timm 1.0,
-    which refuses it.
+    skips a field without a number in silence, this is an error. `w0` is what it was before
+    timm 1.0, which refuses it.
     """
     name, *parts = config.split("-")
     if name == "none" and not parts:
