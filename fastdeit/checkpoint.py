@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -74,9 +74,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def model_from_checkpoint(content: dict[str, Any]) -> nn.Module:
-    """Build the model of a checkpoint with its weights, in evaluation mode on the CPU."""
+def model_from_checkpoint(
+    content: dict[str, Any], weights: Literal["raw", "ema"] = "raw"
+) -> nn.Module:
+    """Build the model of a checkpoint with its weights, in evaluation mode on the CPU.
+
+    Args:
+        content: from `load_checkpoint`.
+        weights: raw, as they were trained, or ema, their moving average.
+
+    Raises:
+        UserError: the run kept no average.
+    """
+    if weights == "ema" and content.get("ema") is None:
+        raise UserError(
+            "the checkpoint must hold averaged weights. Found: none, its run had --ema-decay 0. "
+            "Pass --weights raw."
+        )
     config = ModelConfig(**content["model_config"])
     model = make_model(config, len(content["class_names"]), content["image_size"])
-    model.load_state_dict(content["model"])
+    model.load_state_dict(content["model" if weights == "raw" else "ema"])
     return model.eval()

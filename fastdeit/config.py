@@ -170,6 +170,9 @@ class OptimConfig:
     """Where the warm-up starts (not scaled by the batch, as upstream)."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay, on matrices only."""
+    ema_decay: float = 0.99996
+    """How much of the moving average of the weights a step keeps; 0 for no average (DeiT: 0.99996).
+    Its accuracy is evaluated and its weights are saved beside the model's."""
 
     def __post_init__(self) -> None:
         require(
@@ -188,6 +191,13 @@ class OptimConfig:
             self.warmup_epochs,
             f"must be at least 0 and below epochs ({self.epochs})",
             f"Pass --warmup-epochs {self.epochs / 10:g}, say.",
+        )
+        require(
+            0 <= self.ema_decay < 1,
+            "ema_decay",
+            self.ema_decay,
+            "must be at least 0 and below 1",
+            "Pass --ema-decay 0.99996 (DeiT) or 0 (off).",
         )
         for name in ("min_lr", "warmup_lr", "weight_decay"):
             value = getattr(self, name)

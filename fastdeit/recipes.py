@@ -27,7 +27,7 @@ def demo_teacher(train: Path, val: Path, out: Path, teacher: Path | None = None)
         augment=AugmentConfig(
             auto_augment="none", mixup_alpha=0.0, cutmix_alpha=0.0, erase_prob=0.0
         ),
-        optim=OptimConfig(epochs=12, base_lr=3e-2, warmup_epochs=1),
+        optim=OptimConfig(epochs=12, base_lr=3e-2, warmup_epochs=1, ema_decay=0.0),
         distill=DistillConfig(teacher=teacher),
         run=RunConfig(out=out),
     )
@@ -48,7 +48,7 @@ def demo(train: Path, val: Path, out: Path, teacher: Path | None = None) -> Trai
             depth=4,
             num_heads=4,
         ),
-        optim=OptimConfig(epochs=20, base_lr=5e-3, warmup_epochs=2),
+        optim=OptimConfig(epochs=20, base_lr=5e-3, warmup_epochs=2, ema_decay=0.99),
         distill=DistillConfig(distillation="hard", teacher=teacher),
         run=RunConfig(out=out),
     )

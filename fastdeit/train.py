@@ -18,6 +18,7 @@ from fastdeit.batch import Batch, BatchSource
 from fastdeit.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
 from fastdeit.config import TrainConfig
 from fastdeit.device import Compute, choose_compute
+from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError
 from fastdeit.evaluate import Evaluation, evaluate
 from fastdeit.losses import hard_distillation_loss, mixed_cross_entropy
@@ -34,6 +35,8 @@ class TrainResult:
 
     evaluation: Evaluation
     """Of the last epoch."""
+    ema_evaluation: Evaluation | None
+    """The same of the averaged weights; None without them."""
     checkpoint: Path
     """The last checkpoint."""
 
@@ -46,6 +49,7 @@ class Session:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     teacher: nn.Module | None
+    ema: ModelEma | None
 
 
 def make_session(config: TrainConfig, class_names: tuple[str, ...]) -> Session:
@@ -63,7 +67,8 @@ def make_session(config: TrainConfig, class_names: tuple[str, ...]) -> Session:
     model = compute.place(model).train()
     set_distilled_training(model)
     optimizer = make_optimizer(model, config.optim, config.data.batch_size)
-    return Session(compute, model, optimizer, load_teacher(config, class_names, compute))
+    ema = ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay > 0 else None
+    return Session(compute, model, optimizer, load_teacher(config, class_names, compute), ema)
 
 
 def train(
@@ -92,7 +97,7 @@ def train(
     """
     # ---- what computes -------------------------------------------------------------------------
     compute, model, optimizer = session.compute, session.model, session.optimizer
-    teacher = session.teacher
+    teacher, ema = session.teacher, session.ema
     steps_per_epoch = len(train_batches)
     forward: nn.Module = torch.compile(model) if config.run.compile else model  # type: ignore[assignment]
     # DropPath is the only draw left to torch's generator.
@@ -127,6 +132,8 @@ def train(
                     group["lr"] = lr
                 batch = host_batch.to(compute.device)
                 losses.append(train_step(config, forward, teacher, optimizer, batch, compute))
+                if ema is not None:
+                    ema.update()
                 step += 1
                 num_images += len(batch.labels)
                 if step % config.run.log_every_steps == 0 or step % steps_per_epoch == 0:
@@ -151,6 +158,10 @@ def train(
                     losses, num_images, wait_s, since = [], 0, 0.0, now
             evaluation = evaluate(model, val_batches, compute)
             record(kind="eval", epoch=epoch, step=step, **evaluation.to_dict())
+            ema_evaluation = None
+            if ema is not None:
+                ema_evaluation = evaluate(ema.module, val_batches, compute)
+                record(kind="eval_ema", epoch=epoch, step=step, **ema_evaluation.to_dict())
             save_checkpoint(
                 config.run.out / CHECKPOINT,
                 model,
@@ -162,8 +173,9 @@ def train(
                 step=step,
                 config=config.to_dict(),
                 num_params=num_parameters(model),
+                ema=None if ema is None else ema.module.state_dict(),
             )
-    return TrainResult(evaluation, config.run.out / CHECKPOINT)
+    return TrainResult(evaluation, ema_evaluation, config.run.out / CHECKPOINT)
 
 
 def train_step(

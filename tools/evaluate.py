@@ -24,6 +24,7 @@ def evaluate(
     engine: Literal["auto", "ffcv", "dali", "pil"] = "auto",
     batch_size: int = 256,
     eval_crop_ratio: float = 0.875,
+    weights: Literal["raw", "ema"] = "raw",
     real: Path | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
@@ -41,6 +42,7 @@ def evaluate(
         engine: what decodes; auto takes the fastest that is installed.
         batch_size: images a step.
         eval_crop_ratio: the shorter side becomes the model's size divided by this.
+        weights: raw, as trained, or ema, their moving average.
         real: real.json of ImageNet-ReaL, for its top-1 too; DATASET is ImageNet's val then.
         device: auto, cpu, cuda or cuda:N.
         precision: auto is bf16 autocast on a GPU and fp32 on a CPU.
@@ -70,7 +72,7 @@ def evaluate(
     index = open_dataset(dataset)
     check_classes(tuple(content["class_names"]), index)
     right_labels = None if real is None else read_real_labels(real, index)
-    model = model_from_checkpoint(content).to(compute.device)
+    model = model_from_checkpoint(content, weights).to(compute.device)
     image_size = content["image_size"]
     plan = eval_plan(index, image_size, eval_crop_ratio, min(batch_size, len(index)))
     options = PipelineOptions(threads=threads, device=compute.device, bad_images=bad_images)
@@ -90,6 +92,7 @@ def evaluate(
         "dataset": str(dataset),
         "image_size": image_size,
         "eval_crop_ratio": eval_crop_ratio,
+        "weights": weights,
         "compute": compute.reason,
         **result.to_dict(),
     }

@@ -118,8 +118,9 @@ def train(config: AnyRecipe) -> int:
                     scores = ", ".join(
                         f"{name} {score['top1_pct']:.1f}%" for name, score in row["heads"].items()
                     )
+                    of = " of the average" if row["kind"] == "eval_ema" else ""
                     bar.write(
-                        f"epoch {row['epoch'] + 1}/{config.optim.epochs}: top-1 {scores}",
+                        f"epoch {row['epoch'] + 1}/{config.optim.epochs}: top-1{of} {scores}",
                         file=sys.stderr,
                     )
 
@@ -128,6 +129,8 @@ def train(config: AnyRecipe) -> int:
             )
             replaced = [*train_batches.replacements.by_sample, *val_batches.replacements.by_sample]
     facts = {"checkpoint": str(result.checkpoint), **result.evaluation.to_dict()}
+    if result.ema_evaluation is not None:
+        facts["ema_heads"] = result.ema_evaluation.to_dict()["heads"]
     if replaced:
         facts["images_replaced"] = len(replaced)
     print(json.dumps(facts))

@@ -81,6 +81,21 @@ def test_a_distilled_run_from_end_to_end(
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert losses[-1] < losses[0]
 
+    averaged = [row for row in rows if row["kind"] == "eval_ema"]
+    assert [row["step"] for row in averaged] == [4, 8]
+    assert averaged[-1]["heads"] == result["ema_heads"]
+    assert result["ema_heads"]["class"]["loss"] != result["heads"]["class"]["loss"]
+    line = ["evaluate", str(out / "checkpoint.pt"), str(containers["val"]), "--weights", "ema"]
+    assert main(line) == 0
+    again = last_json(capsys)
+    assert again["weights"] == "ema"
+    for head, score in result["ema_heads"].items():
+        assert again["heads"][head]["loss"] == pytest.approx(score["loss"], rel=1e-5)
+    (out / "evaluation.json").unlink()
+    line[1] = checkpoint
+    assert main(line) == 2
+    assert "must hold averaged weights. Found: none" in capsys.readouterr().err
+
     # Evaluating the checkpoint again, out of the shards' folder too, gives the same numbers.
     assert main(["evaluate", str(out / "checkpoint.pt"), str(containers["val"])]) == 0
     again = last_json(capsys)

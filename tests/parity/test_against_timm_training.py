@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEma as TimmEma
 
 from fastdeit.config import ModelConfig, OptimConfig
+from fastdeit.ema import ModelEma
 from fastdeit.losses import hard_distillation_loss
 from fastdeit.models import make_model
 from fastdeit.optim import learning_rate, make_optimizer
@@ -76,3 +78,26 @@ def test_drop_path_reaches_the_model() -> None:
     model = make_model(config, 5, 32)
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in model.blocks]  # type: ignore[union-attr]
     assert rates == pytest.approx([0.0, 0.05, 0.1])
+
+
+def test_against_timm_ema() -> None:
+    """After thirty steps the average equals timm's, buffers included; counters are copied."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5))
+    ours, theirs = ModelEma(model, 0.9), TimmEma(model, 0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(torch.randn(8, 6)).square().sum().backward()
+        optimizer.step()
+        ours.update()
+        theirs.update(model)
+    expected = theirs.ema.state_dict()
+    assert not torch.equal(expected["0.weight"], model[0].weight)
+    for name, value in ours.module.state_dict().items():
+        if name == "1.num_batches_tracked":
+            assert value == 30
+        else:
+            assert torch.allclose(value, expected[name], atol=1e-6, rtol=1e-5), name
+    assert not ours.module.training
+    assert not any(p.requires_grad for p in ours.module.parameters())
