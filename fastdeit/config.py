@@ -170,6 +170,11 @@ class OptimConfig:
     """Where the warm-up starts (not scaled by the batch, as upstream)."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay, on matrices only."""
+    loss: Literal["ce", "bce"] = "ce"
+    """ce: cross-entropy against mixed, smoothed labels; bce: binary cross-entropy in which each
+    mixed label counts fully (DeiT-III), without smoothing."""
+    clip_grad: float = 0.0
+    """Greatest norm of all gradients together; larger ones are scaled down. 0 switches it off."""
     ema_decay: float = 0.99996
     """How much of the moving average of the weights a step keeps; 0 for no average (DeiT: 0.99996).
     Its accuracy is evaluated and its weights are saved beside the model's."""
@@ -199,7 +204,7 @@ class OptimConfig:
             "must be at least 0 and below 1",
             "Pass --ema-decay 0.99996 (DeiT) or 0 (off).",
         )
-        for name in ("min_lr", "warmup_lr", "weight_decay"):
+        for name in ("min_lr", "warmup_lr", "weight_decay", "clip_grad"):
             value = getattr(self, name)
             require(
                 value >= 0,
@@ -304,6 +309,13 @@ class TrainConfig:
                 f"must leave a side to choose at {self.data.image_size} pixels",
                 "Pass --cutmix-minmax 0.2 0.8, say.",
             )
+        require(
+            self.optim.loss != "bce" or self.augment.smoothing == 0,
+            "smoothing",
+            self.augment.smoothing,
+            "must be 0 with --loss bce, for which every label above 0 is a whole one",
+            "Pass --smoothing 0.",
+        )
         if self.distill.distillation != "none":
             require(
                 self.model.is_distilled,

@@ -28,6 +28,29 @@ def mixed_cross_entropy(logits: Tensor, targets: MixedTargets, smoothing: float)
     return -((1 - smoothing) * mixed + smoothing * log_probs.mean(-1)).mean()
 
 
+def mixed_binary_cross_entropy(logits: Tensor, targets: MixedTargets) -> Tensor:
+    """Binary cross-entropy in which every mixed-in label counts fully, without dense targets.
+
+    Args:
+        logits: (B, K) float.
+        targets: two labels and a weight for each of the B samples; a label with no share is none.
+
+    Returns:
+        () float32, the mean over the batch and all K classes.
+
+    Source: DeiT-III, arXiv:2204.07118 section 3.2; deit main.py and engine.py with --bce-loss:
+        BCEWithLogitsLoss on targets above 0, which is why labels must not be smoothed.
+    """
+    logits = logits.float()
+    own = logits.gather(1, targets.labels[:, None]).squeeze(1)
+    partner = logits.gather(1, targets.partner_labels[:, None]).squeeze(1)
+    has_own = targets.weight > 0
+    # Where both labels are the same class, it counts once.
+    has_partner = (targets.weight < 1) & ((targets.partner_labels != targets.labels) | ~has_own)
+    positive = own * has_own + partner * has_partner
+    return (F.softplus(logits).sum(-1) - positive).mean() / logits.shape[-1]
+
+
 def hard_distillation_loss(
     class_loss: Tensor, dist_logits: Tensor, teacher_logits: Tensor
 ) -> Tensor:

@@ -21,7 +21,11 @@ from fastdeit.device import Compute, choose_compute
 from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError
 from fastdeit.evaluate import Evaluation, evaluate
-from fastdeit.losses import hard_distillation_loss, mixed_cross_entropy
+from fastdeit.losses import (
+    hard_distillation_loss,
+    mixed_binary_cross_entropy,
+    mixed_cross_entropy,
+)
 from fastdeit.models import forward_train, make_model, num_parameters, set_distilled_training
 from fastdeit.optim import learning_rate, make_optimizer
 
@@ -203,13 +207,18 @@ def train_step(
     images, targets = apply_augmentation(batch, augmentation)
     with compute.autocast():
         logits, dist_logits = forward_train(model, images)
-        loss = mixed_cross_entropy(logits, targets, config.augment.smoothing)
+        if config.optim.loss == "bce":
+            loss = mixed_binary_cross_entropy(logits, targets)
+        else:
+            loss = mixed_cross_entropy(logits, targets, config.augment.smoothing)
         if teacher is not None and dist_logits is not None:
             with torch.no_grad():
                 teacher_logits = teacher(images)
             loss = hard_distillation_loss(loss, dist_logits, teacher_logits)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if config.optim.clip_grad > 0:
+        nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad)
     optimizer.step()
     return loss.detach()
 

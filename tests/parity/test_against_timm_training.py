@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from augment_batches import make_batch
+from timm.loss import SoftTargetCrossEntropy
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEma as TimmEma
 
+from fastdeit.augment import (
+    MixedTargets,
+    apply_augmentation,
+    dense_targets,
+    sample_augmentation,
+)
+from fastdeit.augment_config import AugmentConfig
 from fastdeit.config import ModelConfig, OptimConfig
+from fastdeit.device import choose_compute
 from fastdeit.ema import ModelEma
-from fastdeit.losses import hard_distillation_loss
+from fastdeit.losses import hard_distillation_loss, mixed_binary_cross_entropy
 from fastdeit.models import make_model
 from fastdeit.optim import learning_rate, make_optimizer
 from fastdeit.recipes import RECIPES
+from fastdeit.train import train_step
 
 NUM_CLASSES = 11
 
@@ -36,6 +50,50 @@ def test_hard_distillation_is_equation_3() -> None:
     expected = 0.5 * cross_entropy(class_logits, labels)
     expected += 0.5 * cross_entropy(dist_logits, teacher_logits.argmax(1))
     assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_binary_cross_entropy_is_deits() -> None:
+    """As the published code: BCEWithLogitsLoss where timm's mixed targets are above 0."""
+    logits = torch.randn(6, NUM_CLASSES) * 4
+    labels = torch.tensor([1, 2, 2, 5, 2, 9])  # the middle two share their label
+    for shares in ([0.3] * 6, [1.0] * 6, [0.0] * 6, [0.2, 1.0, 0.4, 0.4, 0.0, 0.7]):
+        weight = torch.tensor(shares)
+        targets = MixedTargets(labels, labels.flip(0), weight)
+        dense = dense_targets(targets, NUM_CLASSES, 0.0).gt(0.0).float()
+        expected = torch.nn.BCEWithLogitsLoss()(logits, dense)
+        assert mixed_binary_cross_entropy(logits, targets).item() == pytest.approx(
+            expected.item(), abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+@pytest.mark.parametrize("clip_grad", [0.0, 0.05])
+def test_loss_and_clipping_reach_the_step(loss: Any, clip_grad: float) -> None:
+    """A step takes the loss that was asked for, and its gradients are no longer than allowed."""
+    where = Path("x")
+    config = RECIPES["demo-teacher"](where, where, where)
+    config = replace(
+        config,
+        augment=AugmentConfig(smoothing=0.0),
+        optim=replace(config.optim, loss=loss, clip_grad=clip_grad),
+    )
+    batch = make_batch(8, 64)
+    model = make_model(config.model, NUM_CLASSES, 64, 0).train()
+    optimizer = make_optimizer(model, config.optim, 64)
+    images, targets = apply_augmentation(batch, sample_augmentation(config.augment, batch, 0))
+    logits = copy.deepcopy(model)(images)
+    dense = dense_targets(targets, NUM_CLASSES, 0.0)
+    if loss == "bce":
+        expected = torch.nn.BCEWithLogitsLoss()(logits, dense.gt(0.0).float())
+    else:
+        expected = SoftTargetCrossEntropy()(logits, dense)
+    found = train_step(config, model, None, optimizer, batch, choose_compute("cpu", "fp32"))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    if clip_grad:
+        assert norm.item() == pytest.approx(clip_grad, rel=1e-3)
+    else:
+        assert norm.item() > 0.1
 
 
 def test_only_matrices_are_decayed() -> None:

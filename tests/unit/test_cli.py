@@ -76,6 +76,10 @@ def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> 
             "train demo-teacher --train a --val b --out {tmp}/run --cutmix-minmax 0.5 0.505",
             "cutmix_minmax must leave a side to choose at 64 pixels. Found: (0.5, 0.505).",
         ),
+        (
+            "train demo-teacher --train a --val b --out {tmp}/run --loss bce",
+            "smoothing must be 0 with --loss bce",
+        ),
         ("bench loaders", "bench loaders needs a dataset. Found: none. Pass --data"),
         ("bench step --device cuda:99", "device cuda:99 is not there. Found: "),
     ],

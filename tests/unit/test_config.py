@@ -63,6 +63,7 @@ SOMEWHERE = Path("somewhere")
         (OptimConfig, {"epochs": 0}, r"epochs must be at least 1. Found: 0"),
         (OptimConfig, {"epochs": 5}, r"warmup_epochs must be at least 0 and below epochs \(5\)"),
         (OptimConfig, {"base_lr": 0}, r"base_lr must be above 0. Found: 0"),
+        (OptimConfig, {"clip_grad": -1}, r"clip_grad must be 0 or more. Found: -1"),
         (OptimConfig, {"ema_decay": 1}, r"ema_decay must be at least 0 and below 1. Found: 1"),
         (DistillConfig, {"distillation": "hard"}, r"teacher is needed for --distillation hard"),
         (DistillConfig, {"teacher": SOMEWHERE}, r"teacher has no effect without distillation"),
