@@ -49,7 +49,10 @@ def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> 
     ("line", "text"),
     [
         ("fly", "no such command. Found: fly. Known: "),
-        ("train fly", "no such recipe. Found: fly. Known: demo-teacher, demo."),
+        (
+            "train fly",
+            "no such recipe. Found: fly. Known: demo-teacher, demo, deit-",
+        ),
         ("convert {tmp}/none {tmp}/out.beton", "source must exist. Found: nothing at"),
         ("convert {tmp}/empty {tmp}/out.beton", "source must hold one folder a class. Found: none"),
         ("verify {tmp}/none.beton", "dataset does not exist. Found: nothing at"),
