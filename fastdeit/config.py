@@ -268,6 +268,9 @@ class RunConfig:
     """How often the loss is read from the device; each reading waits for it."""
     overwrite: bool = False
     """Replace a run that is already in the folder."""
+    resume: Literal["never", "auto"] = "never"
+    """auto: go on with the run in the folder after its last finished epoch, to the same weights as
+    without the stop; begin it if there is none."""
 
     def __post_init__(self) -> None:
         require(
@@ -276,6 +279,13 @@ class RunConfig:
             self.seed,
             "must be from 0 to 2^63 - 1",
             "Pass --seed 0, say.",
+        )
+        require(
+            not (self.overwrite and self.resume == "auto"),
+            "overwrite",
+            self.overwrite,
+            "must not be given with --resume auto, which keeps what is there",
+            "Leave one out.",
         )
         require(
             self.log_every_steps > 0,

@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     STORE = 7
     POLICY = 8
     JITTER = 9
+    DROP_PATH = 10
 
 
 def mix64(z: Any) -> Any:
@@ -122,10 +123,8 @@ def uniform(states: U64, index: int) -> NDArray[np.float64]:
     return result
 
 
-def step_generator(
-    seed: int, purpose: Purpose, epoch: int, step: int, word: int = 0
-) -> np.random.Generator:
-    """A numpy generator for decisions that a whole step shares, such as Mixup's lambda.
+def step_seed(seed: int, purpose: Purpose, epoch: int, step: int, word: int = 0) -> int:
+    """A seed of 64 bits for what a whole step shares.
 
     Args:
         seed: the run's seed.
@@ -137,4 +136,11 @@ def step_generator(
     state = absorb(np.array([epoch_state(seed, purpose, epoch)]), np.array([step], dtype=np.uint64))
     if word:
         state = absorb(state, np.array([word], dtype=np.uint64))
-    return np.random.Generator(np.random.Philox(key=int(state[0])))
+    return int(state[0])
+
+
+def step_generator(
+    seed: int, purpose: Purpose, epoch: int, step: int, word: int = 0
+) -> np.random.Generator:
+    """A numpy generator for decisions of a step, such as Mixup's lambda; see `step_seed`."""
+    return np.random.Generator(np.random.Philox(key=step_seed(seed, purpose, epoch, step, word)))

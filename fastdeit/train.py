@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdeit import keyed
 from fastdeit.augment import apply_augmentation, sample_augmentation
 from fastdeit.batch import Batch, BatchSource
 from fastdeit.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
@@ -21,6 +22,7 @@ from fastdeit.device import Compute, choose_compute
 from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError
 from fastdeit.evaluate import Evaluation, evaluate
+from fastdeit.keyed import Purpose
 from fastdeit.losses import (
     hard_distillation_loss,
     mixed_binary_cross_entropy,
@@ -28,6 +30,7 @@ from fastdeit.losses import (
 )
 from fastdeit.models import forward_train, make_model, num_parameters, set_distilled_training
 from fastdeit.optim import learning_rate, make_optimizer
+from fastdeit.resume import cut_metrics, load_run, restore, run_state
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -104,12 +107,18 @@ def train(
     teacher, ema = session.teacher, session.ema
     steps_per_epoch = len(train_batches)
     forward: nn.Module = torch.compile(model) if config.run.compile else model  # type: ignore[assignment]
-    # DropPath is the only draw left to torch's generator.
-    torch.manual_seed(config.run.seed)
+
+    # ---- where it begins -----------------------------------------------------------------------
+    first_epoch, step, elapsed_s = 0, 0, 0.0
+    content = load_run(config, config.run.out / CHECKPOINT)
+    if content is not None:
+        first_epoch, step = restore(session, content)
+        train_batches.load_state_dict({"epoch": first_epoch, "step": 0})
+        elapsed_s = cut_metrics(config.run.out / METRICS, step)
 
     # ---- what is written -----------------------------------------------------------------------
-    started = time.perf_counter()
-    metrics = (config.run.out / METRICS).open("w", encoding="utf-8")
+    started = time.perf_counter() - elapsed_s
+    metrics = (config.run.out / METRICS).open("w" if content is None else "a", encoding="utf-8")
 
     def record(**row: Any) -> None:
         row["elapsed_s"] = round(time.perf_counter() - started, 3)
@@ -119,9 +128,8 @@ def train(
             on_step(row)
 
     # ---- epochs --------------------------------------------------------------------------------
-    step = 0
     with metrics:
-        for epoch in range(config.optim.epochs):
+        for epoch in range(first_epoch, config.optim.epochs):
             losses: list[Tensor] = []
             num_images, wait_s, since = 0, 0.0, time.perf_counter()
             batches = iter(train_batches)
@@ -172,12 +180,9 @@ def train(
                 config.model,
                 config.data.image_size,
                 class_names,
-                optimizer=optimizer.state_dict(),
-                epoch=epoch + 1,
-                step=step,
                 config=config.to_dict(),
                 num_params=num_parameters(model),
-                ema=None if ema is None else ema.module.state_dict(),
+                **run_state(session, epoch + 1, step),
             )
     return TrainResult(evaluation, ema_evaluation, config.run.out / CHECKPOINT)
 
@@ -203,6 +208,8 @@ def train_step(
     Returns:
         () float32 on the device, the detached loss; reading it is the caller's wait.
     """
+    # DropPath is the only draw left to torch's generator; keyed by the step, it needs no saving.
+    torch.manual_seed(keyed.step_seed(config.run.seed, Purpose.DROP_PATH, batch.epoch, batch.step))
     augmentation = sample_augmentation(config.augment, batch, config.run.seed)
     images, targets = apply_augmentation(batch, augmentation)
     with compute.autocast():

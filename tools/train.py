@@ -168,10 +168,15 @@ def check_folder(config: TrainConfig) -> None:
             f"the teacher must not lie in the folder of the run. Found: {teacher}. "
             "Give another --out."
         )
+    if config.run.resume == "auto":
+        from fastdeit.resume import load_run
+
+        load_run(config, out / "checkpoint.pt")  # refuses another run's
+        return
     if (out / "checkpoint.pt").exists() and not config.run.overwrite:
         raise UserError(
             f"the folder of a run must be new or empty. Found: a run in {out}. "
-            "Pass --overwrite to replace it, or another --out."
+            "Pass --resume auto to go on, --overwrite to replace it, or another --out."
         )
 
 
@@ -180,7 +185,8 @@ def make_folder(config: TrainConfig) -> None:
     out = config.run.out
     out.mkdir(parents=True, exist_ok=True)
     for file in out.iterdir():
-        file.unlink()
+        if config.run.resume == "never":
+            file.unlink()
     replace_file(out / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from bad_images import CUT_OFF, NO_JPEG, with_bad_images
 
+from fastdeit import train as train_module
 from fastdeit.checkpoint import load_checkpoint
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.recipes import RECIPES
@@ -105,6 +106,55 @@ def test_a_distilled_run_from_end_to_end(
     assert json.loads((out / "evaluation.json").read_text()) == again
 
 
+@pytest.mark.parametrize("stop_at", [3, 6, 8])
+def test_a_resumed_run_is_the_run_that_was_not_stopped(
+    stop_at: int,
+    containers: dict[str, Path],
+    teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Stopped in any epoch and resumed, weights, averages and metrics are the same bit for bit."""
+    more = ["--engine", "pil", "--epochs", "3", "--drop-path", "0.3", "--resume", "auto"]
+    more += ["--teacher", str(teacher / "checkpoint.pt")]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert run("demo", containers, whole, *more) == 0
+
+    real, calls = train_module.train_step, 0
+
+    def step(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > stop_at:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(train_module, "train_step", step)
+    assert run("demo", containers, stopped, *more) == 130
+    monkeypatch.undo()
+    assert run("demo", containers, stopped, *more) == 0
+    for part in ("model", "ema"):
+        expected = load_checkpoint(whole / "checkpoint.pt")[part]
+        for name, value in load_checkpoint(stopped / "checkpoint.pt")[part].items():
+            assert torch.equal(value, expected[name]), (part, name)
+    rows = []
+    for out in (whole, stopped):
+        lines = (out / "metrics.jsonl").read_text().splitlines()
+        rows.append([json.loads(line) for line in lines])
+    keys = ("kind", "epoch", "step", "loss", "lr", "heads")
+    for one, other in zip(*rows, strict=True):
+        assert [one.get(key) for key in keys] == [other.get(key) for key in keys]
+    elapsed = [row["elapsed_s"] for row in rows[1]]
+    assert elapsed == sorted(elapsed)
+
+    capsys.readouterr()
+    assert run("demo", containers, stopped, *more) == 2
+    assert "must have epochs left. Found: all 3 done" in capsys.readouterr().err
+    assert run("demo", containers, stopped, *more, "--seed", "1") == 2
+    assert "Found: run.seed 1, before 0." in capsys.readouterr().err
+
+
 def test_a_run_is_not_written_over(
     containers: dict[str, Path],
     teacher: Path,
@@ -119,7 +169,7 @@ def test_a_run_is_not_written_over(
         assert (teacher / "checkpoint.pt").read_bytes() == before
     assert "the teacher must not lie in the folder of the run" in capsys.readouterr().err
     assert run("demo-teacher", containers, teacher, "--engine", "pil") == 2
-    assert "Pass --overwrite to replace it" in capsys.readouterr().err
+    assert "Pass --resume auto to go on, --overwrite to replace it" in capsys.readouterr().err
     assert (teacher / "checkpoint.pt").read_bytes() == before
     (tmp_path / "precious.txt").write_text("keep me")
     assert run("demo-teacher", containers, tmp_path, "--overwrite") == 2

@@ -15,6 +15,7 @@ from fastdeit.config import (
     DistillConfig,
     ModelConfig,
     OptimConfig,
+    RunConfig,
     TrainConfig,
 )
 from fastdeit.recipes import NEED_TEACHER, RECIPES
@@ -63,6 +64,11 @@ SOMEWHERE = Path("somewhere")
         (OptimConfig, {"epochs": 0}, r"epochs must be at least 1. Found: 0"),
         (OptimConfig, {"epochs": 5}, r"warmup_epochs must be at least 0 and below epochs \(5\)"),
         (OptimConfig, {"base_lr": 0}, r"base_lr must be above 0. Found: 0"),
+        (
+            RunConfig,
+            {"resume": "auto", "overwrite": True},
+            r"overwrite must not be given",
+        ),
         (OptimConfig, {"clip_grad": -1}, r"clip_grad must be 0 or more. Found: -1"),
         (OptimConfig, {"ema_decay": 1}, r"ema_decay must be at least 0 and below 1. Found: 1"),
         (DistillConfig, {"distillation": "hard"}, r"teacher is needed for --distillation hard"),
@@ -76,6 +82,7 @@ def test_bad_values_are_named(kind: Any, values: dict[str, Any], text: str) -> N
     needed = {
         DataConfig: {"train": SOMEWHERE, "val": SOMEWHERE},
         ModelConfig: {"model": "resnet18"},
+        RunConfig: {"out": SOMEWHERE},
     }
     with pytest.raises(UserError, match=text):
         kind(**needed.get(kind, {}), **values)
