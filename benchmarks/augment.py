@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import auto_augment_transform, rand_augment_transform
 from timm.data.mixup import Mixup
 from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
@@ -25,7 +24,7 @@ from fastdeit.augment import (
     sample_augmentation,
     sample_operations,
 )
-from fastdeit.augment.reference import apply_with_pil
+from fastdeit.augment.reference import apply_with_pil, timm_policy
 from fastdeit.augment_config import AugmentConfig
 from fastdeit.batch import Batch
 from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
@@ -165,21 +164,12 @@ def _states(num: int) -> keyed.U64:
     return keyed.sample_states(0, Purpose.POLICY, 0, keys, np.zeros(num, dtype=np.int64))
 
 
-def timm_transform(config: str) -> Callable[[Image.Image], Image.Image]:
-    """Make timm's policy of that string, as its training makes it."""
-    make = rand_augment_transform if config.startswith("rand") else auto_augment_transform
-    transform: Callable[[Image.Image], Image.Image] = make(
-        config, {"img_mean": FILL, "interpolation": Image.Resampling.BICUBIC}
-    )
-    return transform
-
-
 def policy_rows(config: str, batch: Batch, rounds: int, on_round: Callable[[], None]) -> list[Row]:
     """A whole policy, drawing included, uint8 to uint8."""
     num, height, width, _ = batch.images_nhwc_u8.shape
     policy = parse_policy(config)
     assert policy is not None
-    images, transform, states = pil_images(batch), timm_transform(config), _states(num)
+    images, transform, states = pil_images(batch), timm_policy(config), _states(num)
     random.seed(0)
     np.random.seed(0)
 

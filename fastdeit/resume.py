@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from fastdeit.checkpoint import load_checkpoint
 from fastdeit.config import TrainConfig
+from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError
 from fastdeit.files import replace_file
-
-if TYPE_CHECKING:
-    from fastdeit.train import Session
 
 MAY_DIFFER = frozenset(
     (
@@ -27,17 +28,20 @@ MAY_DIFFER = frozenset(
 """Fields that may be others when a run goes on: where things are, and how fast it is."""
 
 
-def run_state(session: Session, epoch: int, step: int) -> dict[str, Any]:
-    """What a checkpoint holds so that the run can go on.
+def run_state(
+    optimizer: torch.optim.Optimizer, ema: ModelEma | None, epoch: int, step: int
+) -> dict[str, Any]:
+    """What a checkpoint holds beside the weights so that the run can go on.
 
     Args:
-        session: what computes.
+        optimizer: of the run.
+        ema: the averaged weights, or None.
         epoch: the next one.
         step: the next one, over the whole run.
     """
     return {
-        "optimizer": session.optimizer.state_dict(),
-        "ema": None if session.ema is None else session.ema.module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "ema": None if ema is None else ema.module.state_dict(),
         "epoch": epoch,
         "step": step,
     }
@@ -75,16 +79,21 @@ def load_run(config: TrainConfig, path: Path) -> dict[str, Any] | None:
     return content
 
 
-def restore(session: Session, content: dict[str, Any]) -> tuple[int, int]:
-    """Put a run's state back.
+def restore(
+    content: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: ModelEma | None,
+) -> tuple[int, int]:
+    """Put a run's state back, from what `load_run` gave.
 
     Returns:
         (next epoch, next step over the whole run).
     """
-    session.model.load_state_dict(content["model"])
-    session.optimizer.load_state_dict(content["optimizer"])
-    if session.ema is not None:
-        session.ema.module.load_state_dict(content["ema"])
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    if ema is not None:
+        ema.module.load_state_dict(content["ema"])
     return content["epoch"], content["step"]
 
 

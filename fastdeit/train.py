@@ -57,25 +57,32 @@ class Session:
     optimizer: torch.optim.Optimizer
     teacher: nn.Module | None
     ema: ModelEma | None
+    first_epoch: int = 0
+    """Where the run goes on; 0 if it begins."""
+    first_step: int = 0
+    """The same in steps over the whole run."""
 
 
 def make_session(config: TrainConfig, class_names: tuple[str, ...]) -> Session:
-    """Choose the device, build the model with fresh weights, load the teacher.
+    """Choose the device, build the model, load the teacher; restore a run that goes on.
 
     Args:
         config: everything that decides the run.
         class_names: one for each output of the model.
 
     Raises:
-        UserError: the device, the model or the teacher cannot be had.
+        UserError: the device, the model or the teacher cannot be had, or the run cannot go on.
     """
+    content = load_run(config, config.run.out / CHECKPOINT)
     compute = choose_compute(config.run.device, config.run.precision)
     model = make_model(config.model, len(class_names), config.data.image_size, config.run.seed)
     model = compute.place(model).train()
     set_distilled_training(model)
     optimizer = make_optimizer(model, config.optim, config.data.batch_size)
     ema = ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay > 0 else None
-    return Session(compute, model, optimizer, load_teacher(config, class_names, compute), ema)
+    teacher = load_teacher(config, class_names, compute)
+    position = (0, 0) if content is None else restore(content, model, optimizer, ema)
+    return Session(compute, model, optimizer, teacher, ema, *position)
 
 
 def train(
@@ -109,16 +116,14 @@ def train(
     forward: nn.Module = torch.compile(model) if config.run.compile else model  # type: ignore[assignment]
 
     # ---- where it begins -----------------------------------------------------------------------
-    first_epoch, step, elapsed_s = 0, 0, 0.0
-    content = load_run(config, config.run.out / CHECKPOINT)
-    if content is not None:
-        first_epoch, step = restore(session, content)
-        train_batches.load_state_dict({"epoch": first_epoch, "step": 0})
+    step, elapsed_s = session.first_step, 0.0
+    if session.first_epoch > 0:
+        train_batches.load_state_dict({"epoch": session.first_epoch, "step": 0})
         elapsed_s = cut_metrics(config.run.out / METRICS, step)
 
     # ---- what is written -----------------------------------------------------------------------
     started = time.perf_counter() - elapsed_s
-    metrics = (config.run.out / METRICS).open("w" if content is None else "a", encoding="utf-8")
+    metrics = (config.run.out / METRICS).open("a" if session.first_epoch else "w", encoding="utf-8")
 
     def record(**row: Any) -> None:
         row["elapsed_s"] = round(time.perf_counter() - started, 3)
@@ -129,7 +134,7 @@ def train(
 
     # ---- epochs --------------------------------------------------------------------------------
     with metrics:
-        for epoch in range(first_epoch, config.optim.epochs):
+        for epoch in range(session.first_epoch, config.optim.epochs):
             losses: list[Tensor] = []
             num_images, wait_s, since = 0, 0.0, time.perf_counter()
             batches = iter(train_batches)
@@ -182,7 +187,7 @@ def train(
                 class_names,
                 config=config.to_dict(),
                 num_params=num_parameters(model),
-                **run_state(session, epoch + 1, step),
+                **run_state(optimizer, ema, epoch + 1, step),
             )
     return TrainResult(evaluation, ema_evaluation, config.run.out / CHECKPOINT)
 

@@ -168,12 +168,9 @@ def check_folder(config: TrainConfig) -> None:
             f"the teacher must not lie in the folder of the run. Found: {teacher}. "
             "Give another --out."
         )
-    if config.run.resume == "auto":
-        from fastdeit.resume import load_run
-
-        load_run(config, out / "checkpoint.pt")  # refuses another run's
-        return
-    if (out / "checkpoint.pt").exists() and not config.run.overwrite:
+    # A run that goes on is checked where its checkpoint is read, in `make_session`.
+    may_stay = config.run.overwrite or config.run.resume == "auto"
+    if (out / "checkpoint.pt").exists() and not may_stay:
         raise UserError(
             f"the folder of a run must be new or empty. Found: a run in {out}. "
             "Pass --resume auto to go on, --overwrite to replace it, or another --out."

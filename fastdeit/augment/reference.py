@@ -1,4 +1,4 @@
-"""One operation as timm does it on PIL: what ours is compared with."""
+"""Operations and policies as timm does them on PIL: what ours are compared with."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.data.auto_augment import NAME_TO_OP
+from timm.data.auto_augment import (
+    NAME_TO_OP,
+    auto_augment_transform,
+    rand_augment_transform,
+)
 
 from fastdeit.policies import Op
+from fastdeit.policies.policy import FILL
 
 TIMM_NAMES = {
     Op.AUTO_CONTRAST: "AutoContrast",
@@ -28,6 +33,12 @@ TIMM_NAMES = {
     Op.TRANSLATE_X: "TranslateX",
     Op.TRANSLATE_Y: "TranslateY",
 }
+
+
+def timm_policy(config: str) -> Any:
+    """Make timm's transform of the same string, on PIL images, as its training makes it."""
+    make = rand_augment_transform if config.startswith("rand") else auto_augment_transform
+    return make(config, {"img_mean": FILL, "interpolation": Image.Resampling.BICUBIC})
 
 
 def apply_with_pil(

@@ -11,6 +11,7 @@ transforms/autoaugment.py.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable
@@ -137,6 +138,7 @@ EXAMPLES = {"m": "9", "n": "2", "p": "0.5", "mstd": "0.5", "mmax": "10", "inc": 
 _FIELD = re.compile(r"([a-z]+)(\d+(?:\.\d*)?|\.\d+)$")
 
 
+@functools.lru_cache(64)  # asked for in every step
 def parse_policy(config: str) -> Policy | None:
     """Read a configuration string.
 

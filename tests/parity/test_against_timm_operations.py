@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -57,6 +58,14 @@ def same_for_all(num: int, op: Op, argument: float, is_bilinear: bool = False) -
     )
 
 
+def by_timm(
+    name: str, args: tuple[float, ...], given: dict[str, Any]
+) -> Callable[[Image.Image], Image.Image]:
+    """One of timm's functions with its arguments."""
+    function: Any = NAME_TO_OP[name]
+    return lambda image: cast("Image.Image", function(image, *args, **given))
+
+
 def assert_equal(
     images: NDArray[np.uint8],
     operations: Operations,
@@ -93,9 +102,7 @@ def test_against_timm_operation(op: Op, implementation: Implementation) -> None:
                 assert_equal(
                     images,
                     same_for_all(len(images), op, ours, is_bilinear),
-                    lambda image, args=args, given=given: NAME_TO_OP[name](  # type: ignore[misc]
-                        image, *args, **given
-                    ),
+                    by_timm(name, args, given),
                     implementation,
                     f"{name} {argument} at {width} x {height}, bilinear {is_bilinear}",
                 )
@@ -112,7 +119,7 @@ def test_against_torchvision_hue(implementation: Implementation) -> None:
         assert_equal(
             images,
             operations,
-            lambda image, factor=factor: F.adjust_hue(image, factor),  # type: ignore[misc]
+            functools.partial(F.adjust_hue, hue_factor=factor),
             implementation,
             f"hue {factor}",
         )
@@ -164,8 +171,12 @@ def test_against_torchvision_trivial_augment(name: str, implementation: Implemen
                 Operations(
                     np.full(shape, int(named.op)), argument, np.zeros(shape, bool), (0, 0, 0)
                 ),
-                lambda image, m=magnitude * sign: _apply_op(  # type: ignore[misc]
-                    image, name[4:], m, InterpolationMode.BICUBIC, None
+                functools.partial(
+                    _apply_op,
+                    op_name=name[4:],
+                    magnitude=magnitude * sign,
+                    interpolation=InterpolationMode.BICUBIC,
+                    fill=None,
                 ),
                 implementation,
                 f"{name} {magnitude * sign}",

@@ -14,21 +14,16 @@ from numpy.typing import NDArray
 from pictures_to_move import pictures
 from PIL import Image
 from scipy import stats
-from timm.data.auto_augment import (
-    AugmentOp,
-    auto_augment_transform,
-    rand_augment_transform,
-)
+from timm.data.auto_augment import AugmentOp
 from torchvision.transforms import ColorJitter
 
 from fastdeit import keyed
 from fastdeit.augment import Operations, apply_operations, sample_operations
 from fastdeit.augment.operate import Implementation
-from fastdeit.augment.reference import apply_with_pil
+from fastdeit.augment.reference import apply_with_pil, timm_policy
 from fastdeit.augment.sampling import sample_jitter
 from fastdeit.keyed import Purpose
 from fastdeit.policies import NAMED_OPS, Op, Policy, parse_policy
-from fastdeit.policies.policy import FILL
 
 PAPER = "rand-m9-mstd0.5-inc1"
 RAND = [
@@ -56,12 +51,6 @@ def policy_of(config: str) -> Policy:
     policy = parse_policy(config)
     assert policy is not None
     return policy
-
-
-def timm_policy(config: str) -> Any:
-    """What timm makes of the same string, as its training makes it."""
-    make = rand_augment_transform if config.startswith("rand") else auto_augment_transform
-    return make(config, {"img_mean": FILL, "interpolation": Image.Resampling.BICUBIC})
 
 
 def as_step(op: AugmentOp) -> tuple[str, float, float]:

@@ -11,10 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from fastdeit import __version__
+from fastdeit.augment import Operations
 from fastdeit.tools import augment_sheet
 from fastdeit.tools.cli import main
 
@@ -161,19 +165,18 @@ def test_a_sheet_shows_differences(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One byte that differs is counted; levels are the policy's and two deviations around it."""
-
-    def off_by_two(image: Image.Image, *_: object) -> Image.Image:
-        changed = Image.fromarray(augment_sheet.apply_with_pil.pixels.copy())  # type: ignore[attr-defined]
-        red, green, blue = changed.getpixel((3, 5))  # type: ignore[misc]
-        changed.putpixel((3, 5), (red, green, blue - 2 if blue > 2 else blue + 2))
-        return changed
-
+    ours: list[NDArray[np.uint8]] = []
     real = augment_sheet.apply_operations
 
-    def remember(*args: object) -> object:
-        result = real(*args)  # type: ignore[arg-type]
-        off_by_two.pixels = result[0].numpy()  # type: ignore[attr-defined]
+    def remember(images: Tensor, operations: Operations) -> Tensor:
+        result = real(images, operations)
+        ours.append(result[0].numpy())
         return result
+
+    def off_by_two(*_: object) -> Image.Image:
+        pixels = ours[-1].copy()
+        pixels[5, 3, 2] ^= 2
+        return Image.fromarray(pixels)
 
     monkeypatch.setattr(augment_sheet, "apply_operations", remember)
     monkeypatch.setattr(augment_sheet, "apply_with_pil", off_by_two)
