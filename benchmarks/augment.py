@@ -25,9 +25,9 @@ from fastdeit.augment import (
     sample_operations,
 )
 from fastdeit.augment.reference import apply_with_pil, timm_policy
-from fastdeit.augment_config import AugmentConfig
 from fastdeit.batch import Batch
 from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
+from fastdeit.config.augment import AugmentConfig
 from fastdeit.keyed import Purpose
 from fastdeit.policies import NAMED_OPS, one_operation, parse_policy
 from fastdeit.policies.policy import FILL

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from fastdeit.augment_config import AugmentConfig
 from fastdeit.config import (
     DataConfig,
     DistillConfig,
@@ -17,6 +16,7 @@ from fastdeit.config import (
     RunConfig,
     TrainConfig,
 )
+from fastdeit.config.augment import AugmentConfig
 
 
 def demo_teacher(train: Path, val: Path, out: Path, teacher: Path | None = None) -> TrainConfig:

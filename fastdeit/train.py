@@ -113,7 +113,9 @@ def train(
     compute, model, optimizer = session.compute, session.model, session.optimizer
     teacher, ema = session.teacher, session.ema
     steps_per_epoch = len(train_batches)
-    forward: nn.Module = torch.compile(model) if config.run.compile else model  # type: ignore[assignment]
+    forward: nn.Module = (
+        torch.compile(model) if config.run.compile not in ("auto", "off") else model
+    )  # type: ignore[assignment]
 
     # ---- where it begins -----------------------------------------------------------------------
     step, elapsed_s = session.first_step, 0.0

@@ -27,8 +27,8 @@ from fastdeit.augment.sampling import (
     sample_operations,
 )
 from fastdeit.augment.upload import upload
-from fastdeit.augment_config import AugmentConfig, AugmentOrder
 from fastdeit.batch import Batch
+from fastdeit.config.augment import AugmentConfig, AugmentOrder
 from fastdeit.keyed import Purpose
 from fastdeit.policies import parse_policy
 

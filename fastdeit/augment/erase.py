@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastdeit import keyed
 from fastdeit.augment.upload import upload
-from fastdeit.augment_config import EraseMode
+from fastdeit.config.augment import EraseMode
 from fastdeit.keyed import U64
 
 MIN_AREA_FRAC, MAX_AREA_FRAC = 0.02, 1 / 3

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdeit.augment.upload import upload
-from fastdeit.augment_config import AugmentConfig
+from fastdeit.config.augment import AugmentConfig
 from fastdeit.errors import UserError
 
 Box = tuple[int, int, int, int]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeit import keyed
-from fastdeit.augment_config import Interpolation
+from fastdeit.config.augment import Interpolation
 from fastdeit.keyed import U64
 from fastdeit.policies.operations import NAMED_OPS, Draws, Floats, Op
 from fastdeit.policies.policy import Policy

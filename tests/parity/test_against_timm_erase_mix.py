@@ -25,7 +25,7 @@ from fastdeit.augment.mix import (
     mix_targets,
     sample_mix,
 )
-from fastdeit.augment_config import AugmentConfig, MixMode
+from fastdeit.config.augment import AugmentConfig, MixMode
 from fastdeit.keyed import Purpose
 from fastdeit.losses import mixed_cross_entropy
 

@@ -22,8 +22,8 @@ from fastdeit.augment import (
     dense_targets,
     sample_augmentation,
 )
-from fastdeit.augment_config import AugmentConfig
 from fastdeit.config import ModelConfig, OptimConfig
+from fastdeit.config.augment import AugmentConfig
 from fastdeit.device import choose_compute
 from fastdeit.ema import ModelEma
 from fastdeit.losses import hard_distillation_loss, mixed_binary_cross_entropy

@@ -27,8 +27,8 @@ from fastdeit.augment.erase import apply_erasure
 from fastdeit.augment.mix import apply_mix, same_for_all
 from fastdeit.augment.operate import choose_implementation
 from fastdeit.augment.upload import block_bytes, fill_block, upload, views_of_block
-from fastdeit.augment_config import AugmentConfig
 from fastdeit.batch import Batch
+from fastdeit.config.augment import AugmentConfig
 
 ALL = AugmentConfig(color_jitter=(0.3, 0.3, 0.3, 0.1), erase_prob=0.7, erase_count=2)
 NO_MIX = replace(ALL, mixup_alpha=0.0, cutmix_alpha=0.0)

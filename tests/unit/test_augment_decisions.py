@@ -18,8 +18,8 @@ from fastdeit.augment import apply_augmentation, compose, normalise, sample_augm
 from fastdeit.augment.erase import _polar, apply_erasure, keyed_normal, sample_erasure
 from fastdeit.augment.mix import Mix, _sample_weights, apply_mix, box_around, sample_mix
 from fastdeit.augment.sampling import Operations, sample_jitter, sample_operations
-from fastdeit.augment_config import AugmentConfig
 from fastdeit.batch import Batch
+from fastdeit.config.augment import AugmentConfig
 from fastdeit.keyed import Purpose
 from fastdeit.policies import Op, Policy, one_operation, parse_policy
 from fastdeit.policies.policy import BLACK, FILL

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from fastdeit import UserError
-from fastdeit.augment_config import AugmentConfig
 from fastdeit.config import (
     DataConfig,
     DistillConfig,
@@ -18,6 +17,7 @@ from fastdeit.config import (
     RunConfig,
     TrainConfig,
 )
+from fastdeit.config.augment import AugmentConfig
 from fastdeit.recipes import NEED_TEACHER, RECIPES
 
 SOMEWHERE = Path("somewhere")

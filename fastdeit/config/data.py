@@ -1,0 +1,107 @@
+"""What is read, and how it is cut into batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fastdeit.errors import require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """What is read, and how it is cut into batches."""
+
+    train: Path
+    """Training set: a .beton, a folder of WebDataset shards or an ImageFolder."""
+    val: Path
+    """Validation set, in any of the same containers."""
+    engine: Literal["auto", "ffcv", "dali", "pil", "synthetic"] = "auto"
+    """What decodes: ffcv (.beton only), dali, pil, or the fastest that is installed; synthetic
+    is noise, to see how fast the rest is."""
+    image_size: int = 224
+    """Side of the square images that the model sees, in pixels."""
+    batch_size: int = 1024
+    """Images a step over all processes, repeats counted (the paper's 1,024)."""
+    repeats: int = 3
+    """Repeated augmentation: how often an image is shown in an epoch, 1 to switch it off."""
+    train_crop: Literal["auto", "resized", "padded"] = "auto"
+    """resized (RandomResizedCrop), padded (a random part of the image with a black border of 4
+    pixels), or auto: padded up to 32 pixels, as DeiT does."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Least and greatest part of the image's area in a resized crop."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and greatest width over height of a resized crop."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """How pixels are resampled, in training and evaluation."""
+    eval_crop_ratio: float = 0.875
+    """Evaluation resizes the shorter side to image_size divided by this, then cuts the centre."""
+    bad_images: Literal["stop", "skip"] = "stop"
+    """stop at an image that does not decode, or show its neighbour in its place, and log it."""
+    threads: int = 0
+    """Decoding threads; 0 takes this process's share of the cores that it may use."""
+    dali_device: Literal["cpu", "gpu"] = "cpu"
+    """Where DALI decodes: cpu gives PIL's pixels; gpu (with the JPEG engine) differs a little."""
+    hw_decoder_load: float = 0.65
+    """Part of the images for the GPU's JPEG engine, with --dali-device gpu."""
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        require(
+            0 < low <= high <= 1,
+            "crop_scale",
+            self.crop_scale,
+            "must be two numbers above 0 and at most 1, the smaller first",
+            "Pass --crop-scale 0.08 1, say.",
+        )
+        low, high = self.crop_ratio
+        require(
+            0 < low <= high,
+            "crop_ratio",
+            self.crop_ratio,
+            "must be two numbers above 0, the smaller first",
+            "Pass --crop-ratio 0.75 1.333, say.",
+        )
+        require(
+            0 <= self.hw_decoder_load <= 1,
+            "hw_decoder_load",
+            self.hw_decoder_load,
+            "must be from 0 to 1",
+            "Pass --hw-decoder-load 0.65, say.",
+        )
+        require(
+            self.batch_size > 0,
+            "batch_size",
+            self.batch_size,
+            "must be at least 1",
+            "Pass --batch-size 128, say.",
+        )
+        require(
+            self.image_size >= 16,
+            "image_size",
+            self.image_size,
+            "must be at least 16 pixels",
+            "Pass --image-size 224, say.",
+        )
+        require(
+            1 <= self.repeats <= 255,
+            "repeats",
+            self.repeats,
+            "must be from 1 to 255",
+            "Pass --repeats 3 (the paper) or 1 (off).",
+        )
+        require(
+            0 < self.eval_crop_ratio <= 1,
+            "eval_crop_ratio",
+            self.eval_crop_ratio,
+            "must be above 0 and at most 1",
+            "Pass --eval-crop-ratio 0.875, say.",
+        )
+        require(
+            self.threads >= 0,
+            "threads",
+            self.threads,
+            "must be 0 or more",
+            "Pass --threads 0 for this process's share.",
+        )

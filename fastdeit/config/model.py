@@ -1,0 +1,74 @@
+"""Which model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fastdeit.errors import require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """A timm model, and how it differs from timm's defaults."""
+
+    model: str
+    """Name of a timm model; the *_distilled_* ones carry a distillation token."""
+    drop_path: float = 0.0
+    """Stochastic depth: how often a block's branch is left out for a sample (Table 9: 0.1)."""
+    drop_path_decay: Literal["linear", "constant"] = "linear"
+    """linear: from 0 at the first block to drop_path at the last (DeiT); constant: the same in all
+    (DeiT-III; transformers only)."""
+    drop_path_mode: Literal["mask", "subset"] = "mask"
+    """mask computes every branch and drops samples afterwards (timm); subset computes the samples
+    that are kept only, a fixed number of each batch (faster; transformers only)."""
+    dropout: float = 0.0
+    """Dropout after the position embedding, attention and MLP layers of a transformer (ViT-B: 0.1),
+    before the classifier of a convnet."""
+    patch_size: int | None = None
+    """Side of a patch in pixels; None as in timm (transformers only)."""
+    embed_dim: int | None = None
+    """Width; None as in timm (transformers only)."""
+    depth: int | None = None
+    """Number of blocks; None as in timm (transformers only)."""
+    num_heads: int | None = None
+    """Attention heads; None as in timm (transformers only)."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.drop_path < 1,
+            "drop_path",
+            self.drop_path,
+            "must be at least 0 and below 1",
+            "Pass --drop-path 0.1, say.",
+        )
+        require(
+            0 <= self.dropout < 1,
+            "dropout",
+            self.dropout,
+            "must be at least 0 and below 1",
+            "Pass --dropout 0.1, say.",
+        )
+        for name, default in (("drop_path_decay", "linear"), ("drop_path_mode", "mask")):
+            value = getattr(self, name)
+            require(
+                self.drop_path > 0 or value == default,
+                name,
+                value,
+                "has no effect without stochastic depth",
+                f"Pass --drop-path 0.1, say, or leave --{name.replace('_', '-')} out.",
+            )
+        for name in ("patch_size", "embed_dim", "depth", "num_heads"):
+            value = getattr(self, name)
+            require(
+                value is None or value > 0,
+                name,
+                value,
+                "must be above 0",
+                f"Leave --{name.replace('_', '-')} out, or pass None for timm's value.",
+            )
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether the architecture has a distillation token and head."""
+        return "distilled" in self.model

@@ -1,0 +1,103 @@
+"""Optimiser, schedule and loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fastdeit.errors import require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """Optimiser and loss; a linear warm-up and a cosine (Table 9)."""
+
+    epochs: int = 300
+    """How many epochs to train."""
+    optimizer: Literal["adamw", "sgd", "lamb"] = "adamw"
+    """adamw (betas 0.9 and 0.999, eps 1e-8), sgd (Nesterov) or lamb (DeiT-III)."""
+    base_lr: float = 5e-4
+    """Learning rate at a batch of 512; the one used is base_lr x batch_size / 512."""
+    scale_lr: bool = True
+    """Whether base_lr grows with the batch; if not, it is the one used."""
+    min_lr: float = 1e-5
+    """Where the cosine ends (not scaled by the batch, as upstream)."""
+    warmup_epochs: float = 5
+    """Length of the linear warm-up from warmup_lr."""
+    warmup_lr: float = 1e-6
+    """Where the warm-up starts (not scaled by the batch, as upstream)."""
+    weight_decay: float = 0.05
+    """Weight decay, on matrices only; decoupled except with sgd."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    accumulate: int = 1
+    """In how many parts a process computes its share of a step, one after another, to need less
+    memory; samples, mixing and learning rate stay as they are."""
+    loss: Literal["ce", "bce"] = "ce"
+    """ce: cross-entropy against mixed, smoothed labels; bce: binary cross-entropy in which each
+    mixed label counts fully (DeiT-III), without smoothing."""
+    clip_grad: float = 0.0
+    """Greatest norm of all gradients together; larger ones are scaled down. 0 switches it off."""
+    ema_decay: float = 0.99996
+    """How much of the moving average of the weights a step keeps; 0 for no average (DeiT: 0.99996).
+    Its accuracy is evaluated and its weights are saved beside the model's."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.epochs > 0, "epochs", self.epochs, "must be at least 1", "Pass --epochs 300, say."
+        )
+        require(
+            self.base_lr > 0,
+            "base_lr",
+            self.base_lr,
+            "must be above 0",
+            "Pass --base-lr 5e-4, say.",
+        )
+        require(
+            0 <= self.warmup_epochs < self.epochs,
+            "warmup_epochs",
+            self.warmup_epochs,
+            f"must be at least 0 and below epochs ({self.epochs})",
+            f"Pass --warmup-epochs {self.epochs / 10:g}, say.",
+        )
+        require(
+            0 <= self.ema_decay < 1,
+            "ema_decay",
+            self.ema_decay,
+            "must be at least 0 and below 1",
+            "Pass --ema-decay 0.99996 (DeiT) or 0 (off).",
+        )
+        require(
+            0 <= self.momentum < 1,
+            "momentum",
+            self.momentum,
+            "must be at least 0 and below 1",
+            "Pass --momentum 0.9, say.",
+        )
+        require(
+            self.optimizer == "sgd" or self.momentum == 0.9,
+            "momentum",
+            self.momentum,
+            f"has no effect with {self.optimizer}",
+            "Pass --optimizer sgd, or leave --momentum out.",
+        )
+        require(
+            self.accumulate >= 1,
+            "accumulate",
+            self.accumulate,
+            "must be at least 1",
+            "Pass --accumulate 2, say.",
+        )
+        for name in ("min_lr", "warmup_lr", "weight_decay", "clip_grad"):
+            value = getattr(self, name)
+            require(
+                value >= 0,
+                name,
+                value,
+                "must be 0 or more",
+                f"Pass --{name.replace('_', '-')} 0, say.",
+            )
+
+    def lr(self, batch_size: int) -> float:
+        """The peak learning rate at a batch size (DeiT: linear in the batch, over 512)."""
+        return self.base_lr * batch_size / 512 if self.scale_lr else self.base_lr

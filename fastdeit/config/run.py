@@ -1,0 +1,97 @@
+"""Where and how a run computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fastdeit.errors import require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Where and how a run computes."""
+
+    out: Path
+    """Folder of the run: configuration, metrics, checkpoint."""
+    seed: int = 0
+    """Seed of the order, the crops, the augmentation and the initial weights."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """bf16 or fp16 (with loss scaling) autocast, fp32, or tf32 (fp32 whose matrix products a GPU
+    rounds); auto is bf16 on a GPU and fp32 on a CPU."""
+    compat: Literal["none", "upstream"] = "none"
+    """upstream: do what the published code really did where it differs: order of the samples,
+    learning rate by the epoch and one late, decay of the distillation token, mixing by the process;
+    it then depends on the number of processes."""
+    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
+    """Mode of torch.compile; auto is default on a GPU and off on a CPU."""
+    activation_checkpointing: bool = False
+    """Compute the activations again in the backward pass: a third more time, much less memory."""
+    log_every_steps: int = 10
+    """How often the loss is read from the device; each reading waits for it."""
+    save_minutes: float = 10.0
+    """How often a checkpoint is saved within an epoch, beside that at its end; 0 for never."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept, beside the best."""
+    budget_hours: float = 72.0
+    """The progress line says whether the run will end within this (the paper: less than 3 days)."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too, into OUT/tensorboard."""
+    wandb: str | None = None
+    """Send the metrics to this project of Weights & Biases too."""
+    timeout_minutes: float = 10.0
+    """How long a process waits for the others before the job is stopped."""
+    overwrite: bool = False
+    """Replace a run that is already in the folder."""
+    resume: Literal["never", "auto"] = "never"
+    """auto: go on with the run in the folder from its newest checkpoint, to the same weights as
+    without the stop; begin it if there is none."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.seed < 1 << 63,
+            "seed",
+            self.seed,
+            "must be from 0 to 2^63 - 1",
+            "Pass --seed 0, say.",
+        )
+        require(
+            not (self.overwrite and self.resume == "auto"),
+            "overwrite",
+            self.overwrite,
+            "must not be given with --resume auto, which keeps what is there",
+            "Leave one out.",
+        )
+        require(
+            self.log_every_steps > 0,
+            "log_every_steps",
+            self.log_every_steps,
+            "must be at least 1",
+            "Pass --log-every-steps 10, say.",
+        )
+        require(
+            self.save_minutes >= 0,
+            "save_minutes",
+            self.save_minutes,
+            "must be 0 or more",
+            "Pass --save-minutes 10, say.",
+        )
+        require(
+            self.keep_checkpoints >= 1,
+            "keep_checkpoints",
+            self.keep_checkpoints,
+            "must be at least 1",
+            "Pass --keep-checkpoints 2, say.",
+        )
+        for name in ("budget_hours", "timeout_minutes"):
+            value = getattr(self, name)
+            require(
+                value > 0,
+                name,
+                value,
+                "must be above 0",
+                f"Leave out --{name.replace('_', '-')}, say.",
+            )

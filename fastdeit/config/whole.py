@@ -1,0 +1,79 @@
+"""Everything that decides a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastdeit.config.augment import AugmentConfig
+from fastdeit.config.data import DataConfig
+from fastdeit.config.distill import DistillConfig
+from fastdeit.config.model import ModelConfig
+from fastdeit.config.optim import OptimConfig
+from fastdeit.config.run import RunConfig
+from fastdeit.errors import require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """Everything that decides a run."""
+
+    data: DataConfig
+    model: ModelConfig
+    run: RunConfig
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    init_from: Path | None = None
+    """Begin with the weights of this checkpoint (fine-tuning): position embeddings are resized,
+    heads for other classes begin anew."""
+    dry_run: bool = False
+    """Print the resolved configuration and what follows from it, and stop."""
+
+    def __post_init__(self) -> None:
+        if self.augment.cutmix_minmax is not None:
+            low, high = (int(self.data.image_size * side) for side in self.augment.cutmix_minmax)
+            require(
+                low < high,
+                "cutmix_minmax",
+                self.augment.cutmix_minmax,
+                f"must leave a side to choose at {self.data.image_size} pixels",
+                "Pass --cutmix-minmax 0.2 0.8, say.",
+            )
+        require(
+            self.optim.loss != "bce" or self.augment.smoothing == 0,
+            "smoothing",
+            self.augment.smoothing,
+            "must be 0 with --loss bce, for which every label above 0 is a whole one",
+            "Pass --smoothing 0.",
+        )
+        if self.distill.distillation != "none":
+            require(
+                self.model.is_distilled,
+                "model",
+                self.model.model,
+                "must have a distillation token when --distillation is on",
+                "Pass --model deit_small_distilled_patch16_224, say.",
+            )
+        require(
+            not (self.model.is_distilled and self.distill.distillation == "none"),
+            "distillation",
+            "none",
+            f"must be on for the distilled model {self.model.model}",
+            "Pass --distillation hard --teacher PATH, or a model without the token.",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as nested plain types, as saved in a run's config.json."""
+        return jsonable(dataclasses.asdict(self))  # type: ignore[no-any-return]
+
+
+def jsonable(value: Any) -> Any:
+    """Turn nested dicts, sequences and paths into what JSON holds."""
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
