@@ -20,6 +20,13 @@ class Compute:
     """The dtype of autocast regions; None computes in float32."""
     reason: str
     """Why this device and precision, for the log."""
+    uses_tf32: bool = False
+    """Whether float32 matrix products are rounded to TF32 on a GPU."""
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether small gradients would vanish, so that the loss must be scaled (fp16)."""
+        return self.autocast_dtype == torch.float16
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context in which the forward pass runs."""
@@ -37,38 +44,77 @@ class Compute:
             torch.cuda.synchronize(self.device)
 
 
-def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
-    """Choose the device and precision of a run.
+def choose_compute(device: str = "auto", precision: str = "auto", local_rank: int = 0) -> Compute:
+    """Choose the device and precision of a process.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
-        precision: "auto" (bf16 on a GPU, fp32 on a CPU), "fp32" or "bf16".
+        precision: "auto" (bf16 on a GPU, fp32 on a CPU), "fp32", "tf32", "bf16" or "fp16".
+        local_rank: number of this process on its machine; "auto" and "cuda" take the GPU of that
+            number.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the device is not there, or cannot do the precision.
+
+    Note: sets torch's switches for TF32, which are on by default in convolutions.
     """
-    num_gpus = torch.cuda.device_count()
-    if device == "auto":
-        chosen = torch.device("cuda" if num_gpus else "cpu")
-        why = "a GPU is there" if num_gpus else "no GPU is there"
-    else:
-        try:
-            chosen = torch.device(device)
-        except RuntimeError:
-            chosen = torch.device("meta")
-        if chosen.type not in ("cpu", "cuda"):
-            raise UserError(
-                f"device must be auto, cpu, cuda or cuda:N. Found: {device}. Use --device auto."
-            )
-        if chosen.type == "cuda" and (chosen.index or 0) >= num_gpus:
-            raise UserError(
-                f"device {device} is not there. Found: {num_gpus} CUDA devices. "
-                "Use --device auto or --device cpu."
-            )
-        why = "as asked"
-    use_bf16 = precision == "bf16" or (precision == "auto" and chosen.type == "cuda")
+    chosen, why = _choose_device(device, local_rank)
+    is_gpu = chosen.type == "cuda"
+    if is_gpu:
+        torch.cuda.set_device(chosen)
+    name = precision if precision != "auto" else ("bf16" if is_gpu else "fp32")
+    if name == "tf32" and not is_gpu:
+        raise UserError(
+            f"precision tf32 needs a GPU. Found: device {chosen}. Pass --precision fp32."
+        )
+    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = name == "tf32"
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
     return Compute(
         device=chosen,
-        autocast_dtype=torch.bfloat16 if use_bf16 else None,
-        reason=f"{chosen} ({why}), {'bf16 autocast' if use_bf16 else 'fp32'}",
+        autocast_dtype=dtype,
+        reason=f"{chosen} ({why}), {name}{' autocast' if dtype else ''}",
+        uses_tf32=name == "tf32",
     )
+
+
+def choose_compile_mode(mode: str, compute: Compute) -> str | None:
+    """The mode of torch.compile; None runs the model as it is.
+
+    Args:
+        mode: "auto" (default on a GPU, off on a CPU), "off", or a mode of torch.compile.
+        compute: where the run computes.
+    """
+    if mode == "auto":
+        return "default" if compute.device.type == "cuda" else None
+    return None if mode == "off" else mode
+
+
+def _choose_device(device: str, local_rank: int) -> tuple[torch.device, str]:
+    num_gpus = torch.cuda.device_count()
+    if device == "auto" and not num_gpus:
+        return torch.device("cpu"), "no GPU is there"
+    try:
+        chosen = torch.device("cuda" if device == "auto" else device)
+    except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda"):
+        raise UserError(
+            f"device must be auto, cpu, cuda or cuda:N. Found: {device}. Use --device auto."
+        )
+    if chosen.type == "cpu":
+        return chosen, "as asked"
+    index: int | None = chosen.index
+    if num_gpus and index is None:
+        if local_rank >= num_gpus:
+            raise UserError(
+                f"each process of a machine needs a GPU of its own. Found: process {local_rank + 1}"
+                f" and {num_gpus} GPUs. Start torchrun with --nproc-per-node={num_gpus}."
+            )
+        chosen = torch.device("cuda", local_rank)
+    if (chosen.index or 0) >= num_gpus:
+        raise UserError(
+            f"device {device} is not there. Found: {num_gpus} CUDA devices. "
+            "Use --device auto or --device cpu."
+        )
+    return chosen, "a GPU is there" if device == "auto" else "as asked"

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from fastdeit.augment import normalise
 from fastdeit.batch import Batch
 from fastdeit.device import Compute
-from fastdeit.models import forward_heads
+from fastdeit.distributed import World
+from fastdeit.models import forward_heads, head_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Evaluation:
     heads: dict[str, HeadScore]
     """"class"; with a distillation token also "dist" and "joint"."""
 
+    @property
+    def best_top1_pct(self) -> float:
+        """That of the best head."""
+        return max(head.top1_pct for head in self.heads.values())
+
     def to_dict(self) -> dict[str, object]:
         """As plain types for JSON."""
         heads = {
@@ -55,8 +61,9 @@ def evaluate(
     batches: Iterable[Batch],
     compute: Compute,
     right_labels: Callable[[NDArray[np.uint64]], NDArray[np.bool_]] | None = None,
+    world: World | None = None,
 ) -> Evaluation:
-    """Score a model; every sample that `batches` yields counts once.
+    """Score a model; every sample that `batches` yields, in any process, counts once.
 
     Args:
         model: from `make_model`, on the device; its mode is restored afterwards.
@@ -64,31 +71,45 @@ def evaluate(
         compute: device and precision.
         right_labels: gives (B, K) which labels are right for images with some stable keys; None
             leaves `real_top1_pct` out.
+        world: the processes over which is added up; None for this one alone.
+
+    Returns:
+        The same in every process.
 
     Note: sums stay on the device; they are read once, at the end.
     """
     was_training = model.training
     model.eval()
-    sums: dict[str, Tensor] = {}
-    num_images = 0
+    names = head_names(model)
+    # The last one counts the samples.
+    width = 3 if right_labels is None else 5
+    sums = torch.zeros((len(names), width + 1), dtype=torch.float64, device=compute.device)
     for host_batch in batches:
+        if not len(host_batch.labels):  # a process may have no share of the last step
+            continue
         batch = host_batch.to(compute.device)
         with compute.autocast():
             heads = forward_heads(model, normalise(batch.images_nhwc_u8))
         right = None
         if right_labels is not None:
             right = torch.from_numpy(right_labels(batch.sample_keys)).to(compute.device)
-        for name, probs in heads.items():
-            counted = _count(probs, batch.labels, right)
-            sums[name] = sums[name] + counted if name in sums else counted
-        num_images += len(batch.labels)
+        for number, name in enumerate(names):
+            sums[number, :width] += _count(heads[name], batch.labels, right)
+        sums[:, width] += len(batch.labels)
     model.train(was_training)
+    if world is not None:
+        world.sum_(sums)
     scores = {}
-    for name, total in sums.items():
-        top1, top5, loss = (total[:3] / num_images).tolist()
-        real = None if right_labels is None else 100 * float(total[3] / total[4])
-        scores[name] = HeadScore(100 * top1, 100 * top5, loss, real)
-    return Evaluation(num_images, scores)
+    for name, (correct1, correct5, loss, *real, num_images) in zip(
+        names, sums.tolist(), strict=True
+    ):
+        scores[name] = HeadScore(
+            top1_pct=100 * correct1 / num_images,
+            top5_pct=100 * correct5 / num_images,
+            loss=loss / num_images,
+            real_top1_pct=100 * real[0] / real[1] if real else None,
+        )
+    return Evaluation(int(num_images), scores)
 
 
 def _count(probs: Tensor, labels: Tensor, right: Tensor | None) -> Tensor:

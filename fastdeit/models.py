@@ -101,6 +101,13 @@ def forward_heads(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return {"class": by_class, "dist": by_dist, "joint": (by_class + by_dist) / 2}
 
 
+def head_names(model: nn.Module) -> tuple[str, ...]:
+    """The heads that `forward_heads` reads of a model."""
+    return (
+        ("class", "dist", "joint") if isinstance(model, VisionTransformerDistilled) else ("class",)
+    )
+
+
 def num_parameters(model: nn.Module) -> int:
     """How many trainable numbers a model has."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

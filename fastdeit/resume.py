@@ -6,60 +6,101 @@ No state of a random generator is among it: every draw is keyed by its epoch and
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastdeit.checkpoint import load_checkpoint
+from fastdeit.checkpoint_store import newest
 from fastdeit.config import TrainConfig
+from fastdeit.distributed import World, say
 from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError
 from fastdeit.files import replace_file
 
 MAY_DIFFER = frozenset(
     (
-        "data.train", "data.val", "data.engine", "data.threads", "data.hw_decoder_load",
-        "run.out", "run.device", "run.log_every_steps", "run.overwrite", "run.resume",
-        "run.compile", "distill.teacher", "dry_run",
+        "data.engine", "data.hw_decoder_load", "data.threads", "data.train", "data.val",
+        "distill.teacher", "dry_run", "init_from", "optim.accumulate",
+        "run.activation_checkpointing", "run.budget_hours", "run.compile", "run.device",
+        "run.keep_checkpoints", "run.log_every_steps", "run.out", "run.overwrite", "run.resume",
+        "run.save_minutes", "run.tensorboard", "run.timeout_minutes", "run.wandb",
     )
 )  # fmt: skip
 """Fields that may be others when a run goes on: where things are, and how fast it is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run is."""
+
+    epoch: int = 0
+    """The epoch of the next step."""
+    step_in_epoch: int = 0
+    """The next step in it; the number of steps if only its evaluation is left."""
+    step: int = 0
+    """The next step over the whole run."""
+    window: tuple[float, ...] = ()
+    """Losses of the steps since the last row of the metrics."""
+    best_top1_pct: float = 0.0
+    """The best accuracy of any evaluation so far."""
+
+
 def run_state(
-    optimizer: torch.optim.Optimizer, ema: ModelEma | None, epoch: int, step: int
+    position: Position,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    ema: ModelEma | None,
 ) -> dict[str, Any]:
     """What a checkpoint holds beside the weights so that the run can go on.
 
     Args:
+        position: of the next step.
         optimizer: of the run.
+        scaler: of the loss.
         ema: the averaged weights, or None.
-        epoch: the next one.
-        step: the next one, over the whole run.
     """
     return {
         "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
         "ema": None if ema is None else ema.module.state_dict(),
-        "epoch": epoch,
-        "step": step,
+        "position": {**asdict(position), "window": list(position.window)},
     }
 
 
-def load_run(config: TrainConfig, path: Path) -> dict[str, Any] | None:
-    """Read the checkpoint that a run goes on from, and check that it is this run's.
+def load_run(config: TrainConfig, world: World) -> dict[str, Any] | None:
+    """Read the newest whole checkpoint of a run that goes on, and check that it is this run's.
+
+    Args:
+        config: of the run.
+        world: all processes must find the same.
 
     Returns:
         Its content, or None if the run begins.
 
     Raises:
-        UserError: another configuration, or a run that has ended.
+        UserError: another configuration, a run that has ended, nothing but damaged checkpoints, or
+            processes that do not see the same folder.
     """
-    if config.run.resume == "never" or not path.exists():
+    if config.run.resume == "never":
         return None
-    content = load_checkpoint(path)
-    if "optimizer" not in content:
+    content = _newest_of_run(config, world)
+    world.check_alike(
+        "the run in the folder",
+        "none" if content is None else f"step {content['position']['step']}",
+        f"Give a folder that all machines share, not {config.run.out}.",
+    )
+    return content
+
+
+def _newest_of_run(config: TrainConfig, world: World) -> dict[str, Any] | None:
+    found = newest(config.run.out, say if world.is_main else lambda _: None)
+    if found is None:
+        return None
+    content, path = found
+    if "position" not in content:
         raise UserError(
             f"the checkpoint must hold a run's state to go on. Found: weights only, in {path}. "
             "Leave out --resume auto and give another --out."
@@ -71,10 +112,10 @@ def load_run(config: TrainConfig, path: Path) -> dict[str, Any] | None:
                 f"a run goes on with the configuration that it began with. Found: {name} "
                 f"{now.get(name)}, before {before.get(name)}. Give the same, or another --out."
             )
-    if content["epoch"] >= config.optim.epochs:
+    if content["position"]["epoch"] >= config.optim.epochs:
         raise UserError(
-            f"the run must have epochs left. Found: all {content['epoch']} done, in {path}. "
-            "Give another --out, or --overwrite instead of --resume auto."
+            f"the run must have epochs left. Found: all {content['position']['epoch']} done, in "
+            f"{path}. Give another --out, or --overwrite instead of --resume auto."
         )
     return content
 
@@ -83,22 +124,25 @@ def restore(
     content: dict[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     ema: ModelEma | None,
-) -> tuple[int, int]:
+) -> Position:
     """Put a run's state back, from what `load_run` gave.
 
     Returns:
-        (next epoch, next step over the whole run).
+        Where the run goes on.
     """
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
+    scaler.load_state_dict(content["scaler"])
     if ema is not None:
         ema.module.load_state_dict(content["ema"])
-    return content["epoch"], content["step"]
+    state = content["position"]
+    return Position(**{**state, "window": tuple(state["window"])})
 
 
-def cut_metrics(path: Path, step: int) -> float:
-    """Drop the rows of an epoch that is done again; return the seconds that the others took."""
+def cut_metrics(path: Path, position: Position) -> float:
+    """Drop the rows of what is done again; return the seconds that the others took."""
     rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = []
     for text in rows:
@@ -106,7 +150,8 @@ def cut_metrics(path: Path, step: int) -> float:
             row = json.loads(text)
         except ValueError:  # the last line of a run that was killed while it wrote
             break
-        if row["step"] > step:
+        is_evaluation = row["kind"] != "train"
+        if row["step"] > position.step or (is_evaluation and row["epoch"] >= position.epoch):
             break
         kept.append((text, float(row["elapsed_s"])))
     replace_file(path, "".join(f"{text}\n" for text, _ in kept).encode())

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from fastdeit import keyed
-from fastdeit.augment import apply_augmentation, sample_augmentation
+from fastdeit.augment import AugmentedBatch, augmented
 from fastdeit.batch import Batch, BatchSource
-from fastdeit.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
+from fastdeit.checkpoint import checkpoint_content
+from fastdeit.checkpoint_store import CheckpointStore
 from fastdeit.config import TrainConfig
-from fastdeit.device import Compute, choose_compute
-from fastdeit.ema import ModelEma
-from fastdeit.errors import UserError
+from fastdeit.distributed import Votes
+from fastdeit.errors import Stopped
 from fastdeit.evaluate import Evaluation, evaluate
 from fastdeit.keyed import Purpose
 from fastdeit.losses import (
@@ -28,11 +29,12 @@ from fastdeit.losses import (
     mixed_binary_cross_entropy,
     mixed_cross_entropy,
 )
-from fastdeit.models import forward_train, make_model, num_parameters, set_distilled_training
-from fastdeit.optim import learning_rate, make_optimizer
-from fastdeit.resume import cut_metrics, load_run, restore, run_state
+from fastdeit.models import forward_train, num_parameters
+from fastdeit.optim import learning_rate
+from fastdeit.resume import Position, cut_metrics, run_state
+from fastdeit.session import Session
+from fastdeit.stopping import stop_requests
 
-CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 
 
@@ -48,217 +50,270 @@ class TrainResult:
     """The last checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What computes in a run, made and checked before anything is written."""
-
-    compute: Compute
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    teacher: nn.Module | None
-    ema: ModelEma | None
-    first_epoch: int = 0
-    """Where the run goes on; 0 if it begins."""
-    first_step: int = 0
-    """The same in steps over the whole run."""
-
-
-def make_session(config: TrainConfig, class_names: tuple[str, ...]) -> Session:
-    """Choose the device, build the model, load the teacher; restore a run that goes on.
-
-    Args:
-        config: everything that decides the run.
-        class_names: one for each output of the model.
-
-    Raises:
-        UserError: the device, the model or the teacher cannot be had, or the run cannot go on.
-    """
-    content = load_run(config, config.run.out / CHECKPOINT)
-    compute = choose_compute(config.run.device, config.run.precision)
-    model = make_model(config.model, len(class_names), config.data.image_size, config.run.seed)
-    model = compute.place(model).train()
-    set_distilled_training(model)
-    optimizer = make_optimizer(model, config.optim, config.data.batch_size)
-    ema = ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay > 0 else None
-    teacher = load_teacher(config, class_names, compute)
-    position = (0, 0) if content is None else restore(content, model, optimizer, ema)
-    return Session(compute, model, optimizer, teacher, ema, *position)
-
-
 def train(
     config: TrainConfig,
     session: Session,
     train_batches: BatchSource,
     val_batches: BatchSource,
     class_names: tuple[str, ...],
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainResult:
     """Train a model.
 
     Args:
         config: everything that decides the run.
         session: from `make_session`.
-        train_batches: one pass is one epoch.
-        val_batches: one pass is the whole validation set.
+        train_batches: one pass is one epoch of this process.
+        val_batches: one pass is this process's part of the whole validation set.
         class_names: one for each output of the model.
-        on_step: called with each row of the metrics file, as it is written.
+        on_row: called with each row of the metrics, as it is written.
 
     Returns:
         The last evaluation and the path of the checkpoint.
 
     Raises:
-        FloatingPointError: the loss stopped being finite; the last checkpoint is left as it was.
+        FloatingPointError: loss or weights stopped being finite; what was saved is as it was.
+        Stopped: SIGINT, SIGTERM or SIGUSR1 reached any process; where the run was is saved.
+        RunError: another process is lost.
     """
     # ---- what computes -------------------------------------------------------------------------
-    compute, model, optimizer = session.compute, session.model, session.optimizer
-    teacher, ema = session.teacher, session.ema
+    compute, world, model, ema = session.compute, session.world, session.model, session.ema
+    optim, run, batch_size = config.optim, config.run, config.data.batch_size
     steps_per_epoch = len(train_batches)
-    forward: nn.Module = (
-        torch.compile(model) if config.run.compile not in ("auto", "off") else model
-    )  # type: ignore[assignment]
+    position = session.position
+    step, window, best_top1_pct = position.step, list(position.window), position.best_top1_pct
+    mix_word = world.rank if run.compat == "upstream" else 0
 
-    # ---- where it begins -----------------------------------------------------------------------
-    step, elapsed_s = session.first_step, 0.0
-    if session.first_epoch > 0:
-        train_batches.load_state_dict({"epoch": session.first_epoch, "step": 0})
-        elapsed_s = cut_metrics(config.run.out / METRICS, step)
-
-    # ---- what is written -----------------------------------------------------------------------
+    # ---- what is written, by the first process -------------------------------------------------
+    elapsed_s = cut_metrics(run.out / METRICS, position) if world.is_main else 0.0
     started = time.perf_counter() - elapsed_s
-    metrics = (config.run.out / METRICS).open("a" if session.first_epoch else "w", encoding="utf-8")
 
     def record(**row: Any) -> None:
         row["elapsed_s"] = round(time.perf_counter() - started, 3)
-        metrics.write(json.dumps(row) + "\n")
-        metrics.flush()
-        if on_step is not None:
-            on_step(row)
+        if world.is_main:
+            metrics.write(json.dumps(row) + "\n")
+            metrics.flush()
+            if on_row is not None:
+                on_row(row)
 
-    # ---- epochs --------------------------------------------------------------------------------
-    with metrics:
-        for epoch in range(session.first_epoch, config.optim.epochs):
-            losses: list[Tensor] = []
-            num_images, wait_s, since = 0, 0.0, time.perf_counter()
-            batches = iter(train_batches)
-            while True:
-                asked = time.perf_counter()
-                host_batch = next(batches, None)
-                wait_s += time.perf_counter() - asked
-                if host_batch is None:
-                    break
-                lr = learning_rate(config.optim, config.data.batch_size, step, steps_per_epoch)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                batch = host_batch.to(compute.device)
-                losses.append(train_step(config, forward, teacher, optimizer, batch, compute))
-                if ema is not None:
-                    ema.update()
-                step += 1
-                num_images += len(batch.labels)
-                if step % config.run.log_every_steps == 0 or step % steps_per_epoch == 0:
-                    # The only place in an epoch that waits for the device.
-                    loss = torch.stack(losses).mean().item()
-                    now = time.perf_counter()
-                    if not math.isfinite(loss):
-                        raise FloatingPointError(
-                            f"loss must be finite. Found: {loss} at step {step - len(losses)} to "
-                            f"{step}, learning rate {lr:.3g}. Lower --base-lr or raise "
-                            "--warmup-epochs; the last checkpoint is as it was."
-                        )
-                    record(
-                        kind="train",
-                        epoch=epoch,
-                        step=step,
-                        loss=loss,
-                        lr=lr,
-                        img_per_s=num_images / (now - since),
-                        data_wait_frac=wait_s / (now - since),
-                    )
-                    losses, num_images, wait_s, since = [], 0, 0.0, now
-            evaluation = evaluate(model, val_batches, compute)
-            record(kind="eval", epoch=epoch, step=step, **evaluation.to_dict())
-            ema_evaluation = None
-            if ema is not None:
-                ema_evaluation = evaluate(ema.module, val_batches, compute)
-                record(kind="eval_ema", epoch=epoch, step=step, **ema_evaluation.to_dict())
-            save_checkpoint(
-                config.run.out / CHECKPOINT,
+    def save(position: Position, is_best: bool = False) -> None:
+        require_finite(model, position.step)
+        if world.is_main:
+            content = checkpoint_content(
                 model,
                 config.model,
                 config.data.image_size,
                 class_names,
                 config=config.to_dict(),
                 num_params=num_parameters(model),
-                **run_state(optimizer, ema, epoch + 1, step),
+                **run_state(position, session.optimizer, session.scaler, ema),
             )
-    return TrainResult(evaluation, ema_evaluation, config.run.out / CHECKPOINT)
+            store.save(content, position.step, is_best)
+
+    def stop(position: Position) -> NoReturn:
+        save(position)
+        store.wait()
+        raise Stopped(asked.signal_number, f"epoch {position.epoch}, step {position.step}")
+
+    # ---- epochs --------------------------------------------------------------------------------
+    with (
+        (run.out / METRICS if world.is_main else Path("/dev/null")).open("a") as metrics,
+        CheckpointStore(run.out, run.keep_checkpoints) as store,
+        stop_requests() as asked,
+        world.explain_loss(),
+    ):
+        votes = Votes(world, asked)
+        saved_at = time.perf_counter()
+        for epoch in range(position.epoch, optim.epochs):
+            first = position.step_in_epoch if epoch == position.epoch else 0
+            train_batches.load_state_dict({"epoch": epoch, "step": first})
+            losses: list[Tensor] = []
+            num_steps, since = 0, time.perf_counter()
+            loader = Timed(train_batches)
+            for batch in augmented(loader, config.augment, run.seed, compute.device, mix_word):
+                lr = learning_rate(optim, batch_size, step, steps_per_epoch, run.compat)
+                losses.append(train_step(config, session, batch, lr))
+                step += 1
+                num_steps += 1
+                in_epoch = batch.step + 1
+                must_stop = votes.ask()
+                is_row = step % run.log_every_steps == 0 or in_epoch == steps_per_epoch
+                if not (is_row or must_stop):
+                    continue
+                # The only place in an epoch that waits for the device.
+                now = time.perf_counter()
+                is_due = 0 < run.save_minutes <= (now - saved_at) / 60
+                *summed, num_due = world.sum_on_host(
+                    torch.cat((torch.stack(losses).cpu(), torch.tensor([float(is_due)])))
+                ).tolist()
+                window += summed
+                losses = []
+                world.heard(step)
+                loss = math.fsum(window) / len(window)
+                if not math.isfinite(loss):
+                    raise not_finite("loss", loss, step - len(window), step, lr)
+                if is_row:
+                    now = time.perf_counter()
+                    record(
+                        kind="train",
+                        epoch=epoch,
+                        step=step,
+                        loss=loss,
+                        lr=lr,
+                        img_per_s=num_steps * batch_size / (now - since),
+                        data_wait_frac=loader.seconds / (now - since),
+                    )
+                    window, num_steps, since, loader.seconds = [], 0, now, 0.0
+                    store.check()
+                here = Position(epoch, in_epoch, step, tuple(window), best_top1_pct)
+                if must_stop:
+                    stop(here)
+                # At the end of an epoch the checkpoint comes after the evaluation.
+                if num_due and in_epoch < steps_per_epoch:
+                    save(here)
+                    saved_at = time.perf_counter()
+
+            # ---- evaluation ------------------------------------------------------------------
+            require_finite(model, step)
+            world.broadcast_buffers(model)
+            ema_evaluation = None
+            try:
+                evaluation = evaluate(model, until_stop(val_batches, votes), compute, world=world)
+                if ema is not None:
+                    world.broadcast_buffers(ema.module)
+                    ema_evaluation = evaluate(
+                        ema.module, until_stop(val_batches, votes), compute, world=world
+                    )
+            except AskedToStop:
+                stop(Position(epoch, steps_per_epoch, step, (), best_top1_pct))
+            record(kind="eval", epoch=epoch, step=step, **evaluation.to_dict())
+            top1_pct = evaluation.best_top1_pct
+            if ema_evaluation is not None:
+                record(kind="eval_ema", epoch=epoch, step=step, **ema_evaluation.to_dict())
+                top1_pct = max(top1_pct, ema_evaluation.best_top1_pct)
+            is_best = top1_pct > best_top1_pct
+            best_top1_pct = max(top1_pct, best_top1_pct)
+            save(Position(epoch + 1, 0, step, (), best_top1_pct), is_best)
+            saved_at = time.perf_counter()
+        store.wait()
+        world.barrier()
+    return TrainResult(evaluation, ema_evaluation, run.out / "checkpoint.pt")
 
 
-def train_step(
-    config: TrainConfig,
-    model: nn.Module,
-    teacher: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    compute: Compute,
-) -> Tensor:
-    """Augment one batch, take one optimiser step.
+def train_step(config: TrainConfig, session: Session, batch: AugmentedBatch, lr: float) -> Tensor:
+    """Take one optimiser step, and move the averaged weights.
 
     Args:
-        config: augmentation and loss.
-        model: in training mode, on the device; may be compiled.
-        teacher: in evaluation mode, on the device, or None.
-        optimizer: over the model's parameters, its learning rate set.
-        batch: on the device.
-        compute: device and precision.
+        config: loss, clipping, in how many parts the batch is computed.
+        session: what computes.
+        batch: this process's share of the step, on the device.
+        lr: learning rate.
 
     Returns:
-        () float32 on the device, the detached loss; reading it is the caller's wait.
+        () float32 on the device, this process's part of the mean loss over the whole step; reading
+        it is the caller's wait.
     """
-    # DropPath is the only draw left to torch's generator; keyed by the step, it needs no saving.
-    torch.manual_seed(keyed.step_seed(config.run.seed, Purpose.DROP_PATH, batch.epoch, batch.step))
-    augmentation = sample_augmentation(config.augment, batch, config.run.seed)
-    images, targets = apply_augmentation(batch, augmentation)
-    with compute.autocast():
-        logits, dist_logits = forward_train(model, images)
-        if config.optim.loss == "bce":
-            loss = mixed_binary_cross_entropy(logits, targets)
-        else:
-            loss = mixed_cross_entropy(logits, targets, config.augment.smoothing)
-        if teacher is not None and dist_logits is not None:
-            with torch.no_grad():
-                teacher_logits = teacher(images)
-            loss = hard_distillation_loss(loss, dist_logits, teacher_logits)
+    world, optimizer, scaler = session.world, session.optimizer, session.scaler
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    # DropPath and dropout are the only draws left to torch's generator; keyed by the step and the
+    # process, they need no saving.
+    torch.manual_seed(
+        keyed.step_seed(config.run.seed, Purpose.DROP_PATH, batch.epoch, batch.step, world.rank)
+    )
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    total = torch.zeros((), device=batch.images.device)
+    parts = list(batch.parts(config.optim.accumulate))
+    for number, part in enumerate(parts):
+        is_last = number == len(parts) - 1
+        with contextlib.ExitStack() as stack:
+            if world.size > 1 and not is_last:
+                # Gradients are added up over the processes once, in the last part.
+                stack.enter_context(session.forward.no_sync())  # type: ignore[operator]
+            with session.compute.autocast():
+                loss = loss_of(config, session, part)
+            # Shares of a step may differ by an image; each image counts alike.
+            loss = loss * (len(part.images) / config.data.batch_size)
+            # The processes' gradients are averaged, where they must be added.
+            scaler.scale(loss * world.size).backward()
+        total += loss.detach()
     if config.optim.clip_grad > 0:
-        nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad)
-    optimizer.step()
-    return loss.detach()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(session.model.parameters(), config.optim.clip_grad)
+    scaler.step(optimizer)
+    scaler.update()
+    if session.ema is not None:
+        session.ema.update()
+    return total
 
 
-def load_teacher(
-    config: TrainConfig, class_names: tuple[str, ...], compute: Compute
-) -> nn.Module | None:
-    """Load the teacher of a distilled run, frozen, on the device.
+def loss_of(config: TrainConfig, session: Session, batch: AugmentedBatch) -> Tensor:
+    """The loss of a batch or a part of one: () float32, the mean over its images."""
+    logits, dist_logits = forward_train(session.forward, batch.images)
+    if config.optim.loss == "bce":
+        loss = mixed_binary_cross_entropy(logits, batch.targets)
+    else:
+        loss = mixed_cross_entropy(logits, batch.targets, config.augment.smoothing)
+    if session.teacher is not None and dist_logits is not None:
+        with torch.no_grad():
+            teacher_logits = session.teacher(batch.images)
+        loss = hard_distillation_loss(loss, dist_logits, teacher_logits)
+    return loss
+
+
+def require_finite(model: nn.Module, step: int) -> None:
+    """Make sure that weights are worth saving; waits for the device.
 
     Raises:
-        UserError: it knows other classes than the data has.
+        FloatingPointError: one of them is not a finite number.
     """
-    if config.distill.teacher is None:
-        return None
-    content = load_checkpoint(config.distill.teacher)
-    if tuple(content["class_names"]) != class_names:
-        raise UserError(
-            f"teacher must know the classes of the training set ({len(class_names)}). Found: "
-            f"{config.distill.teacher} with {len(content['class_names'])} others. "
-            "Train the teacher on the same data."
-        )
-    if content["image_size"] != config.data.image_size:
-        raise UserError(
-            f"teacher must see images of the student's size ({config.data.image_size}). Found: "
-            f"{config.distill.teacher} for {content['image_size']}. "
-            f"Pass --image-size {content['image_size']}, or train the teacher anew."
-        )
-    teacher = model_from_checkpoint(content).requires_grad_(False)
-    return compute.place(teacher)
+    norms = torch.stack(torch._foreach_norm(list(model.parameters())))
+    if not torch.isfinite(norms).all().item():
+        raise not_finite("weights", float("nan"), step - 1, step)
+
+
+def not_finite(
+    what: str, value: float, before: int, step: int, lr: float | None = None
+) -> FloatingPointError:
+    """The error of a run that diverged."""
+    at = "" if lr is None else f", learning rate {lr:.3g}"
+    return FloatingPointError(
+        f"{what} must be finite. Found: {value} at step {before} to {step}{at}. Lower --base-lr or "
+        "raise --warmup-epochs; what was saved before is as it was."
+    )
+
+
+class AskedToStop(Exception):
+    """Ends an evaluation."""
+
+
+class Timed:
+    """Batches, and how long their loader was waited for."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        """Begin at zero."""
+        self._batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches."""
+        batches = iter(self._batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+
+def until_stop(batches: Iterable[Batch], votes: Votes) -> Iterator[Batch]:
+    """The batches of an evaluation.
+
+    Raises:
+        AskedToStop: a process was.
+    """
+    for batch in batches:
+        if votes.ask():
+            raise AskedToStop
+        yield batch

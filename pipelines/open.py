@@ -116,8 +116,10 @@ def pipeline_options(data: DataConfig, device: torch.device) -> PipelineOptions:
     )
 
 
-def train_plan(data: DataConfig, index: DatasetIndex, run: RunConfig) -> Plan:
-    """The plan of training, of the process that torchrun says we are."""
+def train_plan(
+    data: DataConfig, index: DatasetIndex, run: RunConfig, rank: int = 0, world_size: int = 1
+) -> Plan:
+    """The plan of training of one process."""
     is_small = data.image_size <= PADDED_UP_TO
     crop: Literal["resized", "padded"] = "padded" if is_small else "resized"
     return Plan(
@@ -132,6 +134,8 @@ def train_plan(data: DataConfig, index: DatasetIndex, run: RunConfig) -> Plan:
         crop_scale=data.crop_scale,
         crop_ratio=data.crop_ratio,
         interpolation=data.interpolation,
+        rank=rank,
+        world_size=world_size,
     )
 
 
@@ -141,8 +145,10 @@ def eval_plan(
     crop_ratio: float,
     batch_size: int,
     interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Plan:
-    """The plan of evaluation on one process.
+    """The plan of evaluation of one process; together they see each image once.
 
     Up to 32 pixels the whole image is looked at, as DeiT does (CIFAR from scratch).
     """
@@ -153,4 +159,6 @@ def eval_plan(
         is_training=False,
         eval_crop_ratio=1.0 if image_size <= PADDED_UP_TO else crop_ratio,
         interpolation=interpolation,
+        rank=rank,
+        world_size=world_size,
     )

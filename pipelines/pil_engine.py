@@ -22,6 +22,9 @@ from fastdeit.pipelines.decode import BadImageError, decode_with_pil
 from fastdeit.pipelines.pipeline import Pipeline, PipelineOptions, Reasons, group_copies
 from fastdeit.pipelines.plan import Plan, StepPlan
 from fastdeit.pipelines.resample import BICUBIC
+from fastdeit.stopping import SIGNALS
+
+DEAF = "fastdeit.pipelines.deaf_forkserver"
 
 # A sample number and its cuts, (copies, 8) int32: what a worker is asked for.
 Request = tuple[int, NDArray[np.int32]]
@@ -39,7 +42,7 @@ class PilPipeline(Pipeline):
         # A fork server starts workers from a process without our threads: forking one that runs
         # OpenMP, CUDA or DALI threads can deadlock (ffcv#292, ffcv#312).
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([DEAF, __name__])
         self._loader: DataLoader[Any] = DataLoader(
             _CroppedImages(index, plan.image_size, crop_rule(plan).radius),
             batch_sampler=self._asked,
@@ -69,14 +72,16 @@ class PilPipeline(Pipeline):
 
 
 def _follow_the_parent(worker: int) -> None:
-    """Leave Ctrl-C to the parent, and end with it.
+    """Leave requests to stop to the parent, and end with it.
 
-    A worker that Ctrl-C ends takes 5 s to be given up by the DataLoader. And the DataLoader's own
+    The parent may still need batches, and the DataLoader has made SIGTERM end a worker. One that
+    Ctrl-C ends takes 5 s to be given up by the DataLoader. And the DataLoader's own
     watch looks whether the process that forked a worker is there, which is the fork server: after
     a killed parent its workers would stay for ever.
     """
     del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from fastdeit.batch import Batch
+from fastdeit.side_stream import one_ahead
 
 
 def ahead_on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -23,20 +25,13 @@ def ahead_on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[
     Yields:
         The batches, ready for the caller's current stream.
     """
-    if device.type != "cuda":
-        yield from batches
-        return
-    side = torch.cuda.Stream(device)
-    waiting: tuple[Batch, torch.cuda.Event] | None = None
-    while True:
-        with torch.cuda.stream(side):  # also for what an engine does on the GPU itself
-            batch = next(batches, None)
-            copied = None if batch is None else (_pinned(batch).to(device), side.record_event())
-        if waiting is not None:
-            yield _ready(*waiting)
-        if copied is None:
-            return
-        waiting = copied
+
+    def tensors(batch: Batch) -> tuple[Tensor, Tensor]:
+        return batch.images_nhwc_u8, batch.labels
+
+    if device.type == "cuda":
+        batches = (_pinned(batch).to(device) for batch in batches)
+    yield from one_ahead(batches, device, tensors)
 
 
 def _pinned(batch: Batch) -> Batch:
@@ -44,12 +39,3 @@ def _pinned(batch: Batch) -> Batch:
     if batch.labels.is_cuda:
         return batch
     return replace(batch, labels=batch.labels.pin_memory())
-
-
-def _ready(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    """Let the caller's stream wait for the copy, and its memory live as long as its use there."""
-    stream = torch.cuda.current_stream(batch.labels.device)
-    stream.wait_event(copied)
-    for tensor in (batch.images_nhwc_u8, batch.labels):
-        tensor.record_stream(stream)
-    return batch

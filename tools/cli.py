@@ -18,11 +18,15 @@ from typing import Any
 import tyro
 
 from fastdeit import UserError, __version__
+from fastdeit.errors import RunError, Stopped
 
 # Decoding threads and torch's threads share the cores. By default OpenMP's threads spin while they
 # wait, and steal the core from whoever works: a training step on 2 cores ran 3 to 4 times slower.
 # It must be said before anything loads OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+EXIT_REQUEUE = 75
+"""EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on."""
 
 ABOUT = """Train DeiT on ImageNet on one node: convert the data, train, evaluate, measure.
 
@@ -42,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 1 the command found a fault (verify) or the run failed, 2 the input
-        cannot be used or a file cannot be written, 130 interrupted, 143 terminated.
+        cannot be used or a file cannot be written, 75 a run was asked to stop and saved where it
+        was (SIGTERM, SIGUSR1: start it again), 130 interrupted, 143 terminated.
     """
     args = sys.argv[1:] if argv is None else argv
     if argv is None:
@@ -63,9 +68,12 @@ def main(argv: list[str] | None = None) -> int:
         reason = error.strerror or str(error).split("\n")[0]
         print(f"fastdeit: error: {where}{reason}. What existed is as it was.", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, RunError) as error:
         print(f"fastdeit: error: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"fastdeit: stopped at {stopped}; --resume auto goes on", file=sys.stderr)
+        return 130 if stopped.signal_number == signal.SIGINT else EXIT_REQUEUE
     except KeyboardInterrupt:
         print("fastdeit: interrupted", file=sys.stderr)
         return 130

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +18,10 @@ from fastdeit.tools.progress import progress
 
 if TYPE_CHECKING:
     from fastdeit.batch import BatchSource
+    from fastdeit.device import Compute
+    from fastdeit.distributed import World
     from fastdeit.pipelines.pipeline import Pipeline
-    from fastdeit.train import Session
+    from fastdeit.session import Session
 
     AnyRecipe = TrainConfig
 else:
@@ -36,17 +38,10 @@ else:
     ]
 
 SHEET_IMAGES, SHEET_COLUMNS = 32, 8
-RUN_FILES = frozenset(
-    (
-        "config.json",
-        "environment.json",
-        "metrics.jsonl",
-        "augmented.png",
-        "checkpoint.pt",
-        ".checkpoint.pt.partial",
-        "evaluation.json",
-    )
-)
+RUN_FILES = (
+    "config.json", "environment.json", "metrics.jsonl", "augmented.png", "evaluation.json",
+    "checkpoint.pt", "checkpoint-step*.pt", "best.pt", ".*.partial", "tensorboard", "wandb*",
+)  # fmt: skip
 """What a run and its evaluation write into their folder."""
 
 
@@ -66,18 +61,26 @@ def train(config: AnyRecipe) -> int:
     if config.dry_run:
         print(json.dumps(config.to_dict(), indent=1))
         return 0
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            f"training runs in one process so far. Found: WORLD_SIZE={os.environ['WORLD_SIZE']}. "
-            "Start `fastdeit train` without torchrun."
-        )
     # Heavy imports come after the line is parsed, so that help and errors are quick.
+    from fastdeit.device import choose_compute
+    from fastdeit.distributed import joined, local_rank
+
+    compute = choose_compute(config.run.device, config.run.precision, local_rank())
+    with joined(compute, config.run.timeout_minutes) as world:
+        facts = run_in(world, compute, config)
+        if world.is_main:
+            print(json.dumps(facts))
+    return 0
+
+
+def run_in(world: World, compute: Compute, config: TrainConfig) -> dict[str, Any]:
+    """Train in one of the processes of a job; return what the last line says."""
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.pipelines.open import eval_plan, open_pipeline, pipeline_options, train_plan
-    from fastdeit.train import make_session
+    from fastdeit.session import make_session
     from fastdeit.train import train as run_training
 
-    data = config.data
+    data, own = config.data, (world.rank, world.size)
     train_index, val_index = open_dataset(data.train), open_dataset(data.val)
     if train_index.class_ids != val_index.class_ids:
         raise UserError(
@@ -85,32 +88,26 @@ def train(config: AnyRecipe) -> int:
             f"{len(train_index.class_ids)} in {data.train}, {len(val_index.class_ids)} in "
             f"{data.val}, not all alike. Give two sets of one source."
         )
-    plan = train_plan(data, train_index, config.run)
+    plan = train_plan(data, train_index, config.run, *own)
+    val_plan = eval_plan(
+        val_index, data.image_size, data.eval_crop_ratio, data.batch_size, data.interpolation, *own
+    )
     check_folder(config)
-    session = make_session(config, train_index.class_names)
-    options = pipeline_options(data, session.compute.device)
+    session = make_session(config, train_index.class_names, compute, world)
+    options = pipeline_options(data, compute.device)
     with (
         open_pipeline(train_index, plan, data.engine, options) as train_batches,
-        open_pipeline(
-            val_index,
-            eval_plan(
-                val_index,
-                data.image_size,
-                data.eval_crop_ratio,
-                data.batch_size,
-                data.interpolation,
-            ),
-            data.engine,
-            options,
-        ) as val_batches,
+        open_pipeline(val_index, val_plan, data.engine, options) as val_batches,
     ):
-        make_folder(config)
-        describe_run(config, session, train_batches)
-        show_augmentation(config, train_batches, train_index.class_names)
+        world.barrier()  # all have looked at the folder before the first one changes it
+        if world.is_main:
+            make_folder(config)
+            describe_run(config, session, train_batches)
+            show_augmentation(config, train_batches, train_index.class_names)
         num_steps = config.optim.epochs * len(train_batches)
         with progress(None, "training", num_steps, unit="step") as bar:
 
-            def on_step(row: dict[str, Any]) -> None:
+            def on_row(row: dict[str, Any]) -> None:
                 bar.update(row["step"] - bar.n)
                 if row["kind"] == "train":
                     bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['img_per_s']:.0f} img/s")
@@ -125,7 +122,7 @@ def train(config: AnyRecipe) -> int:
                     )
 
             result = run_training(
-                config, session, train_batches, val_batches, train_index.class_names, on_step
+                config, session, train_batches, val_batches, train_index.class_names, on_row
             )
             replaced = [*train_batches.replacements.by_sample, *val_batches.replacements.by_sample]
     facts = {"checkpoint": str(result.checkpoint), **result.evaluation.to_dict()}
@@ -133,8 +130,7 @@ def train(config: AnyRecipe) -> int:
         facts["ema_heads"] = result.ema_evaluation.to_dict()["heads"]
     if replaced:
         facts["images_replaced"] = len(replaced)
-    print(json.dumps(facts))
-    return 0
+    return facts
 
 
 def check_args(args: list[str]) -> None:
@@ -156,7 +152,9 @@ def check_folder(config: TrainConfig) -> None:
     out = config.run.out
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    foreign = [f for f in out.iterdir() if f.name not in RUN_FILES] if out.is_dir() else [out]
+    files = list(out.iterdir()) if out.is_dir() else []
+    ours = [file for file in files if any(file.match(known) for known in RUN_FILES)]
+    foreign = [file for file in files if file not in ours] if out.is_dir() else [out]
     if foreign:
         raise UserError(
             f"the folder of a run must be new, empty or another run. Found: {foreign[0]}. "
@@ -183,7 +181,7 @@ def make_folder(config: TrainConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for file in out.iterdir():
         if config.run.resume == "never":
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
     replace_file(out / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
 
 
@@ -220,16 +218,15 @@ def show_augmentation(
     config: TrainConfig, batches: BatchSource, class_names: tuple[str, ...]
 ) -> None:
     """Draw the first batch as the model will see it into augmented.png; the position is kept."""
-    from fastdeit.augment import apply_augmentation, sample_augmentation
+    from fastdeit.augment import augment
     from fastdeit.pictures import contact_sheet, denormalise
 
     position = batches.state_dict()
     batch = next(iter(batches))
     batches.load_state_dict(position)
-    augmentation = sample_augmentation(config.augment, batch, config.run.seed)
-    images, targets = apply_augmentation(batch, augmentation)
-    names = [class_names[int(label)].split(",")[0] for label in targets.labels]
+    shown = augment(batch, config.augment, config.run.seed)
+    names = [class_names[int(label)].split(",")[0] for label in shown.targets.labels]
     sheet = contact_sheet(
-        list(denormalise(images[:SHEET_IMAGES])), names[:SHEET_IMAGES], SHEET_COLUMNS
+        list(denormalise(shown.images[:SHEET_IMAGES])), names[:SHEET_IMAGES], SHEET_COLUMNS
     )
     sheet.save(config.run.out / "augmented.png")

@@ -5,6 +5,7 @@ Flip, the policy's operations (RandAugment and its like), colour jitter, normali
 the device; `apply_augmentation` is pure and takes them.
 """
 
+from fastdeit.augment.ahead import AugmentedBatch, augment, augmented
 from fastdeit.augment.compose import (
     Augmentation,
     apply_augmentation,
@@ -17,10 +18,13 @@ from fastdeit.augment.sampling import Operations, sample_operations
 
 __all__ = [
     "Augmentation",
+    "AugmentedBatch",
     "MixedTargets",
     "Operations",
     "apply_augmentation",
     "apply_operations",
+    "augment",
+    "augmented",
     "dense_targets",
     "normalise",
     "sample_augmentation",

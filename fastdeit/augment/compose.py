@@ -58,13 +58,17 @@ class Augmentation:
     """Whether erasing or mixing comes first."""
 
 
-def sample_augmentation(config: AugmentConfig, batch: Batch, seed: int) -> Augmentation:
+def sample_augmentation(
+    config: AugmentConfig, batch: Batch, seed: int, mix_word: int = 0
+) -> Augmentation:
     """Draw the decisions for a batch.
 
     Args:
         config: which augmentations, with their probabilities.
         batch: only its keys, copies, epoch, step and image size are read.
         seed: the run's seed.
+        mix_word: another number for each process lets each draw its own Mixup or CutMix of a batch,
+            as the published code does; with 0 all draw the same.
 
     Returns:
         Decisions that depend on each sample's key, copy and epoch, and for mixing on the step.
@@ -96,7 +100,7 @@ def sample_augmentation(config: AugmentConfig, batch: Batch, seed: int) -> Augme
             config.erase_splits,
         )
     # One decision for a batch is one for all processes; those for each image are not.
-    first = 0 if config.mix_mode == "batch" else int(batch.sample_keys[:1].sum())
+    first = mix_word if config.mix_mode == "batch" else int(batch.sample_keys[:1].sum())
     return Augmentation(
         flip=keyed.uniform(states(Purpose.FLIP), 0) < config.hflip_prob,
         operations=tuple(operations),

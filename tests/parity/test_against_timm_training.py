@@ -13,23 +13,19 @@ import torch
 import torch.nn.functional as F
 from augment_batches import make_batch
 from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEma as TimmEma
 
-from fastdeit.augment import (
-    MixedTargets,
-    apply_augmentation,
-    dense_targets,
-    sample_augmentation,
-)
+from fastdeit.augment import MixedTargets, augment, dense_targets
 from fastdeit.config import ModelConfig, OptimConfig
 from fastdeit.config.augment import AugmentConfig
-from fastdeit.device import choose_compute
 from fastdeit.ema import ModelEma
 from fastdeit.losses import hard_distillation_loss, mixed_binary_cross_entropy
 from fastdeit.models import make_model
 from fastdeit.optim import learning_rate, make_optimizer
 from fastdeit.recipes import RECIPES
+from fastdeit.session import make_session
 from fastdeit.train import train_step
 
 NUM_CLASSES = 11
@@ -77,18 +73,18 @@ def test_loss_and_clipping_reach_the_step(loss: Any, clip_grad: float) -> None:
         augment=AugmentConfig(smoothing=0.0),
         optim=replace(config.optim, loss=loss, clip_grad=clip_grad),
     )
-    batch = make_batch(8, 64)
-    model = make_model(config.model, NUM_CLASSES, 64, 0).train()
-    optimizer = make_optimizer(model, config.optim, 64)
-    images, targets = apply_augmentation(batch, sample_augmentation(config.augment, batch, 0))
-    logits = copy.deepcopy(model)(images)
-    dense = dense_targets(targets, NUM_CLASSES, 0.0)
+    config = replace(config, data=replace(config.data, batch_size=8))
+    session = make_session(config, tuple(map(str, range(NUM_CLASSES))))
+    batch = augment(make_batch(8, 64), config.augment, 0)
+    logits = copy.deepcopy(session.model)(batch.images)
+    dense = dense_targets(batch.targets, NUM_CLASSES, 0.0)
     if loss == "bce":
         expected = torch.nn.BCEWithLogitsLoss()(logits, dense.gt(0.0).float())
     else:
         expected = SoftTargetCrossEntropy()(logits, dense)
-    found = train_step(config, model, None, optimizer, batch, choose_compute("cpu", "fp32"))
+    found = train_step(config, session, batch, 1e-3)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    model = session.model
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     if clip_grad:
         assert norm.item() == pytest.approx(clip_grad, rel=1e-3)
@@ -128,6 +124,57 @@ def test_against_timm_cosine_schedule() -> None:
         schedule.step_update(step)
         expected = optimizer.param_groups[0]["lr"]
         assert learning_rate(config, 1024, step, steps_per_epoch) == pytest.approx(expected), step
+
+
+def test_upstreams_schedule_is_an_epoch_late() -> None:
+    """With --compat upstream: timm's scheduler, stepped after each epoch with its number."""
+    config = OptimConfig(epochs=20, warmup_epochs=5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr(1024))
+    schedule = CosineLRScheduler(
+        optimizer, t_initial=20, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6
+    )
+    for epoch in range(20):
+        expected = optimizer.param_groups[0]["lr"]
+        for step in (7 * epoch, 7 * epoch + 6):
+            found = learning_rate(config, 1024, step, 7, "upstream")
+            assert found == pytest.approx(expected, rel=1e-12), epoch
+        schedule.step(epoch)
+
+
+def test_upstream_decays_the_distillation_token() -> None:
+    """The published code names position embedding and class token only."""
+    where = Path("x")
+    model = make_model(RECIPES["demo"](where, where, where, where).model, NUM_CLASSES, 64)
+    for compat, decayed in (("none", set()), ("upstream", {"dist_token"})):
+        optimizer = make_optimizer(model, OptimConfig(), 512, compat)  # type: ignore[arg-type]
+        kept = {
+            id(p)
+            for group in optimizer.param_groups
+            if group["weight_decay"] == 0
+            for p in group["params"]
+        }
+        tokens = {"dist_token", "cls_token", "pos_embed"}
+        named = dict(model.named_parameters())
+        assert {name for name in tokens if id(named[name]) not in kept} == decayed
+
+
+def test_sgd_is_timms() -> None:
+    """Ten steps of --optimizer sgd give the weights of timm's "sgd", which is Nesterov's."""
+    config = OptimConfig(optimizer="sgd", momentum=0.8, base_lr=0.05, scale_lr=False)
+    ours = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.LayerNorm(5))
+    theirs = copy.deepcopy(ours)
+    optimizers = (
+        make_optimizer(ours, config, 64),
+        create_optimizer_v2(theirs, opt="sgd", lr=0.05, momentum=0.8, weight_decay=0.05),
+    )
+    for step in range(10):
+        inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(inputs).square().sum().backward()
+            optimizer.step()
+    for name, value in theirs.state_dict().items():
+        assert torch.allclose(ours.state_dict()[name], value, atol=1e-6), name
 
 
 def test_drop_path_reaches_the_model() -> None:

@@ -1,0 +1,83 @@
+"""The batches of an epoch, augmented; on a GPU one ahead of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastdeit.augment.compose import apply_augmentation, sample_augmentation
+from fastdeit.augment.mix import MixedTargets
+from fastdeit.batch import Batch
+from fastdeit.config import AugmentConfig
+from fastdeit.side_stream import one_ahead
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentedBatch:
+    """What the model is shown in one step of one process."""
+
+    images: Tensor
+    """(B, 3, H, W) float32, channels-last in memory, normalised."""
+    targets: MixedTargets
+    """Two labels and a weight for each image."""
+    epoch: int
+    """From 0."""
+    step: int
+    """From 0 within the epoch."""
+
+    def parts(self, num: int) -> Iterator[AugmentedBatch]:
+        """Cut the batch into at most `num` parts of nearly equal size, in order, none empty."""
+        total = len(self.images)
+        for part in range(num):
+            own = slice(total * part // num, total * (part + 1) // num)
+            if own.start < own.stop:
+                targets = self.targets
+                yield AugmentedBatch(
+                    self.images[own],
+                    MixedTargets(
+                        targets.labels[own], targets.partner_labels[own], targets.weight[own]
+                    ),
+                    self.epoch,
+                    self.step,
+                )
+
+
+def augment(batch: Batch, config: AugmentConfig, seed: int, mix_word: int = 0) -> AugmentedBatch:
+    """Draw the decisions for a batch and apply them, on the device where it is.
+
+    Args:
+        batch: on its device; not changed.
+        config: which augmentations, with their probabilities.
+        seed: the run's seed.
+        mix_word: see `sample_augmentation`.
+    """
+    images, targets = apply_augmentation(batch, sample_augmentation(config, batch, seed, mix_word))
+    return AugmentedBatch(images, targets, batch.epoch, batch.step)
+
+
+def augmented(
+    batches: Iterable[Batch],
+    config: AugmentConfig,
+    seed: int,
+    device: torch.device,
+    mix_word: int = 0,
+) -> Iterator[AugmentedBatch]:
+    """Augment the batches of an epoch; on a GPU the next one while the caller's step runs.
+
+    Args:
+        batches: on any device.
+        config: which augmentations, with their probabilities.
+        seed: the run's seed.
+        device: where they are wanted.
+        mix_word: see `sample_augmentation`.
+    """
+
+    def tensors(batch: AugmentedBatch) -> tuple[Tensor, ...]:
+        targets = batch.targets
+        return batch.images, targets.labels, targets.partner_labels, targets.weight
+
+    made = (augment(batch.to(device), config, seed, mix_word) for batch in batches)
+    yield from one_ahead(made, device, tensors)

@@ -1,0 +1,143 @@
+"""What computes in a run, made and checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from fastdeit.checkpoint import load_checkpoint, model_from_checkpoint
+from fastdeit.config import TrainConfig
+from fastdeit.device import Compute, choose_compile_mode, choose_compute
+from fastdeit.distributed import World
+from fastdeit.ema import ModelEma
+from fastdeit.errors import UserError
+from fastdeit.models import make_model, set_distilled_training
+from fastdeit.optim import make_optimizer
+from fastdeit.resume import Position, load_run, restore
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What computes in a run."""
+
+    compute: Compute
+    """Device and precision."""
+    model: nn.Module
+    """As it is saved and evaluated."""
+    forward: nn.Module
+    """The same model as a step calls it: compiled, and adding up gradients over processes."""
+    optimizer: torch.optim.Optimizer
+    """Over the model's parameters."""
+    scaler: torch.amp.GradScaler
+    """Scales the loss where the precision needs it."""
+    teacher: nn.Module | None = None
+    """In evaluation mode, frozen."""
+    ema: ModelEma | None = None
+    """The averaged weights."""
+    world: World = field(default_factory=World)
+    """The processes of the job."""
+    position: Position = field(default_factory=Position)
+    """Where the run begins or goes on."""
+
+
+def make_session(
+    config: TrainConfig,
+    class_names: tuple[str, ...],
+    compute: Compute | None = None,
+    world: World | None = None,
+) -> Session:
+    """Choose the device, build the model, load the teacher; restore a run that goes on.
+
+    Args:
+        config: everything that decides the run.
+        class_names: one for each output of the model.
+        compute: where this process computes; None chooses by the configuration.
+        world: the processes of the job; None for this one alone.
+
+    Raises:
+        UserError: the device, the model or the teacher cannot be had, or the run cannot go on.
+    """
+    world = world or World()
+    content = load_run(config, world)
+    compute = compute or choose_compute(config.run.device, config.run.precision)
+    model = make_model(config.model, len(class_names), config.data.image_size, config.run.seed)
+    if config.init_from is not None and content is None:
+        pass  # TODO
+    model = compute.place(model).train()
+    set_distilled_training(model)
+    if config.run.activation_checkpointing:
+        checkpoint_activations(model, config.model.model)
+    optimizer = make_optimizer(model, config.optim, config.data.batch_size, config.run.compat)
+    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.scales_loss)
+    ema = ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay > 0 else None
+    teacher = load_teacher(config, class_names, compute)
+    position = Position()
+    if content is not None:
+        position = restore(content, model, optimizer, scaler, ema)
+    return Session(
+        compute=compute,
+        model=model,
+        forward=compile_model(world.wrap(model, config.optim.accumulate > 1), config, compute),
+        optimizer=optimizer,
+        scaler=scaler,
+        teacher=teacher,
+        ema=ema,
+        world=world,
+        position=position,
+    )
+
+
+def compile_model(model: nn.Module, config: TrainConfig, compute: Compute) -> nn.Module:
+    """The model under torch.compile, in the mode of the configuration, or as it is.
+
+    Compiled code is kept on disk by torch, in TORCHINDUCTOR_CACHE_DIR.
+    """
+    mode = choose_compile_mode(config.run.compile, compute)
+    if mode is None:
+        return model
+    compiled: nn.Module = torch.compile(model, mode=mode)  # type: ignore[assignment]
+    return compiled
+
+
+def checkpoint_activations(model: nn.Module, name: str) -> None:
+    """Let a model compute its activations again in the backward pass.
+
+    Raises:
+        UserError: timm's model cannot.
+    """
+    try:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError, TypeError) as error:
+        raise UserError(
+            f"activation_checkpointing must be something that the model can do. Found: {name}, for "
+            "which timm has none. Leave out --activation-checkpointing."
+        ) from error
+
+
+def load_teacher(
+    config: TrainConfig, class_names: tuple[str, ...], compute: Compute
+) -> nn.Module | None:
+    """Load the teacher of a distilled run, frozen, on the device.
+
+    Raises:
+        UserError: it knows other classes than the data has.
+    """
+    if config.distill.teacher is None:
+        return None
+    content = load_checkpoint(config.distill.teacher)
+    if tuple(content["class_names"]) != class_names:
+        raise UserError(
+            f"teacher must know the classes of the training set ({len(class_names)}). Found: "
+            f"{config.distill.teacher} with {len(content['class_names'])} others. "
+            "Train the teacher on the same data."
+        )
+    if content["image_size"] != config.data.image_size:
+        raise UserError(
+            f"teacher must see images of the student's size ({config.data.image_size}). Found: "
+            f"{config.distill.teacher} for {content['image_size']}. "
+            f"Pass --image-size {content['image_size']}, or train the teacher anew."
+        )
+    teacher = model_from_checkpoint(content).requires_grad_(False)
+    return compute.place(teacher)

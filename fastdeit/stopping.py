@@ -1,0 +1,64 @@
+"""Being asked to stop: a flag that signals set, and the loop reads between two steps."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+AGAIN_S = 1.0
+"""A second Ctrl-C ends at once, unless it comes this soon: launchers send it twice."""
+
+
+class StopRequest:
+    """Whether, and by which signal, this process was asked to stop."""
+
+    def __init__(self) -> None:
+        """Nobody asked yet."""
+        self.signal_number = 0
+        self._asked_at = 0.0
+
+    def __call__(self) -> bool:
+        """Whether it was asked."""
+        return self.signal_number != 0
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Take note of a signal.
+
+        Raises:
+            KeyboardInterrupt: at the second Ctrl-C.
+        """
+        del frame
+        now = time.monotonic()
+        if not self.signal_number:
+            self.signal_number, self._asked_at = number, now
+            more = "; once more ends at once" if number == signal.SIGINT else ""
+            sys.stderr.write(f"\nfastdeit: saving after this step{more}\n")
+        elif number == signal.SIGINT and now - self._asked_at > AGAIN_S:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Turn SIGINT, SIGTERM and SIGUSR1 into a request until the end of the block.
+
+    Outside the main thread, where Python takes no signals, and where a signal is ignored, such as
+    SIGINT in a background job, nothing is changed.
+    """
+    request = StopRequest()
+    before = {}
+    try:
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, request.on_signal)
+    except ValueError:  # not the main thread
+        pass
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,118 @@
+"""Training jobs as a user starts them, in one or two processes, to be stopped in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastdeit.checkpoint import load_checkpoint
+
+TINY = (
+    "--engine", "pil", "--threads", "1", "--batch-size", "63", "--epochs", "3",
+    "--warmup-epochs", "1", "--log-every-steps", "2", "--model", "deit_tiny_patch16_224",
+    "--patch-size", "16", "--embed-dim", "48", "--depth", "2", "--num-heads", "3",
+    "--drop-path", "0.3", "--ema-decay", "0.9", "--save-minutes", "1e-6", "--resume", "auto",
+)  # fmt: skip
+"""A model that takes 4 steps an epoch on the small sample data, and saves every second one. The
+batch has an odd number of images, so two processes have unequal shares."""
+MARK = "FASTDEIT_TEST_JOB"
+MIXED = ("--mixup-alpha", "0.8", "--cutmix-alpha", "1", "--auto-augment", "rand-m9-mstd0.5-inc1")
+
+
+class Job:
+    """One `fastdeit train`."""
+
+    def __init__(
+        self, containers: dict[str, Path], out: Path, *options: str, processes: int = 1
+    ) -> None:
+        """Start it."""
+        program = ["-m", "fastdeit.tools.cli"]
+        if processes > 1:
+            torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+            program = [*torchrun, str(processes), *program]
+        data = ["--train", str(containers["beton"]), "--val", str(containers["val"])]
+        line = ["train", "demo-teacher", *data, "--out", str(out), *TINY, *options]
+        self.out = out
+        self._log = out.with_name(f"{out.name}-{time.monotonic_ns()}.log")
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *line],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1", MARK: self._log.name},
+            )
+
+    def wait_for_step(self, step: int, timeout_s: float = 120) -> None:
+        """Wait until the metrics have a row of this step or a later one."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end and self.process.poll() is None:
+            if any(row["step"] >= step for row in rows_of(self.out)):
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"no step {step}:\n{self.text()}")
+
+    def kill(self) -> None:
+        """SIGKILL for every process of the job at once; torchrun starts sessions of their own."""
+        for process in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self.process.wait()
+
+    def rank(self, rank: int) -> int:
+        """The process number of a rank."""
+        for process in self._processes(f"RANK={rank}"):
+            stat = Path(f"/proc/{process}/stat").read_text()
+            if int(stat.rsplit(")", 1)[1].split()[1]) == self.process.pid:
+                return process
+        raise AssertionError(f"no rank {rank}:\n{self.text()}")
+
+    def _processes(self, *variables: str) -> list[int]:
+        wanted = {word.encode() for word in (*variables, f"{MARK}={self._log.name}")}
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
+                    found.append(int(folder.name))
+        return found
+
+    def end(self, timeout_s: float = 180) -> int:
+        """Wait for the end; return the exit code."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"it did not end:\n{self.text()}") from None
+
+    def text(self) -> str:
+        """What it printed so far."""
+        return self._log.read_text(errors="replace")
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """The whole rows of a run's metrics."""
+    try:
+        lines = (out / "metrics.jsonl").read_text().split("\n")
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, averages and metrics of two runs are equal bit for bit."""
+    first, second = (load_checkpoint(out / "checkpoint.pt") for out in (one, other))
+    for part in ("model", "ema"):
+        assert first[part].keys() == second[part].keys()
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), (part, name)
+    keys = ("kind", "epoch", "step", "loss", "lr", "heads", "num_images")
+    rows = [[[row.get(key) for key in keys] for row in rows_of(out)] for out in (one, other)]
+    assert rows[0] == rows[1]
