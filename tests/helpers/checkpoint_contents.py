@@ -1,11 +1,42 @@
-"""Comparing the contents of checkpoints."""
+"""Contents of checkpoints: making small ones, saving, comparing."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastdeit.checkpoint import FORMAT, load_checkpoint
+from fastdeit.checkpoint_store import CheckpointStore
+
+
+def content_of(step: int) -> dict[str, Any]:
+    """A content whose every value tells its step."""
+    return {"format": FORMAT, "model": {"w": torch.full((4, 5), float(step))}, "step": step}
+
+
+def names(out: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(path.name for path in out.iterdir())
+
+
+def steps(out: Path) -> dict[str, int]:
+    """The step in each whole checkpoint of a folder; a file that is not whole is an error."""
+    return {name: load_checkpoint(out / name)["step"] for name in names(out)}
+
+
+def save_all(out: Path, keep: int, *saves: int, best: int | None = None) -> None:
+    """Save checkpoints of some steps, one after another."""
+    with CheckpointStore(out, keep) as store:
+        for step in saves:
+            store.save(content_of(step), step, is_best=step == best)
+
+
+def no_skip(text: str) -> None:
+    """Nothing may be skipped."""
+    raise AssertionError(text)
 
 
 def assert_same(found: Any, expected: Any, where: str = "content") -> None:
