@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, before_rename: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
     """Open a file to be written: a temporary one, put on the disk and under its name at the end.
 
     What was at the path stays until the new file is complete; a failure leaves nothing else.
 
     Args:
         path: where; its folder must exist.
+        before_rename: called when the new file is on the disk and not under its name yet.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -24,9 +26,28 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if before_rename is not None:
+            before_rename()
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk: a rename does not survive a power cut before that.
+
+    Args:
+        folder: which; a file system that cannot do it for folders is left alone.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def replace_file(path: Path, data: bytes) -> None:
