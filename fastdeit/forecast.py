@@ -76,7 +76,6 @@ class Forecast:
             return
         # The evaluation after step m comes before step m + 1.
         num_pauses = (step - 1) // self._steps_per_epoch - (self._step - 1) // self._steps_per_epoch
-        num_pauses -= self._step == 0
         if not self._is_first:
             window = _Window(num_steps, num_pauses, now_s - self._step_s)
             # Short windows are joined: their number stays small however often this is called.
