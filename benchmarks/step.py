@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
 from fastdeit.config import TrainConfig
 from fastdeit.device import Compute
 from fastdeit.ema import ModelEma
+from fastdeit.flops import MATRIX_SIDE, matrix_flops
 from fastdeit.models import make_model, set_distilled_training
 from fastdeit.optim import make_optimizer
 from fastdeit.pipelines.pipeline import PipelineOptions
@@ -32,7 +32,6 @@ from fastdeit.train import train_step
 
 BASELINE = "the published DeiT loop"
 STEPS = 8
-MATRIX = 2048
 
 
 def bench_step(
@@ -105,10 +104,11 @@ def bench_step(
         Case(name="fastdeit augmentation alone", run=augmentation, note="flip, policy, erase, mix"),
     ]
     rows = measure("step", "img/s", cases, rounds, [BASELINE], on_round)
-    peak = matrix_flops(compute)
+    side = MATRIX_SIDE[compute.device.type]
+    peak = matrix_flops(compute, side)
     shown = augment(batches[0], config.augment, config.run.seed)
     flops = step_flops(lambda: train_step(config, session, shown, lr))
-    what = f"a {MATRIX}^3 matrix product, {peak / 1e9:.0f} GFLOP/s"
+    what = f"a {side}^3 matrix product, {peak / 1e9:.0f} GFLOP/s"
     bound = peak / (flops / batch_size)
     published, step, alone = rows
     return [
@@ -167,21 +167,6 @@ def published_loop(
         return count
 
     return run
-
-
-def matrix_flops(compute: Compute) -> float:
-    """Floating-point operations a second of a large matrix product in the run's precision."""
-    dtype = compute.autocast_dtype or torch.float32
-    left = torch.randn(MATRIX, MATRIX, device=compute.device, dtype=dtype)
-    best = 0.0
-    for _ in range(5):
-        compute.synchronize()
-        started = time.perf_counter()
-        for _ in range(4):
-            left @ left
-        compute.synchronize()
-        best = max(best, 4 * 2 * MATRIX**3 / (time.perf_counter() - started))
-    return best
 
 
 def step_flops(step: Callable[[], object]) -> int:

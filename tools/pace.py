@@ -1,0 +1,214 @@
+"""How many images a second one device trains: real steps of a recipe, timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fastdeit.batch import Batch, BatchSource
+from fastdeit.checkpoint import load_checkpoint
+from fastdeit.config import ModelConfig, TrainConfig
+from fastdeit.device import Compute, choose_compute
+from fastdeit.ema import ModelEma
+from fastdeit.errors import UserError
+from fastdeit.flops import Peak, forward_flops, peak_flops, train_flops
+from fastdeit.models import make_model, set_distilled_training
+from fastdeit.optim import make_optimizer
+from fastdeit.pipelines.datasets.index import open_dataset
+from fastdeit.pipelines.open import choose_engine, open_pipeline, pipeline_options, train_plan
+from fastdeit.pipelines.synthetic import synthetic_index
+from fastdeit.train import load_teacher, train_step
+
+NUM_CLASSES = 1000
+"""Of synthetic images, as ImageNet has."""
+TEACHER = "regnety_160"
+"""Stands in where no teacher is given (the paper's best, Table 2)."""
+STAND_IN = f"{TEACHER} with random weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What was measured on one device."""
+
+    img_per_s: float
+    """Training."""
+    batch_size: int
+    """Images a step on this device."""
+    num_steps: int
+    """Timed steps, after the warm-up."""
+    data: str
+    """Where the images came from."""
+    compute: Compute
+    """Where it ran."""
+    peak: Peak
+    """Of the device."""
+    mfu: float
+    """Part of the peak that the model's operations took."""
+    work: Work
+    """Operations of one image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Floating-point operations of one image."""
+
+    train_flops: int
+    """Training, the teacher included."""
+    eval_flops: int
+    """The student's forward pass."""
+    teacher: str | None
+    """Which teacher is counted, for the log."""
+
+
+def count_work(config: TrainConfig) -> Work:
+    """Count what a step computes; nothing is run, no memory is taken."""
+    with torch.device("meta"):
+        model = make_model(config.model, NUM_CLASSES, config.data.image_size)
+        teacher = stand_in_teacher(config, NUM_CLASSES) if is_taught(config) else None
+    return work_of(config, model, teacher, STAND_IN)
+
+
+def work_of(config: TrainConfig, model: nn.Module, teacher: nn.Module | None, name: str) -> Work:
+    """The same for models that exist."""
+    size = config.data.image_size
+    trained = train_flops(model, teacher, size)
+    return Work(trained, forward_flops(model, size), None if teacher is None else name)
+
+
+def is_taught(config: TrainConfig) -> bool:
+    """Whether a teacher runs in each step."""
+    return config.distill.distillation != "none"
+
+
+def stand_in_teacher(config: TrainConfig, num_classes: int) -> nn.Module:
+    """The teacher's architecture with random weights: as fast as a trained one."""
+    teacher = make_model(ModelConfig(model=TEACHER), num_classes, config.data.image_size)
+    return teacher.eval().requires_grad_(False)
+
+
+def measure_pace(
+    config: TrainConfig,
+    num_devices: int,
+    num_steps: int,
+    data: Path | None,
+    teacher: Path | None,
+    on_step: Callable[[], None],
+) -> Pace:
+    """Train for some steps and time them.
+
+    Args:
+        config: the recipe, for the whole run.
+        num_devices: how many share its batch; this one takes one share, rounded up.
+        num_steps: timed steps; `num_warm_up` more come before.
+        data: a dataset to decode, or None for synthetic images on the device.
+        teacher: checkpoint of the teacher of a distilled recipe; None takes `TEACHER` with random
+            weights.
+        on_step: called after each step.
+
+    Raises:
+        UserError: the model, the data, the teacher or the device cannot be had, or the share of a
+            step does not fit into the device's memory.
+    """
+    compute = choose_compute(config.run.device, config.run.precision)
+    share = -(-config.data.batch_size // num_devices)
+    local = replace(config, data=replace(config.data, batch_size=share))
+    # ---- what is trained -----------------------------------------------------------------------
+    names: tuple[str, ...] = tuple(map(str, range(NUM_CLASSES)))
+    if teacher is not None:
+        names = tuple(load_checkpoint(teacher)["class_names"])
+    index = synthetic_index(max(256, share * 8), len(names))
+    if data is not None:
+        index = open_dataset(data)
+        names = index.class_names
+    plan = train_plan(local.data, index, local.run)
+    model = make_model(local.model, len(names), local.data.image_size, local.run.seed)
+    taught_by: nn.Module | None = None
+    if teacher is not None:
+        given = replace(local, distill=replace(local.distill, teacher=teacher))
+        taught_by = load_teacher(given, names, compute)
+    elif is_taught(local):
+        taught_by = compute.place(stand_in_teacher(local, len(names)))
+    work = work_of(local, model, taught_by, STAND_IN if teacher is None else str(teacher))
+    engine = "synthetic" if data is None else local.data.engine
+    # ---- steps ---------------------------------------------------------------------------------
+    with open_pipeline(index, plan, engine, pipeline_options(local.data, compute.device)) as source:
+        try:
+            model = compute.place(model).train()
+            seconds = _time_steps(local, model, taught_by, source, compute, num_steps, on_step)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"a device's share of a step must fit into its memory. Found: {share} images, "
+                f"too many for {compute.device}. Pass a smaller --batch-size, or more --gpus."
+            ) from error
+    rate = share * num_steps / seconds
+    peak = peak_flops(compute)
+    return Pace(
+        img_per_s=rate,
+        batch_size=share,
+        num_steps=num_steps,
+        data="synthetic" if data is None else f"{data} through {choose_engine(index, engine).name}",
+        compute=compute,
+        peak=peak,
+        mfu=rate * work.train_flops / peak.flops_per_s,
+        work=work,
+    )
+
+
+def num_warm_up(device: torch.device) -> int:
+    """Steps before the clock starts: on a GPU kernels are compiled and chosen in the first ones."""
+    return 10 if device.type == "cuda" else 1
+
+
+def _time_steps(
+    config: TrainConfig,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    source: BatchSource,
+    compute: Compute,
+    num_steps: int,
+    on_step: Callable[[], None],
+) -> float:
+    """Take steps as training does; return the seconds of the last `num_steps`."""
+    set_distilled_training(model)
+    optimizer = make_optimizer(model, config.optim, config.data.batch_size)
+    for group in optimizer.param_groups:
+        group["lr"] = config.optim.warmup_lr
+    ema = ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay > 0 else None
+    forward = _compiled(config, model, compute)
+    batches, started = _endless(source), 0.0
+    warm_up = num_warm_up(compute.device)
+    for step in range(warm_up + num_steps):
+        if step == warm_up:
+            compute.synchronize()
+            started = time.perf_counter()
+        batch = next(batches).to(compute.device)
+        train_step(config, forward, teacher, optimizer, batch, compute)
+        if ema is not None:
+            ema.update()
+        if step % config.run.log_every_steps == 0:
+            compute.synchronize()  # where training reads the loss
+        on_step()
+    compute.synchronize()
+    return time.perf_counter() - started
+
+
+def _compiled(config: TrainConfig, model: nn.Module, compute: Compute) -> nn.Module:
+    """The model as training runs it."""
+    mode = config.run.compile
+    if mode == "off" or (mode == "auto" and compute.device.type != "cuda"):
+        return model
+    compiled: nn.Module = torch.compile(  # type: ignore[assignment]
+        model, mode=None if mode in ("auto", "default") else mode
+    )
+    return compiled
+
+
+def _endless(source: BatchSource) -> Iterator[Batch]:
+    """The batches of one epoch after another."""
+    while True:
+        yield from source
