@@ -13,8 +13,9 @@ import tyro
 from fastdeit import UserError
 from fastdeit.config import TrainConfig
 from fastdeit.files import replace_file
-from fastdeit.recipes import NEED_TEACHER, RECIPES
+from fastdeit.recipes import RECIPES
 from fastdeit.tools.progress import progress
+from fastdeit.tools.recipe_list import check_recipe, fill_recipe, help_of
 
 if TYPE_CHECKING:
     from fastdeit.batch import BatchSource
@@ -26,11 +27,8 @@ else:
     # One subcommand a recipe, whose values are the defaults of the options.
     AnyRecipe = Annotated[
         tyro.extras.subcommand_type_from_defaults(
-            {
-                name: recipe(*[tyro.MISSING] * (4 if name in NEED_TEACHER else 3))
-                for name, recipe in RECIPES.items()
-            },
-            {name: " ".join((recipe.__doc__ or "").split()) for name, recipe in RECIPES.items()},
+            {name: fill_recipe(name, tyro.MISSING) for name in RECIPES},
+            {name: help_of(name) for name in RECIPES},
         ),
         tyro.conf.arg(name=""),
     ]
@@ -53,6 +51,8 @@ RUN_FILES = frozenset(
 def train(config: AnyRecipe) -> int:
     """Train a model by a recipe: `fastdeit train RECIPE --train ... --val ... --out ...`.
 
+    `fastdeit train --list` shows the recipes, with the accuracies that the papers report.
+
     The folder of the run gets config.json, environment.json, metrics.jsonl, augmented.png (what
     the model is shown) and, after each epoch, checkpoint.pt. The last line on stdout is one JSON
     object with the last evaluation.
@@ -64,8 +64,9 @@ def train(config: AnyRecipe) -> int:
         0.
     """
     if config.dry_run:
-        print(json.dumps(config.to_dict(), indent=1))
-        return 0
+        from fastdeit.tools.dry_run import dry_run
+
+        return dry_run(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"training runs in one process so far. Found: WORLD_SIZE={os.environ['WORLD_SIZE']}. "
@@ -137,13 +138,7 @@ def train(config: AnyRecipe) -> int:
     return 0
 
 
-def check_args(args: list[str]) -> None:
-    """Name the recipes where the first word is none of them."""
-    if args and not args[0].startswith("-") and args[0] not in RECIPES:
-        raise UserError(f"no such recipe. Found: {args[0]}. Known: {', '.join(RECIPES)}.")
-
-
-train.check_args = check_args  # type: ignore[attr-defined]
+train.check_args = check_recipe  # type: ignore[attr-defined]
 
 
 def check_folder(config: TrainConfig) -> None:
