@@ -12,7 +12,7 @@ from typing import Literal
 import tyro
 
 from fastdeit import UserError
-from fastdeit.recipes import RECIPES
+from fastdeit.recipes import NEED_TEACHER, RECIPES
 
 
 def bench(
@@ -79,7 +79,7 @@ def bench(
             "Pass a smaller --batch-size or a larger --num-images."
         )
     if recipe not in RECIPES:
-        raise UserError(f"no such recipe. Found: {recipe}. Known: {', '.join(RECIPES)}.")
+        raise UserError(f"no such recipe. Found: {recipe}. See `fastdeit train --list`.")
     if what in ("loaders", "footprint", "all") and data is None:
         raise UserError(f"bench {what} needs a dataset. Found: none. Pass --data X.beton.")
     if what == "convert" and source is None:
@@ -133,7 +133,8 @@ def bench(
             rows += bench_augment(batch_size, image_size, compute.device, rounds, on_round)
         if what in ("step", "all"):
             unused = Path("unused")
-            config = RECIPES[recipe](unused, unused, unused, unused if recipe == "demo" else None)
+            teacher = unused if recipe in NEED_TEACHER else None
+            config = RECIPES[recipe](unused, unused, unused, teacher, init_from=unused)
             rows += bench_step(config, 20, compute, rounds, on_round)
     environment = {**describe_environment(), "device": str(compute.device)}
     if out is not None:

@@ -19,7 +19,6 @@ from fastdeit.batch import Batch
 from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
 from fastdeit.config import TrainConfig
 from fastdeit.device import Compute
-from fastdeit.ema import ModelEma
 from fastdeit.flops import MATRIX_SIDE, matrix_flops
 from fastdeit.models import make_model, set_distilled_training
 from fastdeit.optim import make_optimizer
@@ -27,7 +26,7 @@ from fastdeit.pipelines.pipeline import PipelineOptions
 from fastdeit.pipelines.plan import Plan
 from fastdeit.pipelines.synthetic import SyntheticPipeline, synthetic_index
 from fastdeit.recipes import demo_teacher
-from fastdeit.session import Session, compile_model
+from fastdeit.session import assemble
 from fastdeit.train import train_step
 
 BASELINE = "the published DeiT loop"
@@ -71,18 +70,8 @@ def bench_step(
         set_distilled_training(model)
         return model, make_optimizer(model, config.optim, batch_size)
 
-    model, optimizer = fresh()
-    ema = ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay > 0 else None
-    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.scales_loss)
-    session = Session(
-        compute=compute,
-        model=model,
-        forward=compile_model(model, config, compute),
-        optimizer=optimizer,
-        scaler=scaler,
-        teacher=teacher,
-        ema=ema,
-    )
+    model = make_model(config.model, num_classes, size, config.run.seed)
+    session = assemble(config, model, teacher, compute)
     lr = config.optim.lr(batch_size)
 
     def ours() -> int:

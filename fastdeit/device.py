@@ -38,6 +38,12 @@ class Compute:
         """Move a model to the device, its weights channels-last."""
         return model.to(self.device).to(memory_format=torch.channels_last)
 
+    def peak_memory_gib(self) -> float | None:
+        """The most memory that tensors took on a GPU so far, in GiB; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.max_memory_allocated(self.device) / 2**30
+
     def synchronize(self) -> None:
         """Wait for the device; a clock is read only after this."""
         if self.device.type == "cuda":

@@ -174,8 +174,7 @@ def precision_of(compute: Compute) -> str:
     """The precision of the run's matrix products: bf16, fp16, tf32 or fp32."""
     if compute.autocast_dtype is not None:
         return {torch.bfloat16: "bf16", torch.float16: "fp16"}[compute.autocast_dtype]
-    is_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if compute.device.type == "cuda" and is_tf32 else "fp32"
+    return "tf32" if compute.uses_tf32 else "fp32"
 
 
 def matrix_flops(compute: Compute, side: int) -> float:

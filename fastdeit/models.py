@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import timm
 import torch
+from timm.layers import trunc_normal_
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fastdeit.config import ModelConfig
 from fastdeit.errors import UserError
+from fastdeit.model_options import check_effect, timm_options
+from fastdeit.stochastic_depth import set_constant_rate
 
 
 def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int = 0) -> nn.Module:
-    """Build a timm model with fresh weights.
+    """Build a timm model with fresh weights; its transformers get those that DeiT begins with.
 
     Args:
         config: which model.
@@ -27,6 +31,9 @@ def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int
 
     Raises:
         UserError: timm does not know the name, or the model does not take one of the options.
+
+    Source: paper section 6, "Initialization"; deit models.py. timm differs in the class token
+        (normal, 1e-6) and in DeiT-III's LayerScale (1e-6, where the published code has 1e-4).
     """
     if not timm.is_model(config.model):
         near = timm.list_models(f"*{config.model.split('_')[0]}*")[:4]
@@ -34,23 +41,25 @@ def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int
             f"model is not one of timm {timm.__version__}. Found: {config.model}. "
             f"Near it: {', '.join(near) or 'nothing'}."
         )
-    options: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path}
-    for name in ("patch_size", "embed_dim", "depth", "num_heads"):
-        if getattr(config, name) is not None:
-            options[name] = getattr(config, name)
-    if config.model.startswith(("deit", "vit")):
-        options["img_size"] = image_size
     with torch.random.fork_rng(devices=[]):
+        options = timm_options(config, image_size)
         torch.manual_seed(seed)
         try:
-            model = timm.create_model(config.model, **options)
-        except (TypeError, AssertionError, ValueError) as error:
+            model = timm.create_model(config.model, num_classes=num_classes, **options)
+        except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+            reason = str(error).split("\n")[0]
             raise UserError(
                 f"model {config.model} cannot be built with these options. "
-                f"Found: {options}. timm says: {error}. Change that option."
+                f"Found: {options}. timm says: {reason}. Change that option."
             ) from error
+        if isinstance(model, VisionTransformer) and model.cls_token is not None:
+            trunc_normal_(model.cls_token, std=0.02)
+    if config.drop_path_decay == "constant":
+        set_constant_rate(model.blocks, config.drop_path)
+    check_effect(config, model)
 
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1,))[0]
+    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+    patch = patch_size[0] if isinstance(patch_size, tuple) else patch_size
     if image_size % patch:
         raise UserError(
             f"image_size must be a multiple of the patch's side ({patch}). Found: {image_size}. "

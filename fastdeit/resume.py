@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastdeit.checkpoint_store import newest
+from fastdeit.checkpoint_store import newest_checkpoint
 from fastdeit.config import TrainConfig
 from fastdeit.distributed import World, say
 from fastdeit.ema import ModelEma
@@ -96,7 +96,7 @@ def load_run(config: TrainConfig, world: World) -> dict[str, Any] | None:
 
 
 def _newest_of_run(config: TrainConfig, world: World) -> dict[str, Any] | None:
-    found = newest(config.run.out, say if world.is_main else lambda _: None)
+    found = newest_checkpoint(config.run.out, say if world.is_main else lambda _: None)
     if found is None:
         return None
     content, path = found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,9 +11,10 @@ from torch import nn
 from fastdeit.checkpoint import load_checkpoint, model_from_checkpoint
 from fastdeit.config import TrainConfig
 from fastdeit.device import Compute, choose_compile_mode, choose_compute
-from fastdeit.distributed import World
+from fastdeit.distributed import World, say
 from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError
+from fastdeit.initialise import initialise_from
 from fastdeit.models import make_model, set_distilled_training
 from fastdeit.optim import make_optimizer
 from fastdeit.resume import Position, load_run, restore
@@ -64,7 +66,35 @@ def make_session(
     compute = compute or choose_compute(config.run.device, config.run.precision)
     model = make_model(config.model, len(class_names), config.data.image_size, config.run.seed)
     if config.init_from is not None and content is None:
-        pass  # TODO
+        became = initialise_from(model, load_checkpoint(config.init_from), class_names)
+        if world.is_main:
+            say(f"{config.init_from}: {became}")
+    teacher = load_teacher(config, class_names, compute)
+    return assemble(config, model, teacher, compute, world, content)
+
+
+def assemble(
+    config: TrainConfig,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    compute: Compute,
+    world: World | None = None,
+    content: dict[str, Any] | None = None,
+) -> Session:
+    """Put together what computes, from a model on the CPU.
+
+    Args:
+        config: everything that decides the run.
+        model: from `make_model`; moved to the device.
+        teacher: on the device, in evaluation mode, or None.
+        compute: where this process computes.
+        world: the processes of the job; None for this one alone.
+        content: checkpoint of the run that goes on, or None.
+
+    Raises:
+        UserError: the model cannot do what the configuration asks.
+    """
+    world = world or World()
     model = compute.place(model).train()
     set_distilled_training(model)
     if config.run.activation_checkpointing:
@@ -72,7 +102,6 @@ def make_session(
     optimizer = make_optimizer(model, config.optim, config.data.batch_size, config.run.compat)
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.scales_loss)
     ema = ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay > 0 else None
-    teacher = load_teacher(config, class_names, compute)
     position = Position()
     if content is not None:
         position = restore(content, model, optimizer, scaler, ema)

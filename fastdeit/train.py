@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +22,8 @@ from fastdeit.config import TrainConfig
 from fastdeit.distributed import Votes
 from fastdeit.errors import Stopped
 from fastdeit.evaluate import Evaluation, evaluate
+from fastdeit.flops import peak_flops, train_flops
+from fastdeit.forecast import Forecast
 from fastdeit.keyed import Purpose
 from fastdeit.losses import (
     hard_distillation_loss,
@@ -34,8 +35,7 @@ from fastdeit.optim import learning_rate
 from fastdeit.resume import Position, cut_metrics, run_state
 from fastdeit.session import Session
 from fastdeit.stopping import stop_requests
-
-METRICS = "metrics.jsonl"
+from fastdeit.telemetry import METRICS, Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +87,19 @@ def train(
     # ---- what is written, by the first process -------------------------------------------------
     elapsed_s = cut_metrics(run.out / METRICS, position) if world.is_main else 0.0
     started = time.perf_counter() - elapsed_s
+    forecast = Forecast(
+        optim.epochs * steps_per_epoch, steps_per_epoch, step, elapsed_s, run.budget_hours * 3600
+    )
+    peak = peak_flops(compute).flops_per_s * world.size if world.is_main else 1.0
+    step_flops = batch_size * train_flops(model, session.teacher, config.data.image_size)
 
     def record(**row: Any) -> None:
         row["elapsed_s"] = round(time.perf_counter() - started, 3)
-        if world.is_main:
-            metrics.write(json.dumps(row) + "\n")
-            metrics.flush()
+        if row["kind"] == "train":
+            forecast.update(step, row["elapsed_s"])
+            row |= forecast.to_row()
+        if metrics is not None:
+            metrics.write(row)
             if on_row is not None:
                 on_row(row)
 
@@ -117,7 +124,9 @@ def train(
 
     # ---- epochs --------------------------------------------------------------------------------
     with (
-        (run.out / METRICS if world.is_main else Path("/dev/null")).open("a") as metrics,
+        Metrics(run.out, run, config.to_dict(), step)
+        if world.is_main
+        else contextlib.nullcontext() as metrics,
         CheckpointStore(run.out, run.keep_checkpoints) as store,
         stop_requests() as asked,
         world.explain_loss(),
@@ -162,6 +171,8 @@ def train(
                         lr=lr,
                         img_per_s=num_steps * batch_size / (now - since),
                         data_wait_frac=loader.seconds / (now - since),
+                        mfu=num_steps * step_flops / (now - since) / peak,
+                        gpu_memory_gib=compute.peak_memory_gib(),
                     )
                     window, num_steps, since, loader.seconds = [], 0, now, 0.0
                     store.check()

@@ -10,19 +10,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fastdeit.augment import augmented
 from fastdeit.batch import Batch, BatchSource
 from fastdeit.checkpoint import load_checkpoint
 from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.device import Compute, choose_compute
-from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError
 from fastdeit.flops import Peak, forward_flops, peak_flops, train_flops
-from fastdeit.models import make_model, set_distilled_training
-from fastdeit.optim import make_optimizer
+from fastdeit.models import make_model
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import choose_engine, open_pipeline, pipeline_options, train_plan
 from fastdeit.pipelines.synthetic import synthetic_index
-from fastdeit.train import load_teacher, train_step
+from fastdeit.session import Session, assemble, load_teacher
+from fastdeit.train import train_step
 
 NUM_CLASSES = 1000
 """Of synthetic images, as ImageNet has."""
@@ -138,8 +138,8 @@ def measure_pace(
     # ---- steps ---------------------------------------------------------------------------------
     with open_pipeline(index, plan, engine, pipeline_options(local.data, compute.device)) as source:
         try:
-            model = compute.place(model).train()
-            seconds = _time_steps(local, model, taught_by, source, compute, num_steps, on_step)
+            session = assemble(local, model, taught_by, compute)
+            seconds = _time_steps(local, session, source, num_steps, on_step)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"a device's share of a step must fit into its memory. Found: {share} images, "
@@ -166,46 +166,25 @@ def num_warm_up(device: torch.device) -> int:
 
 def _time_steps(
     config: TrainConfig,
-    model: nn.Module,
-    teacher: nn.Module | None,
+    session: Session,
     source: BatchSource,
-    compute: Compute,
     num_steps: int,
     on_step: Callable[[], None],
 ) -> float:
     """Take steps as training does; return the seconds of the last `num_steps`."""
-    set_distilled_training(model)
-    optimizer = make_optimizer(model, config.optim, config.data.batch_size)
-    for group in optimizer.param_groups:
-        group["lr"] = config.optim.warmup_lr
-    ema = ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay > 0 else None
-    forward = _compiled(config, model, compute)
-    batches, started = _endless(source), 0.0
+    compute, started = session.compute, 0.0
     warm_up = num_warm_up(compute.device)
+    batches = augmented(_endless(source), config.augment, config.run.seed, compute.device)
     for step in range(warm_up + num_steps):
         if step == warm_up:
             compute.synchronize()
             started = time.perf_counter()
-        batch = next(batches).to(compute.device)
-        train_step(config, forward, teacher, optimizer, batch, compute)
-        if ema is not None:
-            ema.update()
+        train_step(config, session, next(batches), config.optim.warmup_lr)
         if step % config.run.log_every_steps == 0:
             compute.synchronize()  # where training reads the loss
         on_step()
     compute.synchronize()
     return time.perf_counter() - started
-
-
-def _compiled(config: TrainConfig, model: nn.Module, compute: Compute) -> nn.Module:
-    """The model as training runs it."""
-    mode = config.run.compile
-    if mode == "off" or (mode == "auto" and compute.device.type != "cuda"):
-        return model
-    compiled: nn.Module = torch.compile(  # type: ignore[assignment]
-        model, mode=None if mode in ("auto", "default") else mode
-    )
-    return compiled
 
 
 def _endless(source: BatchSource) -> Iterator[Batch]:

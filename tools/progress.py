@@ -17,6 +17,7 @@ def progress(
     total: int | None = None,
     unit: str = "img",
     first: int = 0,
+    is_shown: bool = True,
 ) -> tqdm[Any]:
     """Wrap `items` in a progress bar; with `items=None` advance it by hand through `.update(n)`.
 
@@ -26,6 +27,7 @@ def progress(
         total: how many units in all; None asks `len(items)`.
         unit: the name of one unit.
         first: how many units were done before.
+        is_shown: False draws nothing.
 
     Returns:
         The tqdm bar: drawn on stderr after 2 s, and only if stderr is a terminal.
@@ -40,7 +42,7 @@ def progress(
         leave=False,
         smoothing=0.1,
         dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
+        disable=not (is_shown and sys.stderr.isatty()),
         file=sys.stderr,
     )
 

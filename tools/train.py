@@ -3,53 +3,46 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from fastdeit import UserError
 from fastdeit.config import TrainConfig
-from fastdeit.files import replace_file
-from fastdeit.recipes import NEED_TEACHER, RECIPES
+from fastdeit.recipes import RECIPES
 from fastdeit.tools.progress import progress
+from fastdeit.tools.progress_line import progress_text
+from fastdeit.tools.recipe_list import check_recipe, fill_recipe, help_of
 
 if TYPE_CHECKING:
-    from fastdeit.batch import BatchSource
-    from fastdeit.device import Compute
     from fastdeit.distributed import World
-    from fastdeit.pipelines.pipeline import Pipeline
-    from fastdeit.session import Session
+    from fastdeit.pipelines.datasets.index import DatasetIndex
+    from fastdeit.pipelines.plan import Plan
 
     AnyRecipe = TrainConfig
 else:
     # One subcommand a recipe, whose values are the defaults of the options.
     AnyRecipe = Annotated[
         tyro.extras.subcommand_type_from_defaults(
-            {
-                name: recipe(*[tyro.MISSING] * (4 if name in NEED_TEACHER else 3))
-                for name, recipe in RECIPES.items()
-            },
-            {name: " ".join((recipe.__doc__ or "").split()) for name, recipe in RECIPES.items()},
+            {name: fill_recipe(name, tyro.MISSING) for name in RECIPES},
+            {name: help_of(name) for name in RECIPES},
         ),
         tyro.conf.arg(name=""),
     ]
-
-SHEET_IMAGES, SHEET_COLUMNS = 32, 8
-RUN_FILES = (
-    "config.json", "environment.json", "metrics.jsonl", "augmented.png", "evaluation.json",
-    "checkpoint.pt", "checkpoint-step*.pt", "best.pt", ".*.partial", "tensorboard", "wandb*",
-)  # fmt: skip
-"""What a run and its evaluation write into their folder."""
 
 
 def train(config: AnyRecipe) -> int:
     """Train a model by a recipe: `fastdeit train RECIPE --train ... --val ... --out ...`.
 
+    `fastdeit train --list` shows the recipes, with the accuracies that the papers report. Several
+    GPUs: torchrun --nproc-per-node=8 --no-python fastdeit train RECIPE ...
+
     The folder of the run gets config.json, environment.json, metrics.jsonl, augmented.png (what
-    the model is shown) and, after each epoch, checkpoint.pt. The last line on stdout is one JSON
+    the model is shown), checkpoint.pt, which is the newest, those before it, and best.pt. Ctrl-C,
+    SIGTERM and SIGUSR1 save first; --resume auto goes on. The last line on stdout is one JSON
     object with the last evaluation.
 
     Args:
@@ -59,26 +52,59 @@ def train(config: AnyRecipe) -> int:
         0.
     """
     if config.dry_run:
-        print(json.dumps(config.to_dict(), indent=1))
-        return 0
+        from fastdeit.tools.dry_run import dry_run
+
+        return dry_run(config)
     # Heavy imports come after the line is parsed, so that help and errors are quick.
     from fastdeit.device import choose_compute
     from fastdeit.distributed import joined, local_rank
+    from fastdeit.pipelines.open import open_pipeline, pipeline_options
+    from fastdeit.session import make_session
+    from fastdeit.telemetry import check_telemetry
+    from fastdeit.tools.run_folder import check_folder, prepare_folder
+    from fastdeit.train import train as run_training
 
     compute = choose_compute(config.run.device, config.run.precision, local_rank())
     with joined(compute, config.run.timeout_minutes) as world:
-        facts = run_in(world, compute, config)
-        if world.is_main:
-            print(json.dumps(facts))
+        train_set, val_set = open_sets(config, world)
+        check_telemetry(config.run)
+        check_folder(config)
+        names, engine = train_set[0].class_names, config.data.engine
+        session = make_session(config, names, compute, world)
+        options = pipeline_options(config.data, compute.device)
+        with (
+            open_pipeline(*train_set, engine, options) as train_batches,
+            open_pipeline(*val_set, engine, options) as val_batches,
+        ):
+            world.barrier()  # all have looked at the folder before the first one changes it
+            if world.is_main:
+                prepare_folder(config, session, train_batches)
+            with show_progress(config, world, len(train_batches), session.position.step) as on_row:
+                result = run_training(config, session, train_batches, val_batches, names, on_row)
+            replaced = [*train_batches.replacements.by_sample, *val_batches.replacements.by_sample]
+    facts = {"checkpoint": str(result.checkpoint), **result.evaluation.to_dict()}
+    if result.ema_evaluation is not None:
+        facts["ema_heads"] = result.ema_evaluation.to_dict()["heads"]
+    if replaced:
+        facts["images_replaced"] = len(replaced)
+    if world.is_main:
+        print(json.dumps(facts))
     return 0
 
 
-def run_in(world: World, compute: Compute, config: TrainConfig) -> dict[str, Any]:
-    """Train in one of the processes of a job; return what the last line says."""
+train.check_args = check_recipe  # type: ignore[attr-defined]
+
+
+def open_sets(
+    config: TrainConfig, world: World
+) -> tuple[tuple[DatasetIndex, Plan], tuple[DatasetIndex, Plan]]:
+    """Open training and validation set, and plan this process's share of them.
+
+    Raises:
+        UserError: one of them cannot be read, or they do not belong together.
+    """
     from fastdeit.pipelines.datasets.index import open_dataset
-    from fastdeit.pipelines.open import eval_plan, open_pipeline, pipeline_options, train_plan
-    from fastdeit.session import make_session
-    from fastdeit.train import train as run_training
+    from fastdeit.pipelines.open import eval_plan, train_plan
 
     data, own = config.data, (world.rank, world.size)
     train_index, val_index = open_dataset(data.train), open_dataset(data.val)
@@ -92,141 +118,27 @@ def run_in(world: World, compute: Compute, config: TrainConfig) -> dict[str, Any
     val_plan = eval_plan(
         val_index, data.image_size, data.eval_crop_ratio, data.batch_size, data.interpolation, *own
     )
-    check_folder(config)
-    session = make_session(config, train_index.class_names, compute, world)
-    options = pipeline_options(data, compute.device)
-    with (
-        open_pipeline(train_index, plan, data.engine, options) as train_batches,
-        open_pipeline(val_index, val_plan, data.engine, options) as val_batches,
-    ):
-        world.barrier()  # all have looked at the folder before the first one changes it
-        if world.is_main:
-            make_folder(config)
-            describe_run(config, session, train_batches)
-            show_augmentation(config, train_batches, train_index.class_names)
-        num_steps = config.optim.epochs * len(train_batches)
-        with progress(None, "training", num_steps, unit="step") as bar:
+    return (train_index, plan), (val_index, val_plan)
 
-            def on_row(row: dict[str, Any]) -> None:
-                bar.update(row["step"] - bar.n)
-                if row["kind"] == "train":
-                    bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['img_per_s']:.0f} img/s")
-                else:
-                    scores = ", ".join(
-                        f"{name} {score['top1_pct']:.1f}%" for name, score in row["heads"].items()
-                    )
-                    of = " of the average" if row["kind"] == "eval_ema" else ""
-                    bar.write(
-                        f"epoch {row['epoch'] + 1}/{config.optim.epochs}: top-1{of} {scores}",
-                        file=sys.stderr,
-                    )
 
-            result = run_training(
-                config, session, train_batches, val_batches, train_index.class_names, on_row
+@contextmanager
+def show_progress(
+    config: TrainConfig, world: World, steps_per_epoch: int, first_step: int
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A progress bar that rows of the metrics move; on a terminal, of the first process only."""
+    num_steps = config.optim.epochs * steps_per_epoch
+    with progress(None, "training", num_steps, "step", first_step, is_shown=world.is_main) as bar:
+
+        def on_row(row: dict[str, Any]) -> None:
+            bar.update(row["step"] - bar.n)
+            if row["kind"] == "train":
+                bar.set_postfix_str(progress_text(row, config.run.budget_hours))
+                return
+            scores = ", ".join(
+                f"{name} {score['top1_pct']:.1f}%" for name, score in row["heads"].items()
             )
-            replaced = [*train_batches.replacements.by_sample, *val_batches.replacements.by_sample]
-    facts = {"checkpoint": str(result.checkpoint), **result.evaluation.to_dict()}
-    if result.ema_evaluation is not None:
-        facts["ema_heads"] = result.ema_evaluation.to_dict()["heads"]
-    if replaced:
-        facts["images_replaced"] = len(replaced)
-    return facts
+            of = " of the average" if row["kind"] == "eval_ema" else ""
+            epoch = f"epoch {row['epoch'] + 1}/{config.optim.epochs}"
+            bar.write(f"{epoch}: top-1{of} {scores}", file=sys.stderr)
 
-
-def check_args(args: list[str]) -> None:
-    """Name the recipes where the first word is none of them."""
-    if args and not args[0].startswith("-") and args[0] not in RECIPES:
-        raise UserError(f"no such recipe. Found: {args[0]}. Known: {', '.join(RECIPES)}.")
-
-
-train.check_args = check_args  # type: ignore[attr-defined]
-
-
-def check_folder(config: TrainConfig) -> None:
-    """Refuse a folder that must not be written to; change nothing.
-
-    Raises:
-        UserError: a finished epoch of another run is there and --overwrite was not given, the
-            folder holds something else, or the teacher is in it.
-    """
-    out = config.run.out
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    files = list(out.iterdir()) if out.is_dir() else []
-    ours = [file for file in files if any(file.match(known) for known in RUN_FILES)]
-    foreign = [file for file in files if file not in ours] if out.is_dir() else [out]
-    if foreign:
-        raise UserError(
-            f"the folder of a run must be new, empty or another run. Found: {foreign[0]}. "
-            "Give another --out."
-        )
-    teacher = config.distill.teacher
-    if teacher is not None and out.resolve() in teacher.resolve().parents:
-        raise UserError(
-            f"the teacher must not lie in the folder of the run. Found: {teacher}. "
-            "Give another --out."
-        )
-    # A run that goes on is checked where its checkpoint is read, in `make_session`.
-    may_stay = config.run.overwrite or config.run.resume == "auto"
-    if (out / "checkpoint.pt").exists() and not may_stay:
-        raise UserError(
-            f"the folder of a run must be new or empty. Found: a run in {out}. "
-            "Pass --resume auto to go on, --overwrite to replace it, or another --out."
-        )
-
-
-def make_folder(config: TrainConfig) -> None:
-    """Make the folder of the run, without what an earlier one left there."""
-    out = config.run.out
-    out.mkdir(parents=True, exist_ok=True)
-    for file in out.iterdir():
-        if config.run.resume == "never":
-            shutil.rmtree(file) if file.is_dir() else file.unlink()
-    replace_file(out / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
-
-
-def describe_run(config: TrainConfig, session: Session, batches: Pipeline) -> None:
-    """Write environment.json and say in one line what runs where."""
-    from fastdeit.environment import describe_environment
-    from fastdeit.models import num_parameters
-    from fastdeit.pipelines.open import choose_engine
-
-    compute, index = session.compute, batches.index
-    engine = choose_engine(index, config.data.engine)
-    facts = {
-        **describe_environment(),
-        "command": ["fastdeit", *sys.argv[1:]] if Path(sys.argv[0]).name == "fastdeit" else None,
-        "device": str(compute.device),
-        "precision": compute.reason,
-        "engine": engine.name,
-        "engine_reason": engine.reason,
-        "num_classes": len(index.class_names),
-        "num_train_images": len(index),
-        "num_params": num_parameters(session.model),
-        "steps_per_epoch": len(batches),
-    }
-    replace_file(config.run.out / "environment.json", (json.dumps(facts, indent=1) + "\n").encode())
-    print(
-        f"{config.model.model} on {compute.reason}; engine {engine.name} ({engine.reason}); "
-        f"{len(index)} images, {len(batches)} steps an epoch, "
-        f"peak learning rate {config.optim.lr(config.data.batch_size):.3g}",
-        file=sys.stderr,
-    )
-
-
-def show_augmentation(
-    config: TrainConfig, batches: BatchSource, class_names: tuple[str, ...]
-) -> None:
-    """Draw the first batch as the model will see it into augmented.png; the position is kept."""
-    from fastdeit.augment import augment
-    from fastdeit.pictures import contact_sheet, denormalise
-
-    position = batches.state_dict()
-    batch = next(iter(batches))
-    batches.load_state_dict(position)
-    shown = augment(batch, config.augment, config.run.seed)
-    names = [class_names[int(label)].split(",")[0] for label in shown.targets.labels]
-    sheet = contact_sheet(
-        list(denormalise(shown.images[:SHEET_IMAGES])), names[:SHEET_IMAGES], SHEET_COLUMNS
-    )
-    sheet.save(config.run.out / "augmented.png")
+        yield on_row

@@ -267,5 +267,5 @@ def test_unknown_models_are_named() -> None:
     """A name that timm does not know is one clear error with names near it."""
     with pytest.raises(UserError, match=r"model is not one of timm .* Found: deit_huge"):
         make_model(ModelConfig(model="deit_huge"), 3, 32)
-    with pytest.raises(UserError, match="model resnet18 cannot be built with these options"):
+    with pytest.raises(UserError, match=r"embed_dim cannot be chosen for resnet18\. Found: 8"):
         make_model(ModelConfig(model="resnet18", embed_dim=8), 3, 32)

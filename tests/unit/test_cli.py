@@ -55,7 +55,7 @@ def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> 
         ("fly", "no such command. Found: fly. Known: "),
         (
             "train fly",
-            "no such recipe. Found: fly. Known: demo-teacher, demo, deit-",
+            "no such recipe. Found: fly. Near it: nothing. `fastdeit train --list` shows all.",
         ),
         ("convert {tmp}/none {tmp}/out.beton", "source must exist. Found: nothing at"),
         ("convert {tmp}/empty {tmp}/out.beton", "source must hold one folder a class. Found: none"),

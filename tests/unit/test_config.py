@@ -91,7 +91,7 @@ def test_bad_values_are_named(kind: Any, values: dict[str, Any], text: str) -> N
 def make(recipe: str) -> TrainConfig:
     """A recipe with places filled in."""
     teacher = SOMEWHERE if recipe in NEED_TEACHER else None
-    return RECIPES[recipe](SOMEWHERE, SOMEWHERE, SOMEWHERE, teacher)
+    return RECIPES[recipe](SOMEWHERE, SOMEWHERE, SOMEWHERE, teacher, init_from=SOMEWHERE)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

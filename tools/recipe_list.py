@@ -1,0 +1,108 @@
+"""The recipes on the command line: `fastdeit train --list`, and what is said of an unknown one."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from fastdeit import UserError
+from fastdeit.config import TrainConfig
+from fastdeit.recipes import ENTRIES
+
+COLUMNS = ("recipe", "model", "epochs", "pixels", "batch", "top-1", "source", "needs")
+IS_NUMBER = (False, False, True, True, True, True, False, False)
+
+
+def fill_recipe(name: str, path: Any) -> TrainConfig:
+    """A recipe's configuration with `path` for every path that it needs.
+
+    Args:
+        name: of the recipe.
+        path: a path, or the parser's mark for a value that must be given.
+    """
+    entry = ENTRIES[name]
+    return entry.make(
+        train=path,
+        val=path,
+        out=path,
+        teacher=path if entry.needs_teacher else None,
+        init_from=path if entry.needs_init else None,
+    )
+
+
+def help_of(name: str) -> str:
+    """A recipe's docstring as one line."""
+    return " ".join((ENTRIES[name].make.__doc__ or "").split())
+
+
+def check_recipe(args: list[str]) -> None:
+    """Answer --list; name what is near where the first word is no recipe.
+
+    Args:
+        args: the arguments after `fastdeit train`.
+
+    Raises:
+        SystemExit: with 0, after the list.
+        UserError: there is no such recipe.
+    """
+    if "--list" in args:
+        print(list_recipes())
+        raise SystemExit(0)
+    if args and not args[0].startswith("-") and args[0] not in ENTRIES:
+        near = difflib.get_close_matches(args[0], ENTRIES, n=4, cutoff=0.5)
+        raise UserError(
+            f"no such recipe. Found: {args[0]}. Near it: {', '.join(near) or 'nothing'}. "
+            "`fastdeit train --list` shows all."
+        )
+
+
+def list_recipes() -> str:
+    """The table of all recipes, in groups."""
+    rows = {name: _row(name) for name in ENTRIES}
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows.values(), strict=True)]
+    lines = [_line(COLUMNS, widths)]
+    group = None
+    for name, row in rows.items():
+        if ENTRIES[name].group != group:
+            group = ENTRIES[name].group
+            lines += ["", group]
+        lines.append(_line(row, widths))
+    lines += [
+        "",
+        "top-1: ImageNet accuracy in percent that the source reports; none is measured by us yet.",
+        "source: a table of arXiv:2012.12877, or DeiT-III's own README (arXiv:2204.07118).",
+        "`fastdeit train RECIPE --help` says more of one.",
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str) -> tuple[str, ...]:
+    entry, config = ENTRIES[name], fill_recipe(name, Path())
+    needs = [
+        option
+        for option, is_needed in (
+            ("--teacher", entry.needs_teacher),
+            ("--init-from", entry.needs_init),
+        )
+        if is_needed
+    ]
+    return (
+        name,
+        entry.model,
+        str(config.optim.epochs),
+        str(config.data.image_size),
+        str(config.data.batch_size),
+        "-" if entry.top1_pct is None else f"{entry.top1_pct:.1f}",
+        entry.table or "-",
+        " ".join(needs) or "-",
+    )
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    """Numbers to the right, words to the left."""
+    padded = (
+        cell.rjust(width) if is_number else cell.ljust(width)
+        for cell, width, is_number in zip(cells, widths, IS_NUMBER, strict=True)
+    )
+    return "  ".join(padded).rstrip()
