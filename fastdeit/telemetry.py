@@ -124,10 +124,10 @@ class Metrics:
                 config=self._config,
             )
         except wandb.Error as error:
+            why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise UserError(
-                "wandb must begin a run. Found: "
-                f"{' '.join(str(error).split()) or type(error).__name__}. Run `wandb login`, set "
-                "WANDB_MODE=offline, or leave out --wandb."
+                f"wandb must begin a run. Found: {why}. Run `wandb login`, set WANDB_MODE=offline, "
+                "or leave out --wandb."
             ) from error
         # W&B's own step only grows, and a run that goes on may begin before where it ended.
         run.define_metric("step")

@@ -18,6 +18,7 @@ from fastdeit import UserError
 from fastdeit.batch import Batch
 from fastdeit.checkpoint import save_checkpoint
 from fastdeit.config import ModelConfig, TrainConfig
+from fastdeit.device import Compute
 from fastdeit.flops import Peak, forward_flops
 from fastdeit.models import make_model
 from fastdeit.recipes import RECIPES
@@ -152,6 +153,26 @@ def test_the_rate_is_that_of_the_share_without_the_warm_up(clock: Clock) -> None
     model = make_model(config.model, 1000, 64)
     assert pace.mfu == pytest.approx(44 * 3 * forward_flops(model, 64) / 1e9)
     assert clock.teachers[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "device", "is_compiled"),
+    [
+        ("auto", "cpu", False),
+        ("auto", "cuda", True),
+        ("default", "cpu", True),
+        ("reduce-overhead", "cuda", True),
+        ("off", "cuda", False),
+    ],
+)
+def test_the_model_is_compiled_as_in_training(mode: Any, device: str, is_compiled: bool) -> None:
+    """On a GPU unless switched off, on a CPU only when asked for; nothing is compiled here yet."""
+    config = config_of("demo-teacher")
+    config = replace(config, run=replace(config.run, compile=mode))
+    model = nn.Linear(2, 2)
+    forward = pace_module._compiled(config, model, Compute(torch.device(device), None, ""))
+    assert (forward is not model) == is_compiled
+    assert getattr(forward, "_orig_mod", model) is model
 
 
 def test_a_distilled_recipe_has_a_teacher_in_its_step(clock: Clock) -> None:

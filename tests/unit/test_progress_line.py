@@ -52,6 +52,13 @@ def test_what_is_not_known_is_left_out() -> None:
     assert progress_text(row, 72) == "loss 6.908, lr 1.0e-03, 3120 img/s, wait 2%"
 
 
+def test_zero_is_a_number() -> None:
+    """A loader that never makes training wait, and a device that does next to nothing."""
+    row = {**ROW, "data_wait_frac": 0.0, "mfu": 0.0, "left_s": 0.0}
+    assert "wait 0%, MFU 0%" in progress_text(row)
+    assert progress_text(row).endswith("ends in 0 s")
+
+
 def test_the_widest_line_fits() -> None:
     """Every number as long as it gets."""
     row = {

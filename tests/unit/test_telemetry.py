@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import struct
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -228,9 +230,40 @@ def test_the_real_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     run_id = (tmp_path / "wandb_id").read_text().strip()
     assert [file.name for file in files] == [f"run-{run_id}.wandb"] * 2
-    written = b"".join(file.read_bytes() for file in files)
-    assert all(name in written for name in (b"train/loss", b"6.25", b"eval/class/top1_pct"))
-    assert b"batch_size" in written
+    # W&B's own process writes the end a moment after finish() returned.
+    deadline = time.monotonic() + 20
+    records: list[Any] = []
+    while [each.WhichOneof("record_type") for each in records].count("exit") < 2:
+        assert time.monotonic() < deadline, "W&B's files have no end"
+        time.sleep(0.05)
+        records = [record for file in files for record in records_in(file)]
+    logged = {
+        item.nested_key[0]: float(item.value_json)
+        for record in records
+        for item in record.history.item
+    }
+    assert (logged["train/loss"], logged["eval/class/top1_pct"], logged["step"]) == (6.25, 50, 20)
+    begun = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert {(each.run_id, each.project) for each in begun} == {(run_id, "deit")}
+    shown = {item.key: json.loads(item.value_json) for item in begun[0].config.update}
+    assert shown["data"] == CONFIG["data"]
+
+
+def records_in(file: Path) -> list[Any]:
+    """What an offline file of W&B holds: protocol buffers in the framing of LevelDB's log."""
+    record = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record
+    content, position, part, records = file.read_bytes(), 7, b"", []
+    while position + 7 <= len(content):
+        if 32768 - position % 32768 < 7:  # a block's end is padded
+            position += 32768 - position % 32768
+            continue
+        _, size, kind = struct.unpack_from("<IHB", content, position)
+        part += content[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # a whole record, or the last part of one
+            records.append(record.FromString(part))
+            part = b""
+    return records
 
 
 @pytest.mark.parametrize(
