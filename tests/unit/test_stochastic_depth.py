@@ -63,7 +63,15 @@ def test_evaluation_is_timms_block() -> None:
 
 @pytest.mark.parametrize(
     ("batch", "rate", "kept"),
-    [(8, 0.5, 4), (8, 0.1, 7), (10, 0.1, 9), (10, 0.9, 1), (3, 0.9, 1), (1, 0.5, 1), (8, 0.0, 8)],
+    [
+        (8, 0.5, 4),
+        (8, 0.1, 7),
+        (8, 0.3, 5),
+        (100, 0.9, 10),  # 9.999999999999998 in floating point
+        (3, 0.9, 1),
+        (1, 0.5, 1),
+        (8, 0.0, 8),
+    ],
 )
 def test_only_the_kept_are_computed(batch: int, rate: float, kept: int) -> None:
     """Attention and MLP see max(1, floor(B (1 - p))) samples, and only those change."""
@@ -127,6 +135,17 @@ def test_gradients_reach_everything() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in block.parameters())
     assert x.grad is not None
     assert (x.grad.abs().sum(dim=(1, 2)) > 0).all()
+
+
+def test_gradients_through_the_branch() -> None:
+    """A kept sample's gradient is that of the residual and of its scaled branch; others' is 1."""
+    x = torch.randn(6, 2, 3, requires_grad=True)
+    output = add_for_subset(x, lambda rows: 3 * rows, 0.5)
+    output.sum().backward()
+    kept = (output != x).any(dim=2).any(dim=1)
+    assert kept.sum() == 3
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.where(kept, 1 + 2 * 3.0, 1.0)[:, None, None].expand(6, 2, 3))
 
 
 def test_the_seed_decides() -> None:
