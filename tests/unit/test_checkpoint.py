@@ -7,6 +7,7 @@ import os
 import pickle
 import resource
 import signal
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,17 @@ def test_a_damaged_weight_is_found_by_our_checksum(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
+def test_what_the_checksum_does_not_cover_is_left_out(tmp_path: Path) -> None:
+    """What comes back is plain: no gradients wanted, no dict with attributes."""
+    path, content = tmp_path / "checkpoint.pt", small_content()
+    save_checkpoint(path, content)
+    raw = torch.load(path, weights_only=True)
+    raw["model"]["w"].requires_grad_()
+    raw["optimizer"] = OrderedDict(raw["optimizer"])
+    torch.save(raw, path)
+    assert_same(load_checkpoint(path), content)
+
+
 def test_an_interrupted_save_keeps_the_old_one(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,9 +220,9 @@ def test_the_content_refers_to_the_tensors() -> None:
     """Nothing is copied, and the wrappers of torch.compile and of data parallelism are left out."""
     model = make_model(CONFIG, 3, 32)
     names = list(model.state_dict())
-    wrapped = nn.DataParallel(torch.compile(model))  # type: ignore[arg-type]
+    wrapped = nn.DataParallel(torch.compile(model))
     for one in (model, torch.compile(model), wrapped):
-        state = checkpoint_content(one, CONFIG, 32, NAMES)["model"]  # type: ignore[arg-type]
+        state = checkpoint_content(one, CONFIG, 32, NAMES)["model"]
         assert list(state) == names
         assert state["head.weight"].data_ptr() == model.head.weight.data_ptr()
     assert unwrap_model(wrapped) is model

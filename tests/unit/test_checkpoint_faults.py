@@ -124,7 +124,7 @@ def test_a_kill_at_any_call(
             with pytest.MonkeyPatch.context() as deaths:
                 num_calls = die_at(call, deaths)
                 store.save(content_of(30), 30, is_best)
-                store._thread.join()  # type: ignore[union-attr]
+                store._thread.join()
             survived = num_calls() <= call
             for name, step in steps_of_final_names(out).items():
                 assert name in ("checkpoint.pt", "best.pt") or name[-5:-3] == str(step), name
@@ -174,7 +174,7 @@ def test_a_failing_disk_is_one_line(
             if not links:
                 patch.setattr(Path, "hardlink_to", no_links)
             store.save(content_of(20), 20, is_best=True)
-            store._thread.join()  # type: ignore[union-attr]
+            store._thread.join()
         with pytest.raises(OSError, match="No space left on device while step 20 was") as caught:
             store.check()
         store.check()
@@ -204,6 +204,26 @@ def test_an_error_after_the_save_says_that_it_is_saved(
         with pytest.raises(PermissionError, match=r"were put in order; step 30 is saved"):
             store.wait()
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 30
+
+
+def test_after_an_error_between_name_and_disk_steps_are_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint whose name may not survive is not called "as it was", and keeps its step."""
+
+    def fail(folder: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with CheckpointStore(tmp_path, 2) as store:
+        store.save(content_of(10), 10, is_best=False)
+        store.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr("fastdeit.files.sync_folder", fail)
+            store.save(content_of(20), 20, is_best=False)
+            with pytest.raises(OSError, match=r"Input/output error while step 20 was saved: "):
+                store.wait()
+        store.save(content_of(30), 30, is_best=False)
+    assert steps(tmp_path) == {"checkpoint-step00000020.pt": 20, "checkpoint.pt": 30}
 
 
 def test_an_error_of_the_save_does_not_hide_one_of_the_training(

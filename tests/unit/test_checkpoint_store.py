@@ -60,7 +60,7 @@ def test_a_step_that_is_saved_twice_is_kept_once(tmp_path: Path) -> None:
 
 def test_the_saved_values_are_those_of_the_call(tmp_path: Path, held: threading.Event) -> None:
     """Tensors changed right after the call are in the file as they were, shared memory too."""
-    base = torch.arange(24.0).reshape(4, 6)
+    base = torch.arange(36.0).reshape(6, 6)
     parameter = torch.nn.Parameter(torch.ones(3, 2, 4, 4).to(memory_format=torch.channels_last))
     content = {
         "format": FORMAT,
@@ -68,6 +68,7 @@ def test_the_saved_values_are_those_of_the_call(tmp_path: Path, held: threading.
         "view": base[1:, ::2],
         "again": base,
         "turned": base.t(),
+        "head": base[:2],
         "bits": base.view(torch.int32),
         "wide": torch.ones(1).expand(3),
         "parameter": parameter,
@@ -78,7 +79,7 @@ def test_the_saved_values_are_those_of_the_call(tmp_path: Path, held: threading.
     }
     tensors = [base, parameter.data, content["one"], content["half"], content["list"][0]]
     expected = {**content, "step": 7, "base": base.clone(), "again": base.clone()}
-    for name in ("view", "turned", "bits", "wide", "one", "half"):
+    for name in ("view", "turned", "head", "bits", "wide", "one", "half"):
         expected[name] = content[name].clone()
     expected["parameter"] = parameter.detach().clone()
     expected["list"] = [torch.tensor(1), (torch.tensor(2.0), "x", None)]
