@@ -12,7 +12,7 @@ from typing import Literal
 import tyro
 
 from fastdeit import UserError
-from fastdeit.recipes import NEED_TEACHER, RECIPES
+from fastdeit.recipes import RECIPES, fill_recipe
 
 
 def bench(
@@ -132,10 +132,7 @@ def bench(
         if what in ("augment", "all"):
             rows += bench_augment(batch_size, image_size, compute.device, rounds, on_round)
         if what in ("step", "all"):
-            unused = Path("unused")
-            teacher = unused if recipe in NEED_TEACHER else None
-            config = RECIPES[recipe](unused, unused, unused, teacher, init_from=unused)
-            rows += bench_step(config, 20, compute, rounds, on_round)
+            rows += bench_step(fill_recipe(recipe, Path("unused")), 20, compute, rounds, on_round)
     environment = {**describe_environment(), "device": str(compute.device)}
     if out is not None:
         write_rows(out, rows, environment)

@@ -14,7 +14,7 @@ from fastdeit.device import Compute, choose_compile_mode, choose_compute
 from fastdeit.distributed import World, say
 from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError
-from fastdeit.initialise import initialise_from
+from fastdeit.initialise import grid_of, initialise_from
 from fastdeit.models import make_model, set_distilled_training
 from fastdeit.optim import make_optimizer
 from fastdeit.resume import Position, load_run, restore
@@ -162,11 +162,13 @@ def load_teacher(
             f"{config.distill.teacher} with {len(content['class_names'])} others. "
             "Train the teacher on the same data."
         )
-    if content["image_size"] != config.data.image_size:
+    teacher = model_from_checkpoint(content).requires_grad_(False)
+    # A convnet takes any size, as the paper's teacher does when the student is fine-tuned.
+    if content["image_size"] != config.data.image_size and grid_of(teacher) is not None:
         raise UserError(
             f"teacher must see images of the student's size ({config.data.image_size}). Found: "
             f"{config.distill.teacher} for {content['image_size']}. "
-            f"Pass --image-size {content['image_size']}, or train the teacher anew."
+            f"Pass --image-size {content['image_size']}, or fine-tune the teacher at "
+            f"{config.data.image_size}."
         )
-    teacher = model_from_checkpoint(content).requires_grad_(False)
     return compute.place(teacher)

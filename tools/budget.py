@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fastdeit import UserError
 from fastdeit.config import TrainConfig
 from fastdeit.errors import require
-from fastdeit.recipes import NEED_TEACHER, RECIPES
+from fastdeit.recipes import fill_recipe
 from fastdeit.tools.progress import progress
 from fastdeit.tools.progress_line import duration
+from fastdeit.tools.recipe_list import check_recipe
 
 if TYPE_CHECKING:
     from fastdeit.tools.pace import Pace
@@ -220,13 +220,7 @@ def budget(
     return 1 if is_within is False else 0
 
 
-def check_args(args: list[str]) -> None:
-    """Name the recipes where the first word is none of them."""
-    if args and not args[0].startswith("-") and args[0] not in RECIPES:
-        raise UserError(f"no such recipe. Found: {args[0]}. Known: {', '.join(RECIPES)}.")
-
-
-budget.check_args = check_args  # type: ignore[attr-defined]
+budget.check_args = check_recipe  # type: ignore[attr-defined]
 
 
 def resolve(
@@ -243,10 +237,8 @@ def resolve(
     Raises:
         UserError: there is no such recipe, or the changes do not fit to it.
     """
-    check_args([recipe])
-    nowhere = Path("nowhere")  # what a recipe cannot know is not needed here
-    teacher = nowhere if recipe in NEED_TEACHER else None
-    config = RECIPES[recipe](nowhere, nowhere, nowhere, teacher)
+    check_recipe([recipe])
+    config = fill_recipe(recipe, Path("nowhere"))  # what a recipe cannot know is not needed here
     return replace(
         config,
         data=replace(

@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
 
 from fastdeit import UserError
-from fastdeit.config import TrainConfig
-from fastdeit.recipes import ENTRIES
+from fastdeit.recipes import ENTRIES, fill_recipe
 
 COLUMNS = ("recipe", "model", "epochs", "pixels", "batch", "top-1", "source", "needs")
 IS_NUMBER = (False, False, True, True, True, True, False, False)
-
-
-def fill_recipe(name: str, path: Any) -> TrainConfig:
-    """A recipe's configuration with `path` for every path that it needs.
-
-    Args:
-        name: of the recipe.
-        path: a path, or the parser's mark for a value that must be given.
-    """
-    entry = ENTRIES[name]
-    return entry.make(
-        train=path,
-        val=path,
-        out=path,
-        teacher=path if entry.needs_teacher else None,
-        init_from=path if entry.needs_init else None,
-    )
 
 
 def help_of(name: str) -> str:

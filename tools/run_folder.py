@@ -51,12 +51,11 @@ def check_folder(config: TrainConfig) -> None:
             f"the folder of a run must be new, empty or another run. Found: {foreign[0]}. "
             "Give another --out."
         )
-    teacher = config.distill.teacher
-    if teacher is not None and out.resolve() in teacher.resolve().parents:
-        raise UserError(
-            f"the teacher must not lie in the folder of the run. Found: {teacher}. "
-            "Give another --out."
-        )
+    for what, path in (("teacher", config.distill.teacher), ("init_from", config.init_from)):
+        if path is not None and out.resolve() in path.resolve().parents:
+            raise UserError(
+                f"{what} must not lie in the folder of the run. Found: {path}. Give another --out."
+            )
     # A run that goes on is checked where its checkpoint is read, in `make_session`.
     may_stay = config.run.overwrite or config.run.resume == "auto"
     if (out / "checkpoint.pt").exists() and not may_stay:

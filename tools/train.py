@@ -12,10 +12,10 @@ import tyro
 
 from fastdeit import UserError
 from fastdeit.config import TrainConfig
-from fastdeit.recipes import RECIPES
+from fastdeit.recipes import RECIPES, fill_recipe
 from fastdeit.tools.progress import progress
 from fastdeit.tools.progress_line import progress_text
-from fastdeit.tools.recipe_list import check_recipe, fill_recipe, help_of
+from fastdeit.tools.recipe_list import check_recipe, help_of
 
 if TYPE_CHECKING:
     from fastdeit.distributed import World

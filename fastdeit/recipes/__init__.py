@@ -4,6 +4,9 @@ A recipe's docstring says the paper's table and accuracy, and whether we measure
 holds the same as fields. "The paper" is arXiv:2012.12877. Nothing here imports torch.
 """
 
+from typing import Any
+
+from fastdeit.config import TrainConfig
 from fastdeit.recipes import ablation, convnets, deit, deit3, demo, finetune
 from fastdeit.recipes.demo import demo_teacher
 from fastdeit.recipes.entry import Entry, Recipe
@@ -21,10 +24,22 @@ ENTRIES: dict[str, Entry] = {
 RECIPES: dict[str, Recipe] = {name: entry.make for name, entry in ENTRIES.items()}
 """The functions alone."""
 
-NEED_TEACHER = frozenset(name for name, entry in ENTRIES.items() if entry.needs_teacher)
-"""Recipes that cannot do without `teacher`."""
 
-NEED_INIT = frozenset(name for name, entry in ENTRIES.items() if entry.needs_init)
-"""Recipes that cannot do without `init_from`."""
+def fill_recipe(name: str, path: Any) -> TrainConfig:
+    """A recipe's configuration with `path` for every path that it needs.
 
-__all__ = ["ENTRIES", "NEED_INIT", "NEED_TEACHER", "RECIPES", "Entry", "Recipe", "demo_teacher"]
+    Args:
+        name: of the recipe.
+        path: a path, or the parser's mark for a value that must be given.
+    """
+    entry = ENTRIES[name]
+    return entry.make(
+        train=path,
+        val=path,
+        out=path,
+        teacher=path if entry.needs_teacher else None,
+        init_from=path if entry.needs_init else None,
+    )
+
+
+__all__ = ["ENTRIES", "RECIPES", "Entry", "Recipe", "demo_teacher", "fill_recipe"]

@@ -181,7 +181,7 @@ def test_a_teacher_of_other_classes_is_refused(
     containers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A checkpoint with other classes cannot teach, and evaluating it on these is refused."""
-    from fastdeit.checkpoint import save_checkpoint
+    from fastdeit.checkpoint import checkpoint_content, save_checkpoint
     from fastdeit.config import ModelConfig
     from fastdeit.models import make_model
     from fastdeit.pipelines.datasets.index import open_dataset
@@ -189,11 +189,12 @@ def test_a_teacher_of_other_classes_is_refused(
     config = ModelConfig(model="test_resnet")
     path = tmp_path / "teacher.pt"
     names = open_dataset(containers["val"]).class_names
-    save_checkpoint(path, make_model(config, 20, 32), config, 32, names)
+    save_checkpoint(path, checkpoint_content(make_model(config, 20, 32), config, 32, names))
     code = run("demo", containers, tmp_path / "run", "--teacher", str(path), "--engine", "pil")
     assert code == 2
     assert "teacher must see images of the student's size (64)" in capsys.readouterr().err
-    save_checkpoint(path, make_model(config, 2, 64), config, 64, ("cat", "dog"))
+    content = checkpoint_content(make_model(config, 2, 64), config, 64, ("cat", "dog"))
+    save_checkpoint(path, content)
     code = run("demo", containers, tmp_path / "run", "--teacher", str(path), "--engine", "pil")
     assert code == 2
     assert "teacher must know the classes of the training set (20)" in capsys.readouterr().err

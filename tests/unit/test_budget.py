@@ -12,13 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from fastdeit import UserError
-from fastdeit.batch import Batch
-from fastdeit.checkpoint import save_checkpoint
+from fastdeit.checkpoint import checkpoint_content, save_checkpoint
 from fastdeit.config import ModelConfig, TrainConfig
-from fastdeit.device import Compute
 from fastdeit.flops import Peak, forward_flops
 from fastdeit.models import make_model
 from fastdeit.recipes import RECIPES
@@ -125,11 +122,10 @@ class Clock:
 
     def train_step(self, *args: Any) -> None:
         """Half a second a step."""
-        (batch,) = (value for value in args if isinstance(value, Batch))
-        _, *teachers = (value for value in args if isinstance(value, nn.Module))
+        _, session, batch, _ = args
         self.now += 0.5 if self.sizes else 100
-        self.sizes.append(len(batch.labels))
-        self.teachers.append(teachers[0] if teachers else None)
+        self.sizes.append(len(batch.images))
+        self.teachers.append(session.teacher)
 
 
 @pytest.fixture
@@ -155,26 +151,6 @@ def test_the_rate_is_that_of_the_share_without_the_warm_up(clock: Clock) -> None
     assert clock.teachers[-1] is None
 
 
-@pytest.mark.parametrize(
-    ("mode", "device", "is_compiled"),
-    [
-        ("auto", "cpu", False),
-        ("auto", "cuda", True),
-        ("default", "cpu", True),
-        ("reduce-overhead", "cuda", True),
-        ("off", "cuda", False),
-    ],
-)
-def test_the_model_is_compiled_as_in_training(mode: Any, device: str, is_compiled: bool) -> None:
-    """On a GPU unless switched off, on a CPU only when asked for; nothing is compiled here yet."""
-    config = config_of("demo-teacher")
-    config = replace(config, run=replace(config.run, compile=mode))
-    model = nn.Linear(2, 2)
-    forward = pace_module._compiled(config, model, Compute(torch.device(device), None, ""))
-    assert (forward is not model) == is_compiled
-    assert getattr(forward, "_orig_mod", model) is model
-
-
 def test_a_distilled_recipe_has_a_teacher_in_its_step(clock: Clock) -> None:
     """regnety_160 stands in, and its operations count."""
     config = config_of("demo")
@@ -191,7 +167,7 @@ def test_a_given_teacher_is_taken(clock: Clock, tmp_path: Path) -> None:
     named = ModelConfig(model="test_resnet")
     teacher = make_model(named, 3, 64, seed=5)
     path = tmp_path / "teacher.pt"
-    save_checkpoint(path, teacher, named, 64, ("a", "b", "c"))
+    save_checkpoint(path, checkpoint_content(teacher, named, 64, ("a", "b", "c")))
     pace = measure_pace(config_of("demo"), 32, 1, None, path, lambda: None)
     taken = clock.teachers[-1].state_dict()
     assert all(torch.equal(value, taken[name]) for name, value in teacher.state_dict().items())
@@ -278,7 +254,7 @@ def test_the_papers_times() -> None:
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("fly", "no such recipe. Found: fly. Known: demo-teacher, "),
+        ("fly", "no such recipe. Found: fly. Near it: nothing."),
         ("demo-teacher --within 72", "within must be a duration in days, hours and minutes."),
         ("demo-teacher --rate 0", "rate must be above 0. Found: 0.0."),
         ("demo-teacher --rate nan", "rate must be above 0. Found: nan."),

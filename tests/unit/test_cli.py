@@ -22,7 +22,7 @@ from fastdeit.augment import Operations
 from fastdeit.tools import augment_sheet
 from fastdeit.tools.cli import main
 
-COMMANDS = "sample-data convert verify inspect train evaluate bench report".split()
+COMMANDS = "sample-data convert verify inspect train evaluate bench report budget".split()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,14 +106,16 @@ def test_wrong_input_is_one_line(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "text.beton"]
 
 
-def test_several_processes_are_refused(
+def test_half_a_job_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Under torchrun training says that it cannot, rather than run twice."""
+    """A process that is told of others, but not where they are, says how to start them."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     line = f"train demo-teacher --train a --val b --out {tmp_path / 'run'}"
     assert main(line.split()) == 2
-    assert "training runs in one process so far. Found: WORLD_SIZE=2." in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "Found: WORLD_SIZE=2 without RANK, MASTER_ADDR, MASTER_PORT." in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from fastdeit.config import (
     TrainConfig,
 )
 from fastdeit.config.augment import AugmentConfig
-from fastdeit.recipes import NEED_TEACHER, RECIPES
+from fastdeit.recipes import RECIPES, fill_recipe
 
 SOMEWHERE = Path("somewhere")
 
@@ -90,8 +90,7 @@ def test_bad_values_are_named(kind: Any, values: dict[str, Any], text: str) -> N
 
 def make(recipe: str) -> TrainConfig:
     """A recipe with places filled in."""
-    teacher = SOMEWHERE if recipe in NEED_TEACHER else None
-    return RECIPES[recipe](SOMEWHERE, SOMEWHERE, SOMEWHERE, teacher, init_from=SOMEWHERE)
+    return fill_recipe(recipe, SOMEWHERE)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

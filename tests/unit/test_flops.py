@@ -154,15 +154,9 @@ def test_precision() -> None:
     gpu = torch.device("cuda")
     assert precision_of(Compute(gpu, torch.bfloat16, "")) == "bf16"
     assert precision_of(Compute(gpu, torch.float16, "")) == "fp16"
-    before = torch.backends.cuda.matmul.fp32_precision
-    try:
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-        assert precision_of(Compute(gpu, None, "")) == "fp32"
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        assert precision_of(Compute(gpu, None, "")) == "tf32"
-        assert precision_of(CPU) == "fp32"
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+    assert precision_of(Compute(gpu, None, "")) == "fp32"
+    assert precision_of(Compute(gpu, None, "", uses_tf32=True)) == "tf32"
+    assert precision_of(CPU) == "fp32"
 
 
 def test_a_gpu_of_the_table_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

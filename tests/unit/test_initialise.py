@@ -11,7 +11,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from fastdeit import UserError
-from fastdeit.checkpoint import load_checkpoint, save_checkpoint
+from fastdeit.checkpoint import checkpoint_content, load_checkpoint, save_checkpoint
 from fastdeit.config import ModelConfig
 from fastdeit.initialise import initialise_from, resize_positions
 from fastdeit.models import make_model
@@ -34,7 +34,8 @@ def made(name: str, side: int = 64, seed: int = 0, classes: int = 3, **options: 
 
 def checkpoint(path: Path, name: str, side: int = 64, seed: int = 1, **extra: Any) -> Any:
     """What is read of a saved model of another seed."""
-    save_checkpoint(path, made(name, side, seed), config_of(name), side, CLASSES, **extra)
+    model = made(name, side, seed)
+    save_checkpoint(path, checkpoint_content(model, config_of(name), side, CLASSES, **extra))
     return load_checkpoint(path)
 
 

@@ -12,11 +12,12 @@ from augment_batches import NUM_CLASSES, make_batch
 from torch import Tensor, nn
 
 from fastdeit import UserError
+from fastdeit.augment import augment
 from fastdeit.config import TrainConfig
 from fastdeit.device import choose_compute
 from fastdeit.models import make_model, num_parameters, set_distilled_training
-from fastdeit.optim import make_optimizer
-from fastdeit.recipes import ENTRIES, NEED_INIT, NEED_TEACHER, RECIPES
+from fastdeit.recipes import ENTRIES, RECIPES, fill_recipe
+from fastdeit.session import assemble
 from fastdeit.train import train_step
 
 WHERE = Path("x")
@@ -25,13 +26,7 @@ PAPERS = [name for name in RECIPES if not name.startswith("demo")]
 
 def recipe_of(name: str) -> TrainConfig:
     """A recipe with places filled in."""
-    return RECIPES[name](
-        Path("train"),
-        Path("val"),
-        Path("out"),
-        WHERE if name in NEED_TEACHER else None,
-        WHERE if name in NEED_INIT else None,
-    )
+    return fill_recipe(name, WHERE)
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:
@@ -245,10 +240,9 @@ def take_step(
     config: TrainConfig, model: nn.Module, teacher: nn.Module | None, step: int
 ) -> Tensor:
     """One step of training on noise; the only place here that knows how a step is called."""
-    compute = choose_compute("cpu", "fp32")
-    optimizer = make_optimizer(model, config.optim, config.data.batch_size)
+    session = assemble(config, model, teacher, choose_compute("cpu", "fp32"))
     batch = dataclasses.replace(make_batch(4, config.data.image_size, step), step=step)
-    return train_step(config, model, teacher, optimizer, batch, compute)
+    return train_step(config, session, augment(batch, config.augment, 0), 1e-3)
 
 
 def shrunk(config: TrainConfig) -> TrainConfig:
