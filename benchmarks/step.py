@@ -75,7 +75,7 @@ def bench_step(
     lr = config.optim.lr(batch_size)
 
     def ours() -> int:
-        for shown in augmented(batches, config.augment, config.run.seed, compute.device):
+        for shown in augmented(batches, config.augment, config.run.seed, compute):
             train_step(config, session, shown, lr)
         compute.synchronize()
         return batch_size * STEPS

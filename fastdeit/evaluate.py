@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -55,7 +55,6 @@ class Evaluation:
         return {"num_images": self.num_images, "heads": heads}
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -63,10 +62,22 @@ def evaluate(
     right_labels: Callable[[NDArray[np.uint64]], NDArray[np.bool_]] | None = None,
     world: World | None = None,
 ) -> Evaluation:
-    """Score a model; every sample that `batches` yields, in any process, counts once.
+    """Score one model; see `evaluate_all`."""
+    return evaluate_all([model], batches, compute, right_labels, world)[0]
+
+
+@torch.no_grad()
+def evaluate_all(
+    models: Sequence[nn.Module],
+    batches: Iterable[Batch],
+    compute: Compute,
+    right_labels: Callable[[NDArray[np.uint64]], NDArray[np.bool_]] | None = None,
+    world: World | None = None,
+) -> list[Evaluation]:
+    """Score models in one pass; every sample that `batches` yields, in any process, counts once.
 
     Args:
-        model: from `make_model`, on the device; its mode is restored afterwards.
+        models: from `make_model`, on the device; their mode is restored afterwards.
         batches: centre crops, in any order, the last batch may be smaller.
         compute: device and precision.
         right_labels: gives (B, K) which labels are right for images with some stable keys; None
@@ -74,42 +85,54 @@ def evaluate(
         world: the processes over which is added up; None for this one alone.
 
     Returns:
-        The same in every process.
+        One for each model, the same in every process.
 
     Note: sums stay on the device; they are read once, at the end.
     """
-    was_training = model.training
-    model.eval()
-    names = head_names(model)
-    # The last one counts the samples.
+    were_training = [model.training for model in models]
+    for model in models:
+        model.eval()
+    # The last number counts the samples.
     width = 3 if right_labels is None else 5
-    sums = torch.zeros((len(names), width + 1), dtype=torch.float64, device=compute.device)
+    sums = [
+        torch.zeros((len(head_names(m)), width + 1), dtype=torch.float64, device=compute.device)
+        for m in models
+    ]
     for host_batch in batches:
         if not len(host_batch.labels):  # a process may have no share of the last step
             continue
         batch = host_batch.to(compute.device)
-        with compute.autocast():
-            heads = forward_heads(model, normalise(batch.images_nhwc_u8))
+        images = normalise(batch.images_nhwc_u8)
         right = None
         if right_labels is not None:
             right = torch.from_numpy(right_labels(batch.sample_keys)).to(compute.device)
-        for number, name in enumerate(names):
-            sums[number, :width] += _count(heads[name], batch.labels, right)
-        sums[:, width] += len(batch.labels)
-    model.train(was_training)
-    if world is not None:
-        world.sum_(sums)
-    scores = {}
-    for name, (correct1, correct5, loss, *real, num_images) in zip(
-        names, sums.tolist(), strict=True
-    ):
-        scores[name] = HeadScore(
-            top1_pct=100 * correct1 / num_images,
-            top5_pct=100 * correct5 / num_images,
-            loss=loss / num_images,
-            real_top1_pct=100 * real[0] / real[1] if real else None,
-        )
-    return Evaluation(int(num_images), scores)
+        for model, total in zip(models, sums, strict=True):
+            with compute.autocast():
+                heads = forward_heads(model, images)
+            for number, name in enumerate(head_names(model)):
+                total[number, :width] += _count(heads[name], batch.labels, right)
+            total[:, width] += len(batch.labels)
+    for model, was_training in zip(models, were_training, strict=True):
+        model.train(was_training)
+    evaluations = []
+    for model, total in zip(models, sums, strict=True):
+        if world is not None:
+            world.sum_(total)
+        heads_of = dict(zip(head_names(model), total.tolist(), strict=True))
+        num_images = total[0, width].item()
+        evaluations.append(Evaluation(int(num_images), {n: _score(h) for n, h in heads_of.items()}))
+    return evaluations
+
+
+def _score(sums: list[float]) -> HeadScore:
+    """The score of one head from its sums over all samples."""
+    correct1, correct5, loss, *real, num_images = sums
+    return HeadScore(
+        top1_pct=100 * correct1 / num_images,
+        top5_pct=100 * correct5 / num_images,
+        loss=loss / num_images,
+        real_top1_pct=100 * real[0] / real[1] if real else None,
+    )
 
 
 def _count(probs: Tensor, labels: Tensor, right: Tensor | None) -> Tensor:

@@ -17,11 +17,11 @@ from fastdeit import keyed
 from fastdeit.augment import AugmentedBatch, augmented
 from fastdeit.batch import Batch, BatchSource
 from fastdeit.checkpoint import checkpoint_content
-from fastdeit.checkpoint_store import CheckpointStore
+from fastdeit.checkpoint_store import CHECKPOINT, CheckpointStore
 from fastdeit.config import TrainConfig
 from fastdeit.distributed import Votes
 from fastdeit.errors import Stopped
-from fastdeit.evaluate import Evaluation, evaluate
+from fastdeit.evaluate import Evaluation, evaluate_all
 from fastdeit.flops import peak_flops, train_flops
 from fastdeit.forecast import Forecast
 from fastdeit.keyed import Purpose
@@ -139,7 +139,7 @@ def train(
             losses: list[Tensor] = []
             num_steps, since = 0, time.perf_counter()
             loader = Timed(train_batches)
-            for batch in augmented(loader, config.augment, run.seed, compute.device, mix_word):
+            for batch in augmented(loader, config.augment, run.seed, compute, mix_word):
                 lr = learning_rate(optim, batch_size, step, steps_per_epoch, run.compat)
                 losses.append(train_step(config, session, batch, lr))
                 step += 1
@@ -186,29 +186,24 @@ def train(
 
             # ---- evaluation ------------------------------------------------------------------
             require_finite(model, step)
-            world.broadcast_buffers(model)
-            ema_evaluation = None
+            models = {"eval": model} if ema is None else {"eval": model, "eval_ema": ema.module}
+            for each in models.values():
+                world.broadcast_buffers(each)
             try:
-                evaluation = evaluate(model, until_stop(val_batches, votes), compute, world=world)
-                if ema is not None:
-                    world.broadcast_buffers(ema.module)
-                    ema_evaluation = evaluate(
-                        ema.module, until_stop(val_batches, votes), compute, world=world
-                    )
+                shown = until_stop(val_batches, votes)
+                scores = evaluate_all([*models.values()], shown, compute, world=world)
             except AskedToStop:
                 stop(Position(epoch, steps_per_epoch, step, (), best_top1_pct))
-            record(kind="eval", epoch=epoch, step=step, **evaluation.to_dict())
-            top1_pct = evaluation.best_top1_pct
-            if ema_evaluation is not None:
-                record(kind="eval_ema", epoch=epoch, step=step, **ema_evaluation.to_dict())
-                top1_pct = max(top1_pct, ema_evaluation.best_top1_pct)
+            for kind, score in zip(models, scores, strict=True):
+                record(kind=kind, epoch=epoch, step=step, **score.to_dict())
+            top1_pct = max(score.best_top1_pct for score in scores)
             is_best = top1_pct > best_top1_pct
             best_top1_pct = max(top1_pct, best_top1_pct)
             save(Position(epoch + 1, 0, step, (), best_top1_pct), is_best)
             saved_at = time.perf_counter()
         store.wait()
         world.barrier()
-    return TrainResult(evaluation, ema_evaluation, run.out / "checkpoint.pt")
+    return TrainResult(scores[0], None if ema is None else scores[1], run.out / CHECKPOINT)
 
 
 def train_step(config: TrainConfig, session: Session, batch: AugmentedBatch, lr: float) -> Tensor:

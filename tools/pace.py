@@ -174,7 +174,7 @@ def _time_steps(
     """Take steps as training does; return the seconds of the last `num_steps`."""
     compute, started = session.compute, 0.0
     warm_up = num_warm_up(compute.device)
-    batches = augmented(_endless(source), config.augment, config.run.seed, compute.device)
+    batches = augmented(_endless(source), config.augment, config.run.seed, compute)
     for step in range(warm_up + num_steps):
         if step == warm_up:
             compute.synchronize()

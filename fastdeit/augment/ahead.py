@@ -12,6 +12,7 @@ from fastdeit.augment.compose import apply_augmentation, sample_augmentation
 from fastdeit.augment.mix import MixedTargets
 from fastdeit.batch import Batch
 from fastdeit.config import AugmentConfig
+from fastdeit.device import Compute
 from fastdeit.side_stream import one_ahead
 
 
@@ -20,7 +21,7 @@ class AugmentedBatch:
     """What the model is shown in one step of one process."""
 
     images: Tensor
-    """(B, 3, H, W) float32, channels-last in memory, normalised."""
+    """(B, 3, H, W) float, channels-last in memory, normalised."""
     targets: MixedTargets
     """Two labels and a weight for each image."""
     epoch: int
@@ -45,7 +46,13 @@ class AugmentedBatch:
                 )
 
 
-def augment(batch: Batch, config: AugmentConfig, seed: int, mix_word: int = 0) -> AugmentedBatch:
+def augment(
+    batch: Batch,
+    config: AugmentConfig,
+    seed: int,
+    mix_word: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> AugmentedBatch:
     """Draw the decisions for a batch and apply them, on the device where it is.
 
     Args:
@@ -53,8 +60,10 @@ def augment(batch: Batch, config: AugmentConfig, seed: int, mix_word: int = 0) -
         config: which augmentations, with their probabilities.
         seed: the run's seed.
         mix_word: see `sample_augmentation`.
+        dtype: of the images; they are computed in float32 and rounded once.
     """
-    images, targets = apply_augmentation(batch, sample_augmentation(config, batch, seed, mix_word))
+    decisions = sample_augmentation(config, batch, seed, mix_word)
+    images, targets = apply_augmentation(batch, decisions, dtype)
     return AugmentedBatch(images, targets, batch.epoch, batch.step)
 
 
@@ -62,7 +71,7 @@ def augmented(
     batches: Iterable[Batch],
     config: AugmentConfig,
     seed: int,
-    device: torch.device,
+    compute: Compute,
     mix_word: int = 0,
 ) -> Iterator[AugmentedBatch]:
     """Augment the batches of an epoch; on a GPU the next one while the caller's step runs.
@@ -71,13 +80,15 @@ def augmented(
         batches: on any device.
         config: which augmentations, with their probabilities.
         seed: the run's seed.
-        device: where they are wanted.
+        compute: where they are wanted, in autocast's precision: the first layer rounds to it
+            anyway, so half the memory gives the same bits.
         mix_word: see `sample_augmentation`.
     """
+    device, dtype = compute.device, compute.autocast_dtype or torch.float32
 
     def tensors(batch: AugmentedBatch) -> tuple[Tensor, ...]:
         targets = batch.targets
         return batch.images, targets.labels, targets.partner_labels, targets.weight
 
-    made = (augment(batch.to(device), config, seed, mix_word) for batch in batches)
+    made = (augment(batch.to(device), config, seed, mix_word, dtype) for batch in batches)
     yield from one_ahead(made, device, tensors)

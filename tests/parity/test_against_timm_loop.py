@@ -56,7 +56,7 @@ def run_ours(config: TrainConfig, session: Session) -> list[float]:
         for step in range(STEPS)
     ]  # fmt: skip
     losses = []
-    for step, batch in enumerate(augmented(batches, config.augment, 0, torch.device("cpu"))):
+    for step, batch in enumerate(augmented(batches, config.augment, 0, session.compute)):
         lr = learning_rate(config.optim, BATCH, step, STEPS_PER_EPOCH)
         losses.append(train_step(config, session, batch, lr).item())
     return losses
@@ -136,7 +136,8 @@ def test_twenty_steps(kind: str, accumulate: int, monkeypatch: pytest.MonkeyPatc
             if not value.is_floating_point():
                 continue
             found_value, value = (drop_noise(name, t) for t in (ours.state_dict()[name], value))
-            near = 1e-4 * value.abs().max().item()
+            # Gradients of what batch norm cancels are rounding of 1e-9 and less.
+            near = max(1e-4 * value.abs().max().item(), 1e-9)
             assert torch.allclose(found_value, value, rtol=0, atol=near), name
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from augment_batches import NUM_CLASSES, make_batch
 from torch import nn
 
-from fastdeit.device import Compute
+from fastdeit.augment import augment
+from fastdeit.device import Compute, choose_compute
+from fastdeit.models import make_model
 from fastdeit.recipes import fill_recipe
-from fastdeit.session import compile_model
+from fastdeit.session import assemble, compile_model
+from fastdeit.train import train_step
 
 
 @pytest.mark.parametrize(
@@ -33,3 +37,27 @@ def test_the_model_is_compiled_as_in_training(mode: Any, device: str, is_compile
     forward = compile_model(model, config, Compute(torch.device(device), None, ""))
     assert (forward is not model) == is_compiled
     assert getattr(forward, "_orig_mod", model) is model
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "deit_tiny_patch16_224"])
+def test_images_in_autocasts_precision_change_no_bit(name: str) -> None:
+    """The first layer rounds float32 images to bf16 itself: three steps give the same weights."""
+    config = fill_recipe("demo-teacher", Path("x"))
+    config = replace(
+        config,
+        data=replace(config.data, batch_size=8),
+        model=replace(config.model, model=name),
+    )
+    compute = choose_compute("cpu", "bf16")
+    ends = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = make_model(config.model, NUM_CLASSES, 64, seed=1)
+        session = assemble(config, model, None, compute)
+        for step in range(3):
+            batch = replace(make_batch(8, 64, step), step=step)
+            train_step(config, session, augment(batch, config.augment, 0, 0, dtype), 1e-3)
+        ends.append(session.model.state_dict())
+    fresh = make_model(config.model, NUM_CLASSES, 64, seed=1).state_dict()
+    assert any(not torch.equal(value, ends[0][key]) for key, value in fresh.items())
+    for key, value in ends[0].items():
+        assert torch.equal(value, ends[1][key]), key
