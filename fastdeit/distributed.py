@@ -176,6 +176,8 @@ def joined(compute: Compute, timeout_minutes: float) -> Iterator[World]:
     timeout = datetime.timedelta(minutes=timeout_minutes)
     store, rank, size = next(rendezvous("env://", timeout=timeout))
     store.set_timeout(timeout)
+    # torchrun may keep its store when it starts the processes again, and their old addresses in it.
+    store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     is_gpu = compute.device.type == "cuda"
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if is_gpu else "gloo",

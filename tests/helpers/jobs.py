@@ -32,13 +32,18 @@ class Job:
     """One `fastdeit train`."""
 
     def __init__(
-        self, containers: dict[str, Path], out: Path, *options: str, processes: int = 1
+        self,
+        containers: dict[str, Path],
+        out: Path,
+        *options: str,
+        processes: int = 1,
+        restarts: int = 0,
     ) -> None:
-        """Start it."""
+        """Start it; torchrun starts it again so many times when a process is lost."""
         program = ["-m", "fastdeit.tools.cli"]
         if processes > 1:
             torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-            program = [*torchrun, str(processes), *program]
+            program = [*torchrun, str(processes), "--max-restarts", str(restarts), *program]
         data = ["--train", str(containers["beton"]), "--val", str(containers["val"])]
         line = ["train", "demo-teacher", *data, "--out", str(out), *TINY, *options]
         self.out = out

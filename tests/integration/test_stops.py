@@ -124,3 +124,17 @@ def test_a_lost_process_ends_the_job(
     assert job.end(90) != 0
     assert "process 0 lost another one. Found: no answer of process 1, last heard at" in job.text()
     assert load_checkpoint(out / "checkpoint.pt")["position"]["step"] >= 2
+
+
+def test_torchrun_starts_a_job_again(
+    whole: tuple[int, Path], containers: dict[str, Path], tmp_path: Path
+) -> None:
+    """With --max-restarts a killed process costs a restart; the end is the same, bit for bit."""
+    processes, expected = whole
+    if processes == 1:
+        pytest.skip("one process is not started by torchrun")
+    job = Job(containers, tmp_path / "run", *MIXED, processes=2, restarts=1)
+    job.wait_for_step(6)
+    os.kill(job.rank(1), signal.SIGKILL)
+    assert job.end() == 0, job.text()
+    assert_same_run(tmp_path / "run", expected)
