@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -36,6 +37,8 @@ class StopRequest:
         now = time.monotonic()
         if not self.signal_number:
             self.signal_number, self._asked_at = number, now
+            if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
+                return
             more = "; once more ends at once" if number == signal.SIGINT else ""
             sys.stderr.write(f"\nfastdeit: saving after this step{more}\n")
         elif number == signal.SIGINT and now - self._asked_at > AGAIN_S:

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(args)
     except UserError as error:
-        print(f"fastdeit: error: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of our stdout went away (`| head`)
@@ -66,13 +66,14 @@ def main(argv: list[str] | None = None) -> int:
             return 141
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error).split("\n")[0]
-        print(f"fastdeit: error: {where}{reason}. What existed is as it was.", file=sys.stderr)
+        complain(f"{where}{reason}. What existed is as it was.")
         return 2
     except (FloatingPointError, RunError) as error:
-        print(f"fastdeit: error: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except Stopped as stopped:
-        print(f"fastdeit: stopped at {stopped}; --resume auto goes on", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # all processes of a job stop together
+            print(f"fastdeit: stopped at {stopped}; --resume auto goes on", file=sys.stderr)
         return 130 if stopped.signal_number == signal.SIGINT else EXIT_REQUEUE
     except KeyboardInterrupt:
         print("fastdeit: interrupted", file=sys.stderr)
@@ -81,6 +82,13 @@ def main(argv: list[str] | None = None) -> int:
         if _num_stops:  # Python's own end would be disturbed by another one
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
+
+
+def complain(text: str) -> None:
+    """Print an error; of the processes of a job all but the first say who they are."""
+    rank = os.environ.get("RANK", "0")
+    who = "" if rank == "0" else f"process {rank}: "
+    print(f"fastdeit: error: {who}{text}", file=sys.stderr)
 
 
 _num_stops = 0
