@@ -74,7 +74,8 @@ def prepare_folder(config: TrainConfig, session: Session, batches: Pipeline) -> 
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     replace_file(out / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
     describe_run(config, session, batches)
-    show_augmentation(config, batches, batches.index.class_names)
+    if session.position.step == 0:
+        show_augmentation(config, batches, batches.index.class_names)
 
 
 def describe_run(config: TrainConfig, session: Session, batches: Pipeline) -> None:

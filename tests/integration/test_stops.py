@@ -61,6 +61,8 @@ def test_a_run_that_is_asked_to_stop_saves(
 ) -> None:
     """It saves the step it is at, says so, exits with a code to requeue on, and goes on exactly."""
     processes, expected = whole
+    if processes == 2 and number != signal.SIGUSR1:
+        pytest.skip("one signal shows that the processes agree")
     out = tmp_path / "run"
     # Nothing else is saved within an epoch, and rows are rarer than steps.
     more = ("--save-minutes", "0", "--log-every-steps", "3")
