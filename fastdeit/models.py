@@ -6,7 +6,7 @@ from typing import cast
 
 import timm
 import torch
-from timm.layers import trunc_normal_
+from timm.layers import PatchEmbed, trunc_normal_
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -58,8 +58,8 @@ def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int
         set_constant_rate(model.blocks, config.drop_path)
     check_effect(config, model)
 
-    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
-    patch = patch_size[0] if isinstance(patch_size, tuple) else patch_size
+    embed = getattr(model, "patch_embed", None)  # patches that overlap are of other classes
+    patch = embed.patch_size[0] if isinstance(embed, PatchEmbed) else 1
     if image_size % patch:
         raise UserError(
             f"image_size must be a multiple of the patch's side ({patch}). Found: {image_size}. "

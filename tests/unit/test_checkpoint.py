@@ -273,6 +273,7 @@ def test_a_side_that_patches_do_not_fill_is_refused() -> None:
     """Pixels beyond the last whole patch would go unseen."""
     with pytest.raises(UserError, match=r"must be a multiple of the patch's side \(8\). Found: 65"):
         make_model(CONFIG, 3, 65)
+    make_model(ModelConfig(model="pvt_v2_b0"), 3, 64)  # its patches of 7 pixels overlap
 
 
 def test_unknown_models_are_named() -> None:
