@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
+from fastdeit import __version__
 from fastdeit.checkpoint_store import newest_checkpoint
 from fastdeit.config import TrainConfig
 from fastdeit.distributed import World, say
@@ -67,7 +69,13 @@ def run_state(
         "scaler": scaler.state_dict(),
         "ema": None if ema is None else ema.module.state_dict(),
         "position": {**asdict(position), "window": list(position.window)},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the bits of a run."""
+    return {"fastdeit": __version__, "torch": str(torch.__version__), "timm": timm.__version__}
 
 
 def load_run(config: TrainConfig, world: World) -> dict[str, Any] | None:
@@ -117,7 +125,17 @@ def _newest_of_run(config: TrainConfig, world: World) -> dict[str, Any] | None:
             f"the run must have epochs left. Found: all {content['position']['epoch']} done, in "
             f"{path}. Give another --out, or --overwrite instead of --resume auto."
         )
+    if world.is_main and content["versions"] != versions():
+        say(
+            f"the run was saved by {_named(content['versions'])} and goes on with "
+            f"{_named(versions())}; the bits may differ from those of a run that was not stopped"
+        )
     return content
+
+
+def _named(each: dict[str, str]) -> str:
+    """Versions in words."""
+    return ", ".join(f"{name} {version}" for name, version in each.items())
 
 
 def restore(

@@ -90,8 +90,9 @@ def train(
     forecast = Forecast(
         optim.epochs * steps_per_epoch, steps_per_epoch, step, elapsed_s, run.budget_hours * 3600
     )
-    peak = peak_flops(compute).flops_per_s * world.size if world.is_main else 1.0
-    step_flops = batch_size * train_flops(model, session.teacher, config.data.image_size)
+    # Not of a CPU: its peak would be measured beside the loader's threads.
+    peak = peak_flops(compute).flops_per_s * world.size if compute.device.type == "cuda" else None
+    img_flops = train_flops(model, session.teacher, config.data.image_size)
 
     def record(**row: Any) -> None:
         row["elapsed_s"] = round(time.perf_counter() - started, 3)
@@ -163,15 +164,16 @@ def train(
                     raise not_finite("loss", loss, step - len(window), step, lr)
                 if is_row:
                     now = time.perf_counter()
+                    img_per_s = num_steps * batch_size / (now - since)
                     record(
                         kind="train",
                         epoch=epoch,
                         step=step,
                         loss=loss,
                         lr=lr,
-                        img_per_s=num_steps * batch_size / (now - since),
+                        img_per_s=img_per_s,
                         data_wait_frac=loader.seconds / (now - since),
-                        mfu=num_steps * step_flops / (now - since) / peak,
+                        mfu=None if peak is None else img_per_s * img_flops / peak,
                         gpu_memory_gib=compute.peak_memory_gib(),
                     )
                     window, num_steps, since, loader.seconds = [], 0, now, 0.0
