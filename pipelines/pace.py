@@ -82,8 +82,8 @@ class TrainingSteps:
         self._begin()
 
     def _begin(self) -> None:
-        self._endless = _endless(self._source)
-        self._loader = Timed(self._endless)
+        self._stream = endless(self._source)
+        self._loader = Timed(self._stream)
         augment, seed = self._config.augment, self._config.run.seed
         self._batches = augmented(self._loader, augment, seed, self._session.compute.device)
 
@@ -113,7 +113,7 @@ class TrainingSteps:
 
     def rest(self) -> None:
         """End the pass over the source, so that nothing is read ahead; `take` begins another."""
-        self._endless.close()
+        self._stream.close()
         self._begin()
 
 
@@ -253,7 +253,7 @@ def in_memory(num_images: int, compute: Compute, way_out: str = "") -> Iterator[
         ) from error
 
 
-def _endless(source: BatchSource) -> Generator[Batch, None, None]:
+def endless(source: BatchSource) -> Generator[Batch, None, None]:
     """The batches of one epoch after another."""
     while True:
         yield from source
