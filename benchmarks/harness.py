@@ -51,6 +51,16 @@ class Row:
     """What a reader must know."""
     ratios: dict[str, float] = field(default_factory=dict)
     """As `ratio`, to each of several baselines."""
+    step_ms: float | None = None
+    """Milliseconds of a training step, at the median rate."""
+    mfu: float | None = None
+    """Model FLOPs utilisation: part of the device's peak that the model's operations took."""
+    peak_what: str | None = None
+    """What that peak is."""
+    data_wait_frac: float | None = None
+    """Part of the time in which the loader was waited for; median of the rounds."""
+    gpu_memory_gib: float | None = None
+    """The most memory that its tensors took on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +73,19 @@ class Case:
     """One round; returns the number of units done."""
     note: str | None = None
     """As in `Row.note`."""
+    before: Callable[[], None] = lambda: None
+    """Done before each round, untimed."""
+    after: Callable[[], None] = lambda: None
+    """Done after each round, untimed."""
+
+    def time(self) -> float:
+        """Do a round; return its units a second."""
+        self.before()
+        started = time.perf_counter()
+        units = self.run()
+        seconds = time.perf_counter() - started
+        self.after()
+        return units / seconds
 
 
 def measure(
@@ -87,14 +110,12 @@ def measure(
         A row for each case, in their order.
     """
     for one in cases:
-        one.run()
+        one.time()
         on_round()
     rates: dict[str, list[float]] = {one.name: [] for one in cases}
     for _ in range(rounds):
         for one in cases:
-            started = time.perf_counter()
-            units = one.run()
-            rates[one.name].append(units / (time.perf_counter() - started))
+            rates[one.name].append(one.time())
             on_round()
     rows = []
     for one in cases:
@@ -167,6 +188,32 @@ def check_rows_file(path: Path) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure that some rows have."""
+
+    title: str
+    """Above it."""
+    form: str
+    """How it is written, for str.format."""
+    of: Callable[[Row], float | None]
+    """The figure of a row."""
+
+    def text(self, row: Row) -> str:
+        """What the table shows."""
+        value = self.of(row)
+        return "n/a" if value is None else self.form.format(value)
+
+
+MORE = (
+    Column("ms/step", "{:,.4g}", lambda row: row.step_ms),
+    Column("MFU", "{:.1%}", lambda row: row.mfu),
+    Column("data wait", "{:.0%}", lambda row: row.data_wait_frac),
+    Column("GPU GiB", "{:.1f}", lambda row: row.gpu_memory_gib),
+)
+"""Columns that a table has where they are known."""
+
+
 def format_table(rows: list[Row]) -> str:
     """Rows as a table for a terminal."""
     baselines = list(dict.fromkeys(name for row in rows for name in row.ratios))
@@ -176,8 +223,9 @@ def format_table(rows: list[Row]) -> str:
         ratio_names = [f"x {name.split(' (')[0]}" for name in baselines]
     else:
         ratio_names = ["ratio"]
+    more = [column for column in MORE if any(column.of(row) is not None for row in rows)]
     header = ["case", "what", "median", "p20 to p80", "n", *ratio_names, "of bound"]
-    lines = [header]
+    lines = [[*header, *(column.title for column in more)]]
     for row in rows:
         if has_several:
             ratios = [row.ratios.get(name) for name in baselines]
@@ -192,9 +240,10 @@ def format_table(rows: list[Row]) -> str:
                 str(row.n),
                 *("n/a" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
                 "n/a" if row.frac_of_bound is None else f"{100 * row.frac_of_bound:.0f}%",
+                *(column.text(row) for column in more),
             ]
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines

@@ -1,165 +1,339 @@
-"""The training step on data that already lies on the device, beside the published DeiT loop."""
+"""The training step: the published one beside ours, on batches that lie there and from files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.data import Mixup
-from timm.loss import SoftTargetCrossEntropy
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastdeit.augment import augment, augmented, normalise
-from fastdeit.batch import Batch
+from fastdeit.augment import AugmentedBatch, augment, normalise
+from fastdeit.batch import Batch, BatchSource
 from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
-from fastdeit.config import TrainConfig
+from fastdeit.benchmarks.published import (
+    BASELINE,
+    published_compute,
+    published_loop,
+    published_note,
+)
+from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.device import Compute
-from fastdeit.flops import MATRIX_SIDE, matrix_flops
-from fastdeit.models import make_model, set_distilled_training
-from fastdeit.optim import make_optimizer
-from fastdeit.pipelines.pipeline import PipelineOptions
-from fastdeit.pipelines.plan import Plan
-from fastdeit.pipelines.synthetic import SyntheticPipeline, synthetic_index
-from fastdeit.recipes import demo_teacher
-from fastdeit.session import assemble
+from fastdeit.flops import MATRIX_SIDE, Peak, matrix_flops, peak_flops, precision_of
+from fastdeit.models import make_model
+from fastdeit.pipelines.datasets.index import open_dataset
+from fastdeit.pipelines.open import choose_engine, open_pipeline, pipeline_options, train_plan
+from fastdeit.pipelines.pace import (
+    NUM_CLASSES,
+    TrainingSteps,
+    endless,
+    in_memory,
+    is_taught,
+    random_weights,
+    stand_in_teacher,
+    work_of,
+)
+from fastdeit.pipelines.synthetic import synthetic_index
+from fastdeit.session import Session, assemble
 from fastdeit.train import train_step
 
-BASELINE = "the published DeiT loop"
-STEPS = 8
+STEP = "fastdeit step"
+AUGMENTATION = "fastdeit augmentation alone"
+STEPS = {"cpu": 8, "cuda": 30}
+"""Steps of a round."""
+READ_AHEAD = 4
+"""Steps before each round of what reads files: more than an engine has ready when it starts."""
 
 
 def bench_step(
     config: TrainConfig,
-    num_classes: int,
+    stand_in: ModelConfig,
     compute: Compute,
+    data: Path | None,
     rounds: int,
     on_round: Callable[[], None],
 ) -> list[Row]:
     """Measure the step of one recipe.
 
     Args:
-        config: the recipe; a distilled one is taught by a fresh `demo-teacher`.
-        num_classes: outputs of the model.
+        config: the recipe, with the engine and its threads.
+        stand_in: what teaches it, with random weights, if it is distilled.
         compute: device and precision.
+        data: what the step from files decodes; None leaves the rows of files out.
         rounds: timed rounds of `STEPS` steps each.
         on_round: for a progress bar.
 
     Returns:
-        Rows for the published loop, our step, and our augmentation alone. The bound of a step is
-        the rate of a large matrix product over the step's floating-point operations.
+        Rows for the published loop, our step on batches that lie on the device, our step from
+        files, our augmentation alone, the loader alone. Ratios are to the published loop, and to
+        our step on batches that lie there. The bound of a step is the rate of a large matrix
+        product over the step's floating-point operations.
+
+    Raises:
+        UserError: the dataset cannot be read, or the step does not fit into the memory.
     """
-    size, batch_size = config.data.image_size, config.data.batch_size
-    index = synthetic_index(batch_size * STEPS, num_classes)
-    plan = Plan(keys=index.keys, batch_size=batch_size, image_size=size, is_training=True)
-    pipeline = SyntheticPipeline(index, plan, PipelineOptions(device=compute.device))
-    batches = [batch.to(compute.device) for batch in pipeline]
-    teacher = None
-    if config.distill.distillation != "none":
-        teacher_config = demo_teacher(Path(), Path(), Path()).model
-        teacher = make_model(teacher_config, num_classes, size).eval().requires_grad_(False)
-        teacher = compute.place(teacher)
-
-    def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = make_model(config.model, num_classes, size, config.run.seed)
-        model = compute.place(model).train()
-        set_distilled_training(model)
-        return model, make_optimizer(model, config.optim, batch_size)
-
-    model = make_model(config.model, num_classes, size, config.run.seed)
-    session = assemble(config, model, teacher, compute)
-    lr = config.optim.lr(batch_size)
-
-    def ours() -> int:
-        for shown in augmented(batches, config.augment, config.run.seed, compute):
-            train_step(config, session, shown, lr)
-        compute.synchronize()
-        return batch_size * STEPS
-
-    def augmentation() -> int:
-        for batch in batches:
-            augment(batch, config.augment, config.run.seed)
-        compute.synchronize()
-        return batch_size * STEPS
-
-    label = f"{config.model.model}, {size} px, batch {batch_size}"
-    cases = [
-        Case(name=BASELINE, run=published_loop(config, *fresh(), teacher, batches, num_classes)),
-        Case(name="fastdeit step", run=ours),
-        Case(name="fastdeit augmentation alone", run=augmentation, note="flip, policy, erase, mix"),
-    ]
-    rows = measure("step", "img/s", cases, rounds, [BASELINE], on_round)
-    side = MATRIX_SIDE[compute.device.type]
-    peak = matrix_flops(compute, side)
-    shown = augment(batches[0], config.augment, config.run.seed)
-    flops = step_flops(lambda: train_step(config, session, shown, lr))
-    what = f"a {side}^3 matrix product, {peak / 1e9:.0f} GFLOP/s"
-    bound = peak / (flops / batch_size)
-    published, step, alone = rows
-    return [
-        replace(with_bound(published, bound, what), note=label),
-        replace(with_bound(step, bound, what), note=label),
-        replace(alone, baseline=None, ratio=None),
-    ]
+    with ExitStack() as stack:
+        stack.enter_context(in_memory(config.data.batch_size, compute))
+        bench = StepBench(config, stand_in, compute, data, stack)
+        rows = measure("step", "img/s", bench.cases(), rounds, [BASELINE, STEP], on_round)
+        return bench.completed(rows)
 
 
-def published_loop(
-    config: TrainConfig,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    teacher: nn.Module | None,
-    batches: list[Batch],
-    num_classes: int,
-) -> Callable[[], int]:
-    """A round in the way of the published code, on normalised images that lie on the device.
+class StepBench:
+    """What `bench_step` sets up, measures and works out."""
 
-    Source: deit engine.py:train_one_epoch and losses.py:DistillationLoss: timm's Mixup, dense soft
-    targets, fp16 autocast on a GPU, the loss read and the device waited for in every step.
-    """
-    mixup = Mixup(
-        mixup_alpha=config.augment.mixup_alpha,
-        cutmix_alpha=config.augment.cutmix_alpha,
-        label_smoothing=config.augment.smoothing,
-        num_classes=num_classes,
-    )
-    criterion = SoftTargetCrossEntropy()
-    inputs = [(normalise(batch.images_nhwc_u8).contiguous(), batch.labels) for batch in batches]
-    device = inputs[0][0].device
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+    def __init__(
+        self,
+        config: TrainConfig,
+        stand_in: ModelConfig,
+        compute: Compute,
+        data: Path | None,
+        stack: ExitStack,
+    ) -> None:
+        """Open the data and build the models; see `bench_step`.
 
-    def run() -> int:
-        count = 0
-        for images, labels in inputs:
-            mixed, targets = mixup(images.clone(), labels)
-            with torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda"):
-                output: Any = model(mixed)
-                if teacher is None:
-                    loss = criterion(output, targets)
-                else:
-                    logits, dist_logits = output
-                    with torch.no_grad():
-                        taught = teacher(mixed)
-                    loss = 0.5 * criterion(logits, targets)
-                    loss = loss + 0.5 * F.cross_entropy(dist_logits, taught.argmax(1))
-            loss.item()
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            count += len(labels)
-        return count
+        Args:
+            config: see there.
+            stand_in: see there.
+            compute: see there.
+            data: see there.
+            stack: closes what is opened.
+        """
+        self.config, self.compute, self.data = config, compute, data
+        self.num_steps = STEPS[compute.device.type]
+        self.batch_size, size = config.data.batch_size, config.data.image_size
+        options = pipeline_options(config.data, compute.device)
+        self.files: BatchSource | None = None
+        self.num_classes = NUM_CLASSES
+        if data is not None:
+            index = open_dataset(data)
+            self.num_classes = len(index.class_names)
+            plan = train_plan(config.data, index, config.run)
+            engine = config.data.engine
+            self.engine = choose_engine(index, engine).name
+            self.files = stack.enter_context(open_pipeline(index, plan, engine, options))
+        index = synthetic_index(max(256, self.batch_size * 8), self.num_classes)
+        plan = train_plan(config.data, index, config.run)
+        synthetic = stack.enter_context(open_pipeline(index, plan, "synthetic", options))
+        self.batch: Batch = next(iter(synthetic)).to(compute.device)
 
-    return run
+        def teacher() -> torch.nn.Module | None:
+            return stand_in_teacher(config, self.num_classes, stand_in) if taught else None
+
+        taught = is_taught(config)
+        teaches = f", taught by {random_weights(stand_in)}" if taught else ""
+        self.label = f"{config.model.model}, {size} px, batch {self.batch_size}{teaches}"
+        # ---- the published loop, as timm makes its models ----
+        self.memory = {name: Memory(compute) for name in (BASELINE, STEP)}
+        with self.memory[BASELINE].building():
+            images = normalise(self.batch.images_nhwc_u8).contiguous()
+            self.published = published_loop(
+                config, teacher(), images, self.batch.labels, self.num_classes, self.num_steps
+            )
+        # ---- ours ----
+        with self.memory[STEP].building():
+            model = make_model(config.model, self.num_classes, size, config.run.seed)
+            ours = teacher()
+            self.work = work_of(config, model, ours, "")
+            placed = None if ours is None else compute.place(ours)
+            self.session = assemble(config, model, placed, compute)
+        self.steps = TrainingSteps(config, self.session, synthetic)
+        self.wait_fracs: list[float] = []
+
+    def cases(self) -> list[Case]:
+        """What is measured, in turn."""
+        images, memory = self.num_steps * self.batch_size, self.memory
+
+        def published() -> int:
+            with memory[BASELINE].working():
+                return self.published()
+
+        def step() -> int:
+            with memory[STEP].working():
+                self.steps.take(self.num_steps)
+            return images
+
+        def augmentation() -> int:
+            for _ in range(self.num_steps):
+                augment(self.batch, self.config.augment, self.config.run.seed)
+            self.compute.synchronize()
+            return images
+
+        cases = [
+            Case(
+                name=BASELINE,
+                run=published,
+                note=f"{self.label}; {published_note(self.config, self.compute)}",
+            ),
+            Case(
+                name=STEP,
+                run=step,
+                note=f"{self.label}; noise that lies on the device; augmentation, optimiser and "
+                f"average included; {self.compute.reason}",
+            ),
+        ]
+        if self.files is not None:
+            cases.append(self.from_files(self.files))
+        cases.append(Case(name=AUGMENTATION, run=augmentation, note="flip, policy, erase, mix"))
+        if self.files is not None:
+            cases.append(self.loader_alone(self.files))
+        return cases
+
+    def from_files(self, files: BatchSource) -> Case:
+        """Our step, end to end."""
+        steps = TrainingSteps(self.config, self.session, files)
+
+        def run() -> int:
+            seconds, wait_s = steps.take(self.num_steps)
+            self.wait_fracs.append(wait_s / seconds)
+            return self.num_steps * self.batch_size
+
+        def before() -> None:
+            steps.take(READ_AHEAD)
+
+        return Case(
+            name=self.files_name,
+            run=run,
+            before=before,
+            after=steps.rest,
+            note=f"{self.label}; {self.data}, {len(files)} steps an epoch, whose start counts; a "
+            "wait for the loader that a busy GPU hides counts as one",
+        )
+
+    def loader_alone(self, files: BatchSource) -> Case:
+        """The loader without a step, to the device."""
+        stream = endless(files)
+
+        def before() -> None:
+            nonlocal stream
+            stream = endless(files)
+            for _ in range(READ_AHEAD):
+                next(stream)
+
+        def run() -> int:
+            for _ in range(self.num_steps):
+                next(stream)
+            self.compute.synchronize()
+            return self.num_steps * self.batch_size
+
+        return Case(
+            name=f"fastdeit loader alone ({self.engine})",
+            run=run,
+            before=before,
+            after=lambda: stream.close(),
+            note="crops as uint8 on the device",
+        )
+
+    @property
+    def files_name(self) -> str:
+        """What the step from files is called."""
+        return f"{STEP} from files ({self.engine})"
+
+    def completed(self, rows: list[Row]) -> list[Row]:
+        """The rows with bounds, MFU and what else is known of them."""
+        flops = self.step_flops()
+        own = Ceiling.of(self.compute)
+        theirs = published_compute(self.compute)
+        ceilings = {STEP: own, BASELINE: own}
+        if precision_of(theirs) != precision_of(self.compute):
+            ceilings[BASELINE] = Ceiling.of(theirs)
+        if self.files is not None:
+            ceilings[self.files_name] = own
+        done = []
+        for row in rows:
+            step_ms = 1000 * self.batch_size / row.median
+            if row.name not in ceilings:  # a part of a step
+                ratios = {} if row.name == AUGMENTATION else {STEP: row.ratios[STEP]}
+                baseline, ratio = next(iter(ratios.items()), (None, None))
+                row = replace(row, baseline=baseline, ratio=ratio, ratios=ratios)
+                done.append(replace(row, step_ms=step_ms))
+                continue
+            ceiling, is_files = ceilings[row.name], row.name.startswith(f"{STEP} from files")
+            memory = self.memory.get(row.name)
+            row = replace(
+                row,
+                ratios={} if row.name == BASELINE else row.ratios,
+                step_ms=step_ms,
+                mfu=row.median * self.work.train_flops / ceiling.peak.flops_per_s,
+                peak_what=f"{ceiling.peak.flops_per_s / 1e12:.4g} TFLOP/s, {ceiling.peak.source}",
+                # The first round is the warm-up.
+                data_wait_frac=statistics.median(self.wait_fracs[1:]) if is_files else None,
+                gpu_memory_gib=None if memory is None else memory.peak_gib,
+            )
+            done.append(
+                with_bound(row, ceiling.matrix_flops * self.batch_size / flops, ceiling.what)
+            )
+        return done
+
+    def step_flops(self) -> float:
+        """Floating-point operations of one of our steps, counted by torch on two of its images."""
+        shown = augment(self.batch, self.config.augment, self.config.run.seed)
+        few = next(shown.parts(max(1, self.batch_size // 2)))
+        session = replace(self.session, forward=self.session.model)  # compiled code is not seen
+        return count_flops(self.config, session, few) * self.batch_size / len(few.images)
 
 
-def step_flops(step: Callable[[], object]) -> int:
-    """Floating-point operations of one step, counted by torch."""
+def count_flops(config: TrainConfig, session: Session, batch: AugmentedBatch) -> int:
+    """Floating-point operations of one step, counted by torch while it is taken."""
     with FlopCounterMode(display=False) as counter:
-        step()
+        train_step(config, session, batch, config.optim.warmup_lr)
     return int(counter.get_total_flops())
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What a device can do in a precision."""
+
+    peak: Peak
+    """Of the datasheet, if it has one."""
+    matrix_flops: float
+    """Floating-point operations a second of a large matrix product."""
+    what: str
+    """The same in words."""
+
+    @classmethod
+    def of(cls, compute: Compute) -> Ceiling:
+        """Look up and measure; waits for the device."""
+        side, peak = MATRIX_SIDE[compute.device.type], peak_flops(compute)
+        # On a CPU the peak is that product already.
+        is_cpu = compute.device.type == "cpu"
+        rate = peak.flops_per_s if is_cpu else matrix_flops(compute, side)
+        what = f"a {side}^3 matrix product in {precision_of(compute)}, {rate / 1e9:.0f} GFLOP/s"
+        return cls(peak, rate, what)
+
+
+@dataclass(slots=True)
+class Memory:
+    """How much GPU memory a case takes at most, without that of the others."""
+
+    compute: Compute
+    """Where."""
+    peak_gib: float | None = None
+    """In the first round, its models included; None on a CPU."""
+    _built: int = field(default=0)
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """What is allocated here belongs to the case."""
+        before = self._allocated()
+        yield
+        self._built += self._allocated() - before
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A round."""
+        if self.compute.device.type != "cuda" or self.peak_gib is not None:
+            yield
+            return
+        before = self._allocated()
+        torch.cuda.reset_peak_memory_stats(self.compute.device)
+        yield
+        peak = torch.cuda.max_memory_allocated(self.compute.device)
+        self.peak_gib = (self._built + peak - before) / 2**30
+
+    def _allocated(self) -> int:
+        is_gpu = self.compute.device.type == "cuda"
+        return torch.cuda.memory_allocated(self.compute.device) if is_gpu else 0

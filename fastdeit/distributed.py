@@ -110,8 +110,13 @@ class World:
             self._store.set(f"step/{self.rank}", str(step))
 
     @contextmanager
-    def explain_loss(self) -> Iterator[None]:
+    def explain_loss(
+        self, way_out: str = "What was saved is as it was, and --resume auto goes on."
+    ) -> Iterator[None]:
         """Turn the error of a collective operation into one line that says who is missing.
+
+        Args:
+            way_out: what to do then.
 
         Raises:
             RunError: another process ended or does not answer.
@@ -124,8 +129,7 @@ class World:
                 raise
             raise RunError(
                 f"process {self.rank} lost another one. Found: {self._missing()}. Its own message "
-                "says why, if it could give one; what was saved is as it was, and --resume auto "
-                f"goes on. ({text.split('] ')[-1][:100]})"
+                f"says why, if it could give one. {way_out} ({text.split('] ')[-1][:100]})"
             ) from error
 
     def _missing(self) -> str:

@@ -20,7 +20,7 @@ from fastdeit.tools.progress_line import duration
 from fastdeit.tools.recipe_list import check_recipe
 
 if TYPE_CHECKING:
-    from fastdeit.tools.pace import Pace
+    from fastdeit.pipelines.pace import Pace
 
 IMAGENET_TRAIN, IMAGENET_VAL = 1_281_167, 50_000
 DEFAULT_STEPS = 50
@@ -107,8 +107,8 @@ def budget(
         epochs: in place of the recipe's.
         train: decode this dataset instead of taking synthetic images that lie on the device.
         engine: what decodes it.
-        teacher: checkpoint of the teacher of a distilled recipe; regnety_160 with random weights
-            unless given.
+        teacher: checkpoint of the teacher of a distilled recipe; unless given, random weights of
+            regnety_160, or of demo-teacher's model for demo.
         device: where to measure; auto, cpu, cuda or cuda:N.
         precision: as in `fastdeit train`.
 
@@ -161,21 +161,21 @@ def budget(
 
     # ---- how fast ------------------------------------------------------------------------------
     from fastdeit.pipelines.datasets.index import open_dataset
-    from fastdeit.tools.pace import count_work, measure_pace, num_warm_up
+    from fastdeit.pipelines.pace import count_work, measure_pace, num_warm_up, usual_teacher
 
     if num_images is None:
         num_images = IMAGENET_TRAIN if train is None else len(open_dataset(train))
     steps_per_epoch = count_steps(config, num_images)
-    pace = None
+    pace, stand_in = None, usual_teacher(recipe)
     if rate is None:
         from fastdeit.device import choose_compute
 
         num_steps = steps or DEFAULT_STEPS
         warm_up = num_warm_up(choose_compute(device, precision).device)
         with progress(None, "measuring", warm_up + num_steps, unit="step") as bar:
-            pace = measure_pace(config, gpus, num_steps, train, teacher, bar.update)
+            pace = measure_pace(config, gpus, num_steps, train, teacher, bar.update, stand_in)
         rate = pace.img_per_s
-    work = count_work(config) if pace is None else pace.work
+    work = count_work(config, stand_in) if pace is None else pace.work
 
     # ---- how long ------------------------------------------------------------------------------
     eval_passes = config.optim.epochs * (2 if config.optim.ema_decay > 0 else 1)

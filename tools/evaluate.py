@@ -14,7 +14,12 @@ from fastdeit.files import replace_file
 from fastdeit.tools.progress import progress
 
 if TYPE_CHECKING:
+    from fastdeit.distributed import World
     from fastdeit.pipelines.datasets.index import DatasetIndex
+    from fastdeit.pipelines.pipeline import Pipeline
+
+TIMEOUT_MINUTES = 10.0
+"""How long a process waits for the others, as in training unless told otherwise."""
 
 
 def evaluate(
@@ -27,26 +32,26 @@ def evaluate(
     weights: Literal["raw", "ema"] = "raw",
     real: Path | None = None,
     device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto",
     threads: int = 0,
     bad_images: Literal["stop", "skip"] = "stop",
 ) -> int:
     """Evaluate a checkpoint: top-1, top-5 and loss of the class, distillation and joint heads.
 
     The last line on stdout is one JSON object; it is written to evaluation.json beside the
-    checkpoint too.
+    checkpoint too. Several GPUs: torchrun --nproc-per-node=8 --no-python fastdeit evaluate ...
 
     Args:
         checkpoint: RUN/checkpoint.pt of `fastdeit train`.
         dataset: a .beton, a folder of shards or an ImageFolder; every image counts once.
         engine: what decodes; auto takes the fastest that is installed.
-        batch_size: images a step.
+        batch_size: images a step of each process.
         eval_crop_ratio: the shorter side becomes the model's size divided by this.
         weights: raw, as trained, or ema, their moving average.
         real: real.json of ImageNet-ReaL, for its top-1 too; DATASET is ImageNet's val then.
         device: auto, cpu, cuda or cuda:N.
-        precision: auto is bf16 autocast on a GPU and fp32 on a CPU.
-        threads: decoding threads; 0 takes every usable core.
+        precision: as in `fastdeit train`; auto is bf16 autocast on a GPU and fp32 on a CPU.
+        threads: decoding threads of each process; 0 takes its share of the usable cores.
         bad_images: stop at an image that does not decode, or count its neighbour in its place.
 
     Returns:
@@ -54,6 +59,7 @@ def evaluate(
     """
     from fastdeit.checkpoint import load_checkpoint, model_from_checkpoint
     from fastdeit.device import choose_compute
+    from fastdeit.distributed import joined, local_rank
     from fastdeit.evaluate import evaluate as score
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.pipelines.datasets.real_labels import read_real_labels
@@ -67,19 +73,27 @@ def evaluate(
             f"eval_crop_ratio must be above 0 and at most 1. Found: {eval_crop_ratio}. "
             "Pass --eval-crop-ratio 0.875, say."
         )
-    compute = choose_compute(device, precision)
-    content = load_checkpoint(checkpoint)
-    index = open_dataset(dataset)
-    check_classes(tuple(content["class_names"]), index)
-    right_labels = None if real is None else read_real_labels(real, index)
-    model = model_from_checkpoint(content, weights).to(compute.device)
-    image_size = content["image_size"]
-    plan = eval_plan(index, image_size, eval_crop_ratio, min(batch_size, len(index)))
-    options = PipelineOptions(threads=threads, device=compute.device, bad_images=bad_images)
-    with open_pipeline(index, plan, engine, options) as batches:
-        shown = progress(batches, "evaluating", len(batches), unit="batch")
-        result = score(model, shown, compute, right_labels)
-        replaced = len(batches.replacements.by_sample)
+    compute = choose_compute(device, precision, local_rank())
+    with joined(compute, TIMEOUT_MINUTES) as world, world.explain_loss("Start it again."):
+        content = load_checkpoint(checkpoint)
+        index = open_dataset(dataset)
+        check_classes(tuple(content["class_names"]), index)
+        right_labels = None if real is None else read_real_labels(real, index)
+        model = model_from_checkpoint(content, weights).to(compute.device)
+        image_size = content["image_size"]
+        step_size = min(batch_size * world.size, len(index))
+        plan = eval_plan(
+            index, image_size, eval_crop_ratio, step_size, rank=world.rank, world_size=world.size
+        )
+        options = PipelineOptions(threads=threads, device=compute.device, bad_images=bad_images)
+        with open_pipeline(index, plan, engine, options) as batches:
+            shown = progress(
+                batches, "evaluating", len(batches), unit="batch", is_shown=world.is_main
+            )
+            result = score(model, shown, compute, right_labels, world)
+            replaced = count_replaced(batches, world)
+    if not world.is_main:
+        return 0
     for name, head in result.heads.items():
         also = "" if head.real_top1_pct is None else f"  ReaL top-1 {head.real_top1_pct:6.2f}%"
         print(
@@ -102,6 +116,16 @@ def evaluate(
     print(text)
     replace_file(checkpoint.with_name("evaluation.json"), (text + "\n").encode())
     return 0
+
+
+def count_replaced(batches: Pipeline, world: World) -> int:
+    """How many images had their neighbours counted in their place, in all processes together."""
+    import torch
+
+    is_replaced = torch.zeros(len(batches.index))
+    is_replaced[list(batches.replacements.by_sample)] = 1
+    # Two processes may have met the same one, as the neighbour of another.
+    return int(world.sum_on_host(is_replaced).count_nonzero())
 
 
 def check_classes(class_names: tuple[str, ...], index: DatasetIndex) -> None:

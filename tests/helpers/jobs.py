@@ -102,6 +102,28 @@ class Job:
         return self._log.read_text(errors="replace")
 
 
+def run_processes(processes: int, *line: str, timeout_s: float = 180) -> tuple[int, str, str]:
+    """Run a command of the program to its end, by torchrun.
+
+    Args:
+        processes: how many.
+        *line: the command and its options.
+        timeout_s: how long it may take.
+
+    Returns:
+        (exit code, stdout, stderr) of all of them.
+    """
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    done = subprocess.run(
+        [sys.executable, *torchrun, "-m", "fastdeit.tools.cli", *line],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
 def rows_of(out: Path) -> list[dict[str, Any]]:
     """The whole rows of a run's metrics."""
     try:

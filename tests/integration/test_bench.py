@@ -30,6 +30,7 @@ def test_bench_writes_rows(
     assert [row["name"] for row in rows] == [row["name"] for row in printed["rows"]]
     by_name = {row["name"]: row for row in rows}
     assert {"fastdeit pil", "fastdeit step", "the published DeiT loop"} <= set(by_name)
+    assert any(name.startswith("fastdeit step from files (") for name in by_name)
     ours = by_name["fastdeit pil"]
     assert ours["baseline"] in ours["ratios"]
     assert ours["ratios"]["DeiT's own (timm transform, torch DataLoader)"] > 0

@@ -18,11 +18,11 @@ from fastdeit.checkpoint import checkpoint_content, save_checkpoint
 from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.flops import Peak, forward_flops
 from fastdeit.models import make_model
+from fastdeit.pipelines import pace as pace_module
+from fastdeit.pipelines.pace import count_work, measure_pace, usual_teacher
 from fastdeit.recipes import RECIPES
-from fastdeit.tools import pace as pace_module
 from fastdeit.tools.budget import paper_times, parse_hours, resolve
 from fastdeit.tools.cli import main
-from fastdeit.tools.pace import TEACHER, count_work, measure_pace
 
 TINY = "demo-teacher --device cpu --batch-size 8"
 
@@ -92,7 +92,8 @@ def test_every_recipe_can_be_estimated(recipe: str, capsys: pytest.CaptureFixtur
     assert code == 0
     assert facts["hours"] > 0
     is_taught = config_of(recipe).distill.distillation != "none"
-    assert is_taught == (f"the teacher is {TEACHER} with random weights" in text)
+    teacher = "test_resnet" if recipe == "demo" else "regnety_160"
+    assert is_taught == (f"the teacher is {teacher} with random weights" in text)
 
 
 def test_real_steps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +161,11 @@ def test_a_distilled_recipe_has_a_teacher_in_its_step(clock: Clock) -> None:
     assert sum(value.numel() for value in teacher.parameters()) == 83_590_140
     assert pace.work == count_work(config)
     assert pace.work.train_flops == 3 * pace.work.eval_flops + forward_flops(teacher, 64)
+    small = usual_teacher("demo")
+    pace = measure_pace(config, 32, 1, None, None, lambda: None, small)
+    assert sum(v.numel() for v in clock.teachers[-1].parameters()) < 1_000_000
+    assert pace.work == count_work(config, small)
+    assert pace.work.teacher == "test_resnet with random weights"
 
 
 def test_a_given_teacher_is_taken(clock: Clock, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,36 @@ def test_warm_up_is_not_counted() -> None:
     (row,) = measure("test", "unit/s", [Case(name="a", run=run)], 3)
     assert calls == 4
     assert row.p20 > 30
+
+
+def test_what_is_done_around_a_round_is_not_timed() -> None:
+    """Before and after every round, the untimed one too."""
+    done: list[str] = []
+
+    def slowly(name: str) -> None:
+        done.append(name)
+        time.sleep(0.2)
+
+    def run() -> int:
+        done.append("run")
+        time.sleep(0.01)
+        return 1
+
+    case = Case(name="a", run=run, before=lambda: slowly("before"), after=lambda: slowly("after"))
+    (row,) = measure("test", "unit/s", [case], 2)
+    assert done == ["before", "run", "after"] * 3
+    assert row.p20 > 30
+
+
+def test_a_column_is_shown_where_it_is_known() -> None:
+    """Milliseconds of a step, MFU, wait; n/a in rows without."""
+    one, other = measure("test", "unit/s", [sleeper(0.001), sleeper(0.002)], 1)
+    one = replace(one, step_ms=12.5, data_wait_frac=0.25)
+    header, first, second = format_table([one, other]).splitlines()
+    assert header.endswith("of bound  ms/step  data wait")
+    assert first.split()[-2:] == ["12.5", "25%"]
+    assert second.split()[-2:] == ["n/a", "n/a"]
+    assert "ms/step" not in format_table([other])
 
 
 def test_cases_take_turns() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,14 +22,14 @@ from fastdeit.models import make_model
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import choose_engine, open_pipeline, pipeline_options, train_plan
 from fastdeit.pipelines.synthetic import synthetic_index
+from fastdeit.recipes import demo_teacher
 from fastdeit.session import Session, assemble, load_teacher
-from fastdeit.train import train_step
+from fastdeit.train import Timed, train_step
 
 NUM_CLASSES = 1000
 """Of synthetic images, as ImageNet has."""
-TEACHER = "regnety_160"
+TEACHER = ModelConfig(model="regnety_160")
 """Stands in where no teacher is given (the paper's best, Table 2)."""
-STAND_IN = f"{TEACHER} with random weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,68 @@ class Work:
     """Which teacher is counted, for the log."""
 
 
-def count_work(config: TrainConfig) -> Work:
-    """Count what a step computes; nothing is run, no memory is taken."""
+class TrainingSteps:
+    """The steps of a training run, as many as are wanted, over one epoch after another."""
+
+    def __init__(self, config: TrainConfig, session: Session, source: BatchSource) -> None:
+        """Begin where the source is.
+
+        Args:
+            config: the recipe.
+            session: what computes.
+            source: the batches of this process.
+        """
+        self._config, self._session, self._source = config, session, source
+        self._num_taken = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._stream = endless(self._source)
+        self._loader = Timed(self._stream)
+        augment, seed = self._config.augment, self._config.run.seed
+        self._batches = augmented(self._loader, augment, seed, self._session.compute)
+
+    def take(
+        self, num_steps: int, on_step: Callable[[], None] = lambda: None
+    ) -> tuple[float, float]:
+        """Take steps as training does, and wait for the device.
+
+        Args:
+            num_steps: how many.
+            on_step: called after each step.
+
+        Returns:
+            (how long they took, how long of it the loader was waited for) in seconds.
+        """
+        config, compute = self._config, self._session.compute
+        self._loader.seconds = 0.0
+        started = time.perf_counter()
+        for _ in range(num_steps):
+            train_step(config, self._session, next(self._batches), config.optim.warmup_lr)
+            if self._num_taken % config.run.log_every_steps == 0:
+                compute.synchronize()  # where training reads the loss
+            self._num_taken += 1
+            on_step()
+        compute.synchronize()
+        return time.perf_counter() - started, self._loader.seconds
+
+    def rest(self) -> None:
+        """End the pass over the source, so that nothing is read ahead; `take` begins another."""
+        self._stream.close()
+        self._begin()
+
+
+def count_work(config: TrainConfig, stand_in: ModelConfig = TEACHER) -> Work:
+    """Count what a step computes; nothing is run, no memory is taken.
+
+    Args:
+        config: the recipe.
+        stand_in: the teacher of a distilled one.
+    """
     with torch.device("meta"):
         model = make_model(config.model, NUM_CLASSES, config.data.image_size)
-        teacher = stand_in_teacher(config, NUM_CLASSES) if is_taught(config) else None
-    return work_of(config, model, teacher, STAND_IN)
+        teacher = stand_in_teacher(config, NUM_CLASSES, stand_in) if is_taught(config) else None
+    return work_of(config, model, teacher, random_weights(stand_in))
 
 
 def work_of(config: TrainConfig, model: nn.Module, teacher: nn.Module | None, name: str) -> Work:
@@ -85,9 +142,21 @@ def is_taught(config: TrainConfig) -> bool:
     return config.distill.distillation != "none"
 
 
-def stand_in_teacher(config: TrainConfig, num_classes: int) -> nn.Module:
-    """The teacher's architecture with random weights: as fast as a trained one."""
-    teacher = make_model(ModelConfig(model=TEACHER), num_classes, config.data.image_size)
+def usual_teacher(recipe: str) -> ModelConfig:
+    """Which model teaches a distilled recipe: a small one `demo`, `TEACHER` all others."""
+    return demo_teacher(Path(), Path(), Path()).model if recipe == "demo" else TEACHER
+
+
+def random_weights(stand_in: ModelConfig) -> str:
+    """What a stand-in is called in the log."""
+    return f"{stand_in.model} with random weights"
+
+
+def stand_in_teacher(
+    config: TrainConfig, num_classes: int, stand_in: ModelConfig = TEACHER
+) -> nn.Module:
+    """The teacher's architecture with random weights, on the CPU: as fast as a trained one."""
+    teacher = make_model(stand_in, num_classes, config.data.image_size)
     return teacher.eval().requires_grad_(False)
 
 
@@ -98,6 +167,7 @@ def measure_pace(
     data: Path | None,
     teacher: Path | None,
     on_step: Callable[[], None],
+    stand_in: ModelConfig = TEACHER,
 ) -> Pace:
     """Train for some steps and time them.
 
@@ -106,9 +176,10 @@ def measure_pace(
         num_devices: how many share its batch; this one takes one share, rounded up.
         num_steps: timed steps; `num_warm_up` more come before.
         data: a dataset to decode, or None for synthetic images on the device.
-        teacher: checkpoint of the teacher of a distilled recipe; None takes `TEACHER` with random
+        teacher: checkpoint of the teacher of a distilled recipe; None takes `stand_in` with random
             weights.
         on_step: called after each step.
+        stand_in: which model that is.
 
     Raises:
         UserError: the model, the data, the teacher or the device cannot be had, or the share of a
@@ -132,19 +203,16 @@ def measure_pace(
         given = replace(local, distill=replace(local.distill, teacher=teacher))
         taught_by = load_teacher(given, names, compute)
     elif is_taught(local):
-        taught_by = compute.place(stand_in_teacher(local, len(names)))
-    work = work_of(local, model, taught_by, STAND_IN if teacher is None else str(teacher))
+        taught_by = compute.place(stand_in_teacher(local, len(names), stand_in))
+    teacher_name = random_weights(stand_in) if teacher is None else str(teacher)
+    work = work_of(local, model, taught_by, teacher_name)
     engine = "synthetic" if data is None else local.data.engine
     # ---- steps ---------------------------------------------------------------------------------
     with open_pipeline(index, plan, engine, pipeline_options(local.data, compute.device)) as source:
-        try:
-            session = assemble(local, model, taught_by, compute)
-            seconds = _time_steps(local, session, source, num_steps, on_step)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"a device's share of a step must fit into its memory. Found: {share} images, "
-                f"too many for {compute.device}. Pass a smaller --batch-size, or more --gpus."
-            ) from error
+        with in_memory(share, compute, ", or more --gpus"):
+            steps = TrainingSteps(local, assemble(local, model, taught_by, compute), source)
+            steps.take(num_warm_up(compute.device), on_step)
+            seconds, _ = steps.take(num_steps, on_step)
     rate = share * num_steps / seconds
     peak = peak_flops(compute)
     return Pace(
@@ -164,30 +232,28 @@ def num_warm_up(device: torch.device) -> int:
     return 10 if device.type == "cuda" else 1
 
 
-def _time_steps(
-    config: TrainConfig,
-    session: Session,
-    source: BatchSource,
-    num_steps: int,
-    on_step: Callable[[], None],
-) -> float:
-    """Take steps as training does; return the seconds of the last `num_steps`."""
-    compute, started = session.compute, 0.0
-    warm_up = num_warm_up(compute.device)
-    batches = augmented(_endless(source), config.augment, config.run.seed, compute)
-    for step in range(warm_up + num_steps):
-        if step == warm_up:
-            compute.synchronize()
-            started = time.perf_counter()
-        train_step(config, session, next(batches), config.optim.warmup_lr)
-        if step % config.run.log_every_steps == 0:
-            compute.synchronize()  # where training reads the loss
-        on_step()
-    compute.synchronize()
-    return time.perf_counter() - started
+@contextmanager
+def in_memory(num_images: int, compute: Compute, way_out: str = "") -> Iterator[None]:
+    """Say in one line that a step does not fit into the device's memory.
+
+    Args:
+        num_images: images of the step on this device.
+        compute: the device.
+        way_out: what helps beside a smaller batch.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"a device's share of a step must fit into its memory. Found: {num_images} images, "
+            f"too many for {compute.device}. Pass a smaller --batch-size{way_out}."
+        ) from error
 
 
-def _endless(source: BatchSource) -> Iterator[Batch]:
+def endless(source: BatchSource) -> Generator[Batch, None, None]:
     """The batches of one epoch after another."""
     while True:
         yield from source

@@ -1,0 +1,240 @@
+"""`fastdeit bench step`: its rows belong together, and a slow loader is found."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import nn
+
+from fastdeit import UserError
+from fastdeit.benchmarks import published as published_module
+from fastdeit.benchmarks import step as step_module
+from fastdeit.benchmarks.published import make_criterion, make_mixup, published_loop
+from fastdeit.config import TrainConfig
+from fastdeit.flops import MATRIX_SIDE, train_flops
+from fastdeit.models import make_model
+from fastdeit.pipelines.pace import stand_in_teacher, usual_teacher
+from fastdeit.pipelines.pil_engine import PilPipeline
+from fastdeit.recipes import RECIPES, fill_recipe
+from fastdeit.recipes.entry import changed
+from fastdeit.tools.cli import main
+
+LOOP, STEP, ALONE = "the published DeiT loop", "fastdeit step", "fastdeit augmentation alone"
+FILES, LOADER = "fastdeit step from files (pil)", "fastdeit loader alone (pil)"
+SMALL = "--image-size 48 --batch-size 16 --rounds 1 --device cpu"
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of two steps, and a small matrix."""
+    monkeypatch.setitem(step_module.STEPS, "cpu", 2)
+    monkeypatch.setitem(MATRIX_SIDE, "cpu", 512)
+
+
+def bench(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, dict[str, Any]], str]:
+    """Rows by name, and the table."""
+    assert main(["bench", "step", *line.split()]) == 0
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out.splitlines()[-1])["rows"]
+    return {row["name"]: row for row in rows}, captured.err
+
+
+@pytest.mark.slow
+def test_rows_belong_together(
+    containers: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rate, time of a step, ratios and MFU follow from each other; the teacher's work counts."""
+    line = f"--recipe demo --data {containers['beton']} --engine pil --threads 1 {SMALL}"
+    rows, table = bench(line, capsys)
+    assert list(rows) == [LOOP, STEP, FILES, ALONE, LOADER]
+    config = changed(fill_recipe("demo", Path()), data={"image_size": 48})
+    teacher = stand_in_teacher(config, 20, usual_teacher("demo"))
+    flops = train_flops(make_model(config.model, 20, 48), teacher, 48)
+    for row in rows.values():
+        assert row["step_ms"] == pytest.approx(1000 * 16 / row["median"])
+        assert row["gpu_memory_gib"] is None
+    for name in (LOOP, STEP, FILES):
+        row = rows[name]
+        assert row["peak_what"].endswith("TFLOP/s, measured: 512^3 matrix product in fp32")
+        peak = float(row["peak_what"].split()[0]) * 1e12
+        assert row["mfu"] == pytest.approx(row["median"] * flops / peak, rel=1e-3)
+        assert row["frac_of_bound"] == pytest.approx(row["median"] / row["bound"])
+        # The first layer needs no gradient of its images, which the MFU counts all the same.
+        assert 0.8 < row["frac_of_bound"] / row["mfu"] <= 1.001
+        assert "test_resnet with random weights" in row["note"]
+    # One round, so that a ratio of medians is the median of ratios.
+    for name, others in ((STEP, (LOOP,)), (FILES, (LOOP, STEP)), (LOADER, (STEP,))):
+        assert rows[name]["ratios"] == {
+            other: pytest.approx(rows[name]["median"] / rows[other]["median"]) for other in others
+        }
+    assert rows[FILES]["ratio"] == rows[FILES]["ratios"][LOOP]
+    assert rows[LOOP]["ratios"] == rows[ALONE]["ratios"] == {}
+    assert [name for name, row in rows.items() if row["data_wait_frac"] is not None] == [FILES]
+    assert "ms/step" in table and "data wait" in table and "GPU" not in table
+
+
+@pytest.mark.slow
+def test_a_planted_sleep_is_found(
+    containers: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A loader that sleeps for 100 ms a batch is waited for; it rests in others' turns."""
+    images_of, augment, open_pipeline = (
+        PilPipeline._images,
+        step_module.augment,
+        step_module.open_pipeline,
+    )
+    opened: list[Any] = []
+    states: list[str] = []
+
+    def open_and_keep(*args: Any) -> Any:
+        opened.append(open_pipeline(*args))
+        return opened[-1]
+
+    def augment_alone(*args: Any) -> Any:
+        states.append(inspect.getgeneratorstate(opened[0]._open))
+        return augment(*args)
+
+    def slow(self: PilPipeline, requests: Iterator[Any]) -> Iterator[Any]:
+        for made in images_of(self, requests):
+            time.sleep(0.1)
+            yield made
+
+    monkeypatch.setattr(PilPipeline, "_images", slow)
+    monkeypatch.setattr(step_module, "open_pipeline", open_and_keep)
+    monkeypatch.setattr(step_module, "augment", augment_alone)
+    line = f"--recipe demo-teacher --data {containers['beton']} --engine pil {SMALL}"
+    rows, _ = bench(line, capsys)
+    files = rows[FILES]
+    assert 100 < files["data_wait_frac"] * files["step_ms"] < files["step_ms"]
+    assert files["step_ms"] > 100 + 0.2 * rows[STEP]["step_ms"]
+    assert files["ratios"][STEP] < 1
+    assert rows[LOADER]["step_ms"] > 100
+    assert opened[0].name == "pil"
+    assert set(states) == {inspect.GEN_CLOSED}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["demo-teacher", "deit-b-no-mix", "deit3-s", "deit-b-sgd"])
+def test_other_recipes(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without mixing, with binary cross-entropy and Lamb, with SGD; nothing of files is shown."""
+    model = "" if recipe == "demo-teacher" else "--model test_vit"
+    rows, table = bench(f"--recipe {recipe} {model} {SMALL}", capsys)
+    assert list(rows) == [LOOP, STEP, ALONE]
+    assert ("no Mixup, as the recipe" in rows[LOOP]["note"]) == (
+        recipe in ("demo-teacher", "deit-b-no-mix")
+    )
+    assert "data wait" not in table
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_published_loss(recipe: str) -> None:
+    """Every recipe gets the loss that main.py chooses, and a Mixup where it mixes."""
+    config = fill_recipe(recipe, Path())
+    criterion, mixup = make_criterion(config), make_mixup(config.augment, 10)
+    if config.augment.mixup_alpha == config.augment.cutmix_alpha == 0:
+        assert mixup is None
+        smoothing = config.augment.smoothing
+        kind: type[nn.Module] = LabelSmoothingCrossEntropy if smoothing else nn.CrossEntropyLoss
+        assert type(criterion) is kind
+        assert getattr(criterion, "smoothing", 0.0) == smoothing
+        return
+    assert mixup is not None
+    is_bce = config.optim.loss == "bce"
+    assert type(criterion) is (nn.BCEWithLogitsLoss if is_bce else SoftTargetCrossEntropy)
+    assert mixup.label_smoothing == config.augment.smoothing
+
+
+@pytest.mark.parametrize("recipe", ["deit-s", "demo-teacher"])
+def test_the_published_loop_is_contiguous_and_learns(
+    recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model stays as timm made it, has the average moved, and leaves the images alone."""
+    models: list[nn.Module] = []
+    averages: list[Any] = []
+    make, average_of = published_module.make_model, published_module.ModelEma
+
+    def make_and_keep(*args: Any) -> nn.Module:
+        models.append(make(*args))
+        return models[-1]
+
+    def keep_average(*args: Any, **options: Any) -> Any:
+        averages.append(average_of(*args, **options))
+        return averages[-1]
+
+    monkeypatch.setattr(published_module, "make_model", make_and_keep)
+    monkeypatch.setattr(published_module, "ModelEma", keep_average)
+    config: TrainConfig = fill_recipe(recipe, Path())
+    config = changed(config, data={"image_size": 48})
+    images = torch.randn(4, 3, 48, 48)
+    before = images.clone()
+    run = published_loop(config, None, images, torch.arange(4), 10, 2)
+    (model,) = models
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    assert run() == 2 * 4
+    assert torch.equal(images, before)
+    assert all(value.is_contiguous() for value in model.parameters())
+    moved = [name for name, v in model.named_parameters() if not torch.equal(v, weights[name])]
+    assert len(moved) > 0.9 * len(list(model.parameters()))
+    assert len(averages) == (config.optim.ema_decay > 0)
+    for average in averages:
+        state = average.ema.state_dict()
+        assert any(not torch.equal(state[name], weights[name]) for name in moved)
+
+
+def test_out_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the batch, and the way out."""
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step_module, "published_loop", full)
+    with pytest.raises(UserError, match=r"Found: 64 images, too many for cpu\. Pass a smaller"):
+        step_module.bench_step(
+            fill_recipe("demo-teacher", Path()),
+            usual_teacher("demo-teacher"),
+            step_module.Compute(torch.device("cpu"), None, "a test"),
+            None,
+            1,
+            lambda: None,
+        )
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (
+            "step --batch-size 15",
+            "batch_size must be even, for timm's Mixup takes pairs. Found: 15",
+        ),
+        ("step --engine pil", "engine has no effect without a dataset to decode. Found: pil."),
+        ("step --threads 2", "threads has no effect without a dataset to decode. Found: 2."),
+        ("step --num-images 9", "num_images has no effect in bench step. Found: 9."),
+        ("scale --rounds 9", "rounds has no effect in bench scale. Found: 9."),
+        ("augment --precision fp16", "precision has no effect in bench augment. Found: fp16."),
+        ("all --scale-images 9", "scale_images has no effect in bench all. Found: 9."),
+        (
+            "step --image-size 60",
+            "image_size must be a multiple of the patch's side (8). Found: 60",
+        ),
+        ("step --data none.beton", "dataset does not exist. Found: nothing at none.beton."),
+        ("step --precision tf32 --device cpu", "precision tf32 needs a GPU. Found: device cpu."),
+        ("step --batch-size 0", "batch_size must be at least 1. Found: 0."),
+    ],
+)
+def test_wrong_lines(line: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An option without effect, or that cannot be, is one line."""
+    assert main(["bench", *line.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("fastdeit: error: ") and text in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""

@@ -1,0 +1,120 @@
+"""`fastdeit evaluate` in several processes gives what it gives in one."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jobs import run_processes
+from PIL import Image
+
+from fastdeit.checkpoint import checkpoint_content, save_checkpoint
+from fastdeit.config import ModelConfig
+from fastdeit.models import make_model
+from fastdeit.pipelines.datasets.index import open_dataset
+from fastdeit.tools.cli import main
+
+CLASSES = ("cat", "dog")
+DISTILLED = ModelConfig(
+    model="deit_tiny_distilled_patch16_224", patch_size=8, embed_dim=48, depth=2, num_heads=3
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small distilled model with random weights."""
+    path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
+    model = make_model(DISTILLED, len(CLASSES), 32)
+    save_checkpoint(path, checkpoint_content(model, DISTILLED, 32, CLASSES))
+    return path
+
+
+def make_folder(root: Path, *counts: int) -> Path:
+    """An ImageFolder with so many images of each class."""
+    generator = np.random.default_rng(0)
+    for name, count in zip(CLASSES, counts, strict=True):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.jpg", quality=60)
+    return root
+
+
+def evaluations(
+    processes: int,
+    checkpoint: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    *options: str,
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """The result of one process, that of several, and what these wrote to stderr."""
+    line = ["evaluate", str(checkpoint), str(folder), "--engine", "pil", "--threads", "1", *options]
+    assert main(line) == 0
+    one = json.loads(capsys.readouterr().out.splitlines()[-1])
+    file = checkpoint.with_name("evaluation.json")
+    assert json.loads(file.read_text()) == one
+    file.unlink()
+    code, out, err = run_processes(processes, *line)
+    assert code == 0, err
+    (printed,) = out.splitlines()  # the first process alone tells
+    several = json.loads(printed)
+    assert json.loads(file.read_text()) == several
+    return one, several, err
+
+
+def assert_equal(one: dict[str, Any], two: dict[str, Any], rel: float) -> None:
+    """Counts are equal, losses nearly."""
+    assert {**one, "heads": None} == {**two, "heads": None}
+    assert list(one["heads"]) == list(two["heads"]) == ["class", "dist", "joint"]
+    for name, head in one["heads"].items():
+        other = two["heads"][name]
+        for count in ("top1_pct", "top5_pct"):
+            assert head[count] == other[count], (name, count)
+        assert head["loss"] == pytest.approx(other["loss"], rel=rel), name
+
+
+@pytest.mark.slow
+def test_two_processes_count_each_image_once(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """13 images in steps of 2 x 1: one process has nothing in the last step."""
+    folder = make_folder(tmp_path / "val", 7, 6)
+    one, two, err = evaluations(2, checkpoint, folder, capsys, "--batch-size", "1")
+    assert one["num_images"] == 13
+    # Matrix products of one image each round alike in both, so that the sums alone may differ.
+    assert_equal(one, two, 1e-9)
+    assert err.count("class: top-1") == 1
+
+
+@pytest.mark.slow
+def test_fewer_images_than_processes(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One process has nothing to do, and both end."""
+    folder = make_folder(tmp_path / "val", 1, 1)
+    one, two, _ = evaluations(3, checkpoint, folder, capsys)
+    assert one["num_images"] == 2
+    assert_equal(one, two, 1e-9)
+
+
+@pytest.mark.slow
+def test_replaced_images_are_counted_over_both(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images that do not decode count once, whoever met them; steps of 2 x 4, the last of 3 + 2."""
+    folder = make_folder(tmp_path / "val", 7, 6)
+    # Two neighbours in the order of keys, one in each process: the first one meets both.
+    order = np.argsort(open_dataset(folder).keys).tolist()
+    bad = next(pair for pair in pairwise(order) if max(pair) < 8 and (pair[0] < 4) != (pair[1] < 4))
+    paths = sorted(folder.rglob("*.jpg"))
+    for path in (paths[bad[0]], paths[bad[1]], paths[-1]):
+        path.write_bytes(path.read_bytes()[:700])
+    one, two, _ = evaluations(
+        2, checkpoint, folder, capsys, "--batch-size", "4", "--bad-images", "skip"
+    )
+    assert one["images_replaced"] == 3
+    assert_equal(one, two, 1e-6)
