@@ -231,9 +231,9 @@ def test_an_image_that_does_not_decode(processes: int, bad: dict[str, Any], tmp_
 @pytest.mark.parametrize(
     ("step", "text", "saved"),
     [
-        (5, "loss must be finite. Found: nan at step 4 to 6, learning rate 0.00297. Lower", 4),
-        (6, "weights must be finite. Found: nan at step 5 to 6, learning rate 0.00297. Lower", 4),
-        (8, "weights must be finite. Found: nan at step 7 to 8, learning rate 0.00224. Lower", 6),
+        (5, "loss must be finite. Found: nan at step 4 to 6, learning rate 0.00233. Lower", 4),
+        (6, "weights must be finite. Found: nan at step 5 to 6, learning rate 0.00233. Lower", 4),
+        (8, "weights must be finite. Found: nan at step 7 to 8, learning rate 0.00137. Lower", 6),
     ],
 )
 def test_weights_that_are_not_finite_are_not_saved(
