@@ -102,7 +102,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             expected = content.pop("checksum", None)
             found = content_checksum(content)
     except Exception as error:  # damaged bytes fail in torch, zip and pickle in any way there is
-        reason = (str(error) or type(error).__name__).split("\n")[0]
+        reason = (str(error) or type(error).__name__).split("\n")[0].rstrip(".")
         if "weights_only" in reason or reason.startswith("Weights only"):
             reason = "no checkpoint, or one that would run code"
         raise _damaged(path, num_bytes, reason) from error

@@ -70,16 +70,20 @@ class World:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, by their numbers; each must be able to be pickled."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, group=self._control)
+        return values
+
     def check_alike(self, what: str, value: str, way_out: str) -> None:
         """Make sure that all processes have the same value.
 
         Raises:
             UserError: on every process, with the values of all.
         """
-        if self.size == 1:
-            return
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._control)
+        values = self.gather(value)
         if len(set(values)) > 1:
             found = ", ".join(f"{each} in process {rank}" for rank, each in enumerate(values))
             raise UserError(f"{what} must be the same in all processes. Found: {found}. {way_out}")

@@ -1,5 +1,9 @@
 """The exceptions that the program prints as one line, without a traceback."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class UserError(Exception):
     """Input that cannot be used, as one line: what, the value found, the rule, the way out.
@@ -20,6 +24,29 @@ class Stopped(Exception):
         """Say which signal asked, and what was saved."""
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def require_effect(config: Any, name: str, has_effect: bool, without: str, way_out: str) -> None:
+    """Refuse an option that was given and cannot act.
+
+    Args:
+        config: a dataclass.
+        name: one of its fields; its default is never refused.
+        has_effect: whether the field acts.
+        without: what is missing.
+        way_out: an option that would let it act.
+
+    Raises:
+        UserError: the field has no effect and is not as it would be if it were left out.
+    """
+    value = getattr(config, name)
+    require(
+        has_effect or value == config.__dataclass_fields__[name].default,
+        name,
+        value,
+        f"has no effect without {without}",
+        f"{way_out}, or leave --{name.replace('_', '-')} out.",
+    )
 
 
 def require(ok: bool, what: str, found: object, rule: str, way_out: str) -> None:

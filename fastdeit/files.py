@@ -19,10 +19,13 @@ def replacing(path: Path, before_rename: Callable[[], None] | None = None) -> It
     Args:
         path: where; its folder must exist.
         before_rename: called when the new file is on the disk and not under its name yet.
+
+    Raises:
+        OSError: it cannot be written; names the file.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -32,6 +35,21 @@ def replacing(path: Path, before_rename: Callable[[], None] | None = None) -> It
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name into an error of writing it; Python does so for opening it only.
+
+    Raises:
+        OSError: the same one, with the name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

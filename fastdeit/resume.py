@@ -24,14 +24,15 @@ from fastdeit.files import replace_file
 
 MAY_DIFFER = frozenset(
     (
-        "data.engine", "data.hw_decoder_load", "data.threads", "data.train", "data.val",
-        "distill.teacher", "dry_run", "init_from", "optim.accumulate",
+        "data.bad_images", "data.engine", "data.hw_decoder_load", "data.threads", "data.train",
+        "data.val", "distill.teacher", "dry_run", "init_from", "optim.accumulate",
         "run.activation_checkpointing", "run.budget_hours", "run.compile", "run.device",
         "run.keep_checkpoints", "run.log_every_steps", "run.out", "run.overwrite", "run.resume",
         "run.save_minutes", "run.tensorboard", "run.timeout_minutes", "run.wandb",
     )
 )  # fmt: skip
-"""Fields that may be others when a run goes on: where things are, and how fast it is."""
+"""Fields that may be others when a run goes on: where things are, how fast it is, and
+whether a bad image ends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,8 @@ def restore(
 
 def cut_metrics(path: Path, position: Position) -> float:
     """Drop the rows of what is done again; return the seconds that the others took."""
-    rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    # A power cut may leave anything at the end.
+    rows = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
     kept = []
     for text in rows:
         try:

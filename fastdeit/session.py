@@ -13,7 +13,7 @@ from fastdeit.config import TrainConfig
 from fastdeit.device import Compute, choose_compile_mode, choose_compute
 from fastdeit.distributed import World, say
 from fastdeit.ema import ModelEma
-from fastdeit.errors import UserError
+from fastdeit.errors import UserError, require
 from fastdeit.initialise import grid_of, initialise_from
 from fastdeit.models import make_model, set_distilled_training
 from fastdeit.optim import make_optimizer
@@ -134,8 +134,17 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
     """Let a model compute its activations again in the backward pass.
 
     Raises:
-        UserError: timm's model cannot.
+        UserError: timm's model cannot, or has batch norm, whose running averages would move a
+            second time.
     """
+    for layer in model.modules():
+        require(
+            not isinstance(layer, nn.modules.batchnorm._BatchNorm),
+            "activation_checkpointing",
+            name,
+            "would move the running averages of batch norm twice a step",
+            "Leave out --activation-checkpointing.",
+        )
     try:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError, TypeError) as error:

@@ -17,6 +17,7 @@ from typing import Any
 
 from fastdeit.config import RunConfig
 from fastdeit.errors import UserError, require
+from fastdeit.files import naming
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -60,7 +61,8 @@ class Metrics:
         goes_on = self._first_step > 0
         with ExitStack() as opened:
             path = self._out / METRICS
-            self._file = opened.enter_context(path.open("a" if goes_on else "w", encoding="utf-8"))
+            self._file = path.open("a" if goes_on else "w", encoding="utf-8")
+            opened.callback(self._close_file)
             self._board = self._open_tensorboard() if self._run.tensorboard else None
             if self._board is not None:
                 opened.callback(self._board.close)
@@ -80,18 +82,26 @@ class Metrics:
                 self._wandb.finish(exit_code=0 if kind is None else 1)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Write one row; it is in the files when this returns."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Write one row; it is in the files when this returns.
+
+        Raises:
+            OSError: metrics.jsonl cannot be written, and may end in half a row.
+        """
+        with naming(self._out / METRICS):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         if self._board is None and self._wandb is None:
             return
-        curves = scalars_of(row)
         if self._board is not None:
-            for tag, value in curves.items():
-                self._board.add_scalar(tag, value, row["step"])
+            _draw(self._board, row)
             self._board.flush()
         if self._wandb is not None:
-            self._wandb.log({**curves, "step": row["step"]})
+            self._wandb.log({**scalars_of(row), "step": row["step"]})
+
+    def _close_file(self) -> None:
+        """Close metrics.jsonl; what a full disk left in the buffer is tried once more."""
+        with naming(self._out / METRICS):
+            self._file.close()
 
     def _open_tensorboard(self) -> Any:
         """A SummaryWriter into OUT/tensorboard, without what an earlier try wrote."""
@@ -100,9 +110,14 @@ class Metrics:
             for file in folder.glob("events.out.tfevents.*"):
                 file.unlink()
         module = _import("torch.utils.tensorboard", "tensorboard", "SummaryWriter")
-        # TensorBoard drops what it has of this step and later ones.
-        purge_step = self._first_step + 1 if self._first_step else None
-        writer = module.SummaryWriter(str(folder), purge_step=purge_step)
+        # TensorBoard drops what it has of this step and later ones. Of this step's rows, that of
+        # the training may be done and that of the evaluation not.
+        writer = module.SummaryWriter(str(folder), purge_step=self._first_step or None)
+        if self._first_step:
+            for line in (self._out / METRICS).read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                if row["step"] == self._first_step:
+                    _draw(writer, row)
         # Four spaces make it a block of code in TensorBoard's Markdown.
         text = json.dumps(self._config, indent=1).replace("\n", "\n    ")
         writer.add_text("config", f"    {text}", self._first_step)
@@ -133,6 +148,12 @@ class Metrics:
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
         return run
+
+
+def _draw(board: Any, row: dict[str, Any]) -> None:
+    """Give a row's numbers to TensorBoard."""
+    for tag, value in scalars_of(row).items():
+        board.add_scalar(tag, value, row["step"])
 
 
 def check_telemetry(run: RunConfig) -> None:

@@ -105,7 +105,7 @@ def train(
                 on_row(row)
 
     def save(position: Position, is_best: bool = False) -> None:
-        require_finite(model, position.step)
+        require_finite(session, position.step)
         if world.is_main:
             content = checkpoint_content(
                 model,
@@ -187,7 +187,7 @@ def train(
                     saved_at = time.perf_counter()
 
             # ---- evaluation ------------------------------------------------------------------
-            require_finite(model, step)
+            require_finite(session, step)
             models = {"eval": model} if ema is None else {"eval": model, "eval_ema": ema.module}
             for each in models.values():
                 world.broadcast_buffers(each)
@@ -269,25 +269,27 @@ def loss_of(config: TrainConfig, session: Session, batch: AugmentedBatch) -> Ten
     return loss
 
 
-def require_finite(model: nn.Module, step: int) -> None:
+def require_finite(session: Session, step: int) -> None:
     """Make sure that weights are worth saving; waits for the device.
+
+    Args:
+        session: its model is looked at.
+        step: the next one.
 
     Raises:
         FloatingPointError: one of them is not a finite number.
     """
-    norms = torch.stack(torch._foreach_norm(list(model.parameters())))
+    norms = torch.stack(torch._foreach_norm(list(session.model.parameters())))
     if not torch.isfinite(norms).all().item():
-        raise not_finite("weights", float("nan"), step - 1, step)
+        lr = session.optimizer.param_groups[0]["lr"]
+        raise not_finite("weights", float("nan"), step - 1, step, lr)
 
 
-def not_finite(
-    what: str, value: float, before: int, step: int, lr: float | None = None
-) -> FloatingPointError:
+def not_finite(what: str, value: float, before: int, step: int, lr: float) -> FloatingPointError:
     """The error of a run that diverged."""
-    at = "" if lr is None else f", learning rate {lr:.3g}"
     return FloatingPointError(
-        f"{what} must be finite. Found: {value} at step {before} to {step}{at}. Lower --base-lr or "
-        "raise --warmup-epochs; what was saved before is as it was."
+        f"{what} must be finite. Found: {value} at step {before} to {step}, learning rate {lr:.3g}."
+        " Lower --base-lr or raise --warmup-epochs; what was saved before is as it was."
     )
 
 

@@ -11,9 +11,10 @@ import torch
 
 from fastdeit import UserError
 from fastdeit.config import DataConfig, RunConfig
+from fastdeit.config.data import PADDED_UP_TO
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
 from fastdeit.pipelines.pipeline import Pipeline, PipelineOptions
-from fastdeit.pipelines.plan import PADDED_UP_TO, Plan
+from fastdeit.pipelines.plan import Plan
 
 Engine = Literal["auto", "ffcv", "dali", "pil", "synthetic"]
 
@@ -120,8 +121,6 @@ def train_plan(
     data: DataConfig, index: DatasetIndex, run: RunConfig, rank: int = 0, world_size: int = 1
 ) -> Plan:
     """The plan of training of one process."""
-    is_small = data.image_size <= PADDED_UP_TO
-    crop: Literal["resized", "padded"] = "padded" if is_small else "resized"
     return Plan(
         keys=index.keys,
         batch_size=data.batch_size,
@@ -130,7 +129,7 @@ def train_plan(
         seed=run.seed,
         repeats=data.repeats,
         order="upstream" if run.compat == "upstream" else "keyed",
-        crop=crop if data.train_crop == "auto" else data.train_crop,
+        crop=data.crop,
         crop_scale=data.crop_scale,
         crop_ratio=data.crop_ratio,
         interpolation=data.interpolation,

@@ -23,8 +23,6 @@ from fastdeit.pipelines.upstream_order import ROUND_TO, num_selected, upstream_o
 
 DEFAULT_SCALE = (0.08, 1.0)
 DEFAULT_RATIO = (3 / 4, 4 / 3)
-PADDED_UP_TO = 32
-"""Up to this image size DeiT pads and cuts instead of resizing (CIFAR from scratch)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,11 +39,13 @@ def check_folder(config: TrainConfig) -> None:
             folder holds something else, or the teacher is in it.
     """
     out = config.run.out
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists():
         return
+    if not out.is_dir():
+        raise UserError(f"out must be a folder. Found: the file {out}. Give another --out.")
     foreign = [
         file
-        for file in (out.iterdir() if out.is_dir() else [out])
+        for file in out.iterdir()
         if file.name not in RUN_FILES and not is_checkpoint_file(file.name)
     ]
     if foreign:
@@ -58,7 +60,7 @@ def check_folder(config: TrainConfig) -> None:
             )
     # A run that goes on is checked where its checkpoint is read, in `make_session`.
     may_stay = config.run.overwrite or config.run.resume == "auto"
-    if (out / "checkpoint.pt").exists() and not may_stay:
+    if any(file.suffix == ".pt" for file in out.iterdir()) and not may_stay:
         raise UserError(
             f"the folder of a run must be new or empty. Found: a run in {out}. "
             "Pass --resume auto to go on, --overwrite to replace it, or another --out."

@@ -81,12 +81,16 @@ def train(config: AnyRecipe) -> int:
                 prepare_folder(config, session, train_batches)
             with show_progress(config, world, len(train_batches), session.position.step) as on_row:
                 result = run_training(config, session, train_batches, val_batches, names, on_row)
-            replaced = [*train_batches.replacements.by_sample, *val_batches.replacements.by_sample]
+            replaced = [
+                world.gather(set(batches.replacements.by_sample))
+                for batches in (train_batches, val_batches)
+            ]
     facts = {"checkpoint": str(result.checkpoint), **result.evaluation.to_dict()}
     if result.ema_evaluation is not None:
         facts["ema_heads"] = result.ema_evaluation.to_dict()["heads"]
-    if replaced:
-        facts["images_replaced"] = len(replaced)
+    num_replaced = sum(len(set.union(*found)) for found in replaced)
+    if num_replaced:
+        facts["images_replaced"] = num_replaced
     if world.is_main:
         print(json.dumps(facts))
     return 0

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fastdeit.errors import require
+from fastdeit.errors import require, require_effect
 from fastdeit.policies import parse_policy
 
 Interpolation = Literal["bicubic", "bilinear", "random"]
@@ -58,7 +58,7 @@ class AugmentConfig:
     training does."""
 
     def __post_init__(self) -> None:
-        parse_policy(self.auto_augment)
+        policy = parse_policy(self.auto_augment)
         for name in ("hflip_prob", "erase_prob", "switch_prob", "mix_prob"):
             value = getattr(self, name)
             require(
@@ -130,6 +130,34 @@ class AugmentConfig:
                 "must be two numbers from 0 to 1, the smaller first",
                 "Pass --cutmix-minmax 0.2 0.8, say.",
             )
+            require(
+                self.cutmix_alpha in (0, 1),
+                "cutmix_alpha",
+                self.cutmix_alpha,
+                "has no effect beside cutmix_minmax",
+                "Leave one of them out.",
+            )
+        require_effect(
+            self,
+            "augment_interpolation",
+            policy is not None and policy.moves_pixels,
+            "a policy that rotates, shears or shifts",
+            "Pass --auto-augment rand-m9-mstd0.5-inc1, say",
+        )
+        for name in ("erase_mode", "erase_count", "erase_splits"):
+            require_effect(
+                self, name, self.erase_prob > 0, "Random Erasing", "Pass --erase-prob 0.25, say"
+            )
+        mixes = self.use_mixup or self.use_cutmix
+        for name in ("mix_prob", "mix_mode", "augment_order"):
+            require_effect(self, name, mixes, "Mixup and CutMix", "Pass --mixup-alpha 0.8, say")
+        require_effect(
+            self,
+            "switch_prob",
+            self.use_mixup and self.use_cutmix,
+            "both Mixup and CutMix",
+            "Pass --mixup-alpha 0.8 and --cutmix-alpha 1, say",
+        )
 
     @property
     def use_mixup(self) -> bool:

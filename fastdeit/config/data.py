@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastdeit.errors import require
+from fastdeit.errors import require, require_effect
+
+PADDED_UP_TO = 32
+"""Up to this image size DeiT pads and cuts instead of resizing (CIFAR from scratch)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,3 +108,28 @@ class DataConfig:
             "must be 0 or more",
             "Pass --threads 0 for this process's share.",
         )
+        for name in ("crop_scale", "crop_ratio"):
+            require_effect(
+                self, name, self.crop == "resized", "resized crops", "Pass --train-crop resized"
+            )
+        require_effect(
+            self,
+            "hw_decoder_load",
+            self.dali_device == "gpu",
+            "decoding on the GPU",
+            "Pass --dali-device gpu",
+        )
+        require(
+            self.image_size > PADDED_UP_TO or self.eval_crop_ratio in (0.875, 1),
+            "eval_crop_ratio",
+            self.eval_crop_ratio,
+            f"has no effect up to {PADDED_UP_TO} pixels, where the whole image is looked at",
+            "Leave --eval-crop-ratio out.",
+        )
+
+    @property
+    def crop(self) -> Literal["resized", "padded"]:
+        """How training crops, with auto resolved."""
+        if self.train_crop != "auto":
+            return self.train_crop
+        return "padded" if self.image_size <= PADDED_UP_TO else "resized"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fastdeit.errors import require
+from fastdeit.errors import require, require_effect
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,14 +49,9 @@ class ModelConfig:
             "must be at least 0 and below 1",
             "Pass --dropout 0.1, say.",
         )
-        for name, default in (("drop_path_decay", "linear"), ("drop_path_mode", "mask")):
-            value = getattr(self, name)
-            require(
-                self.drop_path > 0 or value == default,
-                name,
-                value,
-                "has no effect without stochastic depth",
-                f"Pass --drop-path 0.1, say, or leave --{name.replace('_', '-')} out.",
+        for name in ("drop_path_decay", "drop_path_mode"):
+            require_effect(
+                self, name, self.drop_path > 0, "stochastic depth", "Pass --drop-path 0.1, say"
             )
         for name in ("patch_size", "embed_dim", "depth", "num_heads"):
             value = getattr(self, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fastdeit.errors import require
+from fastdeit.errors import require, require_effect
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,12 +74,9 @@ class OptimConfig:
             "must be at least 0 and below 1",
             "Pass --momentum 0.9, say.",
         )
-        require(
-            self.optimizer == "sgd" or self.momentum == 0.9,
-            "momentum",
-            self.momentum,
-            f"has no effect with {self.optimizer}",
-            "Pass --optimizer sgd, or leave --momentum out.",
+        require_effect(self, "momentum", self.optimizer == "sgd", "sgd", "Pass --optimizer sgd")
+        require_effect(
+            self, "warmup_lr", self.warmup_epochs > 0, "a warm-up", "Pass --warmup-epochs 5, say"
         )
         require(
             self.accumulate >= 1,

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from fastdeit.errors import UserError
 from fastdeit.policies.autoaugment_tables import AUTOAUGMENT
-from fastdeit.policies.operations import LEVEL_DENOM, NAMED_OPS, NUM_WIDE_BINS
+from fastdeit.policies.operations import LEVEL_DENOM, NAMED_OPS, NUM_WIDE_BINS, Op
 
 FILL = (124, 116, 104)
 """What lies outside an image: ImageNet's mean, round(255 x mean)."""
@@ -66,6 +66,11 @@ class Policy:
     def names(self) -> tuple[str, ...]:
         """The operations that the policy knows, each once, in its order."""
         return tuple(dict.fromkeys(step.name for row in self.rows for step in row))
+
+    @property
+    def moves_pixels(self) -> bool:
+        """Whether one of them resamples the image."""
+        return any(NAMED_OPS[name].op >= Op.ROTATE for name in self.names)
 
 
 RAND_OPS = (

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fastdeit.checkpoint import load_checkpoint
+from fastdeit.tools.cli import main
 
 TINY = (
     "--engine", "pil", "--threads", "1", "--batch-size", "63", "--epochs", "3",
@@ -26,6 +27,13 @@ TINY = (
 batch has an odd number of images, so two processes have unequal shares."""
 MARK = "FASTDEIT_TEST_JOB"
 MIXED = ("--mixup-alpha", "0.8", "--cutmix-alpha", "1", "--auto-augment", "rand-m9-mstd0.5-inc1")
+
+
+def run_here(containers: dict[str, Path], out: Path, *options: str) -> int:
+    """The same in this process, mixed: 3 epochs of 4 steps, with 3 checkpoints kept."""
+    data = ["--train", str(containers["beton"]), "--val", str(containers["val"])]
+    more = (*TINY, *MIXED, "--keep-checkpoints", "3", *options)
+    return main(["train", "demo-teacher", *data, "--out", str(out), *more])
 
 
 class Job:
@@ -122,6 +130,11 @@ def run_processes(processes: int, *line: str, timeout_s: float = 180) -> tuple[i
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """Those of a run, the newest first."""
+    return [out / "checkpoint.pt", *sorted(out.glob("checkpoint-step*"), reverse=True)]
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:

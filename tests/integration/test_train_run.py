@@ -291,3 +291,25 @@ def test_options_of_the_crops(containers: dict[str, Path], tmp_path: Path) -> No
     options = ["--engine", "pil", "--epochs", "1", "--warmup-epochs", "0", "--image-size", "32"]
     options += ["--train-crop", "resized", "--interpolation", "bilinear", "--compat", "upstream"]
     assert run("demo-teacher", containers, tmp_path / "run", *options) == 0
+
+
+def test_options_of_the_loop(
+    containers: dict[str, Path], teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How often rows come, what is kept, the budget and the seed act as they say."""
+    out = tmp_path / "run"
+    more = ["--log-every-steps", "3", "--keep-checkpoints", "1", "--budget-hours", "1e-9"]
+    assert run("demo-teacher", containers, out, "--engine", "pil", *more, "--seed", "1") == 0
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in trained] == [3, 4, 6, 8]
+    assert trained[-1]["in_budget"] is False
+    before = [json.loads(line) for line in (teacher / "metrics.jsonl").read_text().splitlines()]
+    assert [row["in_budget"] for row in before if row["kind"] == "train"][-1] is True
+    assert sorted(path.name for path in out.glob("*.pt")) == ["best.pt", "checkpoint.pt"]
+    one, two = weights(out), weights(teacher)
+    assert any(not torch.allclose(value, two[name], atol=1e-2) for name, value in one.items())
+    assert "peak learning rate 0.00375" in capsys.readouterr().err
+    assert run("demo-teacher", containers, out, "--overwrite", "--device", "cuda:7") == 2
+    assert "device cuda:7 is not there" in capsys.readouterr().err
+    assert (out / "checkpoint.pt").exists()

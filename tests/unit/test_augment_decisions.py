@@ -71,7 +71,8 @@ def test_every_option_reaches_the_decisions(minmax: tuple[float, float] | None) 
     batch = make_batch(12)
     images = torch.zeros(12, height, width, 3, dtype=torch.uint8)
     batch = replace(batch, images_nhwc_u8=images, copies=np.arange(12) % 3)
-    found = sample_augmentation(replace(OTHER, cutmix_minmax=minmax), batch, seed)
+    rules = replace(OTHER, cutmix_alpha=2.5 if minmax is None else 1.0, cutmix_minmax=minmax)
+    found = sample_augmentation(rules, batch, seed)
 
     def stream(purpose: Purpose) -> keyed.U64:
         return keyed.sample_states(seed, purpose, epoch, batch.sample_keys, batch.copies)
@@ -87,7 +88,6 @@ def test_every_option_reaches_the_decisions(minmax: tuple[float, float] | None) 
         found.erasure,
         sample_erasure(stream(Purpose.ERASE), 0.6, height, width, "rand", 3, 2),
     )
-    rules = replace(OTHER, cutmix_minmax=minmax)
     generator = keyed.step_generator(seed, Purpose.MIX, epoch, step, int(batch.sample_keys[0]))
     assert_same(found.mix, sample_mix(rules, generator, 12, height, width))
     assert found.order == "timm-prefetcher"

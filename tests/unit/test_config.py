@@ -21,6 +21,7 @@ from fastdeit.config.augment import AugmentConfig
 from fastdeit.recipes import RECIPES, fill_recipe
 
 SOMEWHERE = Path("somewhere")
+NO_MIX = {"mixup_alpha": 0, "cutmix_alpha": 0}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,63 @@ SOMEWHERE = Path("somewhere")
         (DistillConfig, {"distillation": "hard"}, r"teacher is needed for --distillation hard"),
         (DistillConfig, {"teacher": SOMEWHERE}, r"teacher has no effect without distillation"),
         (ModelConfig, {"drop_path": 1}, r"drop_path must be at least 0 and below 1. Found: 1"),
+        (
+            AugmentConfig,
+            {"auto_augment": "3a", "augment_interpolation": "random"},
+            r"augment_interpolation has no effect without a policy that rotates, .* Found: random",
+        ),
+        (
+            AugmentConfig,
+            {"erase_prob": 0, "erase_mode": "rand"},
+            r"erase_mode has no effect without Random Erasing. Found: rand. Pass --erase-prob 0.25",
+        ),
+        (AugmentConfig, {"erase_prob": 0, "erase_count": 2}, r"erase_count has no effect without"),
+        (AugmentConfig, {"erase_prob": 0, "erase_splits": 2}, r"erase_splits has no effect"),
+        (AugmentConfig, {**NO_MIX, "mix_prob": 0.5}, r"mix_prob has no effect without Mixup and"),
+        (AugmentConfig, {**NO_MIX, "mix_mode": "pair"}, r"mix_mode has no effect without Mixup"),
+        (
+            AugmentConfig,
+            {**NO_MIX, "augment_order": "timm-prefetcher"},
+            r"augment_order has no effect without Mixup and CutMix. Found: timm-prefetcher",
+        ),
+        (
+            AugmentConfig,
+            {"mixup_alpha": 0, "switch_prob": 0.1},
+            r"switch_prob has no effect without both Mixup and CutMix. Found: 0.1. Pass --mixup-a",
+        ),
+        (
+            AugmentConfig,
+            {"cutmix_alpha": 2, "cutmix_minmax": (0.2, 0.8)},
+            r"cutmix_alpha has no effect beside cutmix_minmax. Found: 2. Leave one of them out.",
+        ),
+        (
+            DataConfig,
+            {"image_size": 32, "crop_scale": (0.5, 1)},
+            r"crop_scale has no effect without resized crops. Found: .*Pass --train-crop resized",
+        ),
+        (DataConfig, {"train_crop": "padded", "crop_ratio": (1, 1)}, r"crop_ratio has no effect"),
+        (
+            DataConfig,
+            {"hw_decoder_load": 0.5},
+            r"hw_decoder_load has no effect without decoding on the GPU. Found: 0.5",
+        ),
+        (
+            DataConfig,
+            {"image_size": 32, "eval_crop_ratio": 0.9},
+            r"eval_crop_ratio has no effect up to 32 pixels, .* Found: 0.9. Leave",
+        ),
+        (OptimConfig, {"momentum": 0.8}, r"momentum has no effect without sgd. Found: 0.8. Pass"),
+        (
+            OptimConfig,
+            {"warmup_epochs": 0, "warmup_lr": 1e-5},
+            r"warmup_lr has no effect without a warm-up. Found: 1e-05",
+        ),
+        (
+            ModelConfig,
+            {"drop_path_mode": "subset"},
+            r"drop_path_mode has no effect without stochastic depth. Found: subset",
+        ),
+        (ModelConfig, {"drop_path_decay": "constant"}, r"drop_path_decay has no effect without"),
         (ModelConfig, {"depth": 0}, r"depth must be above 0. Found: 0"),
     ],
 )
@@ -86,6 +144,19 @@ def test_bad_values_are_named(kind: Any, values: dict[str, Any], text: str) -> N
     }
     with pytest.raises(UserError, match=text):
         kind(**needed.get(kind, {}), **values)
+
+
+def test_what_acts_is_not_refused() -> None:
+    """The same options where they do what they say."""
+    AugmentConfig(augment_interpolation="random", erase_mode="rand", erase_count=2, erase_splits=2)
+    AugmentConfig(mixup_alpha=0, mix_prob=0.5, mix_mode="pair", augment_order="timm-prefetcher")
+    AugmentConfig(cutmix_alpha=0, cutmix_minmax=(0.2, 0.8), switch_prob=0.1)
+    places = {"train": SOMEWHERE, "val": SOMEWHERE}
+    DataConfig(**places, image_size=32, train_crop="resized", crop_scale=(0.5, 1))
+    DataConfig(**places, image_size=32, eval_crop_ratio=1)
+    DataConfig(**places, image_size=64, eval_crop_ratio=0.9, crop_ratio=(1, 1))
+    DataConfig(**places, dali_device="gpu", hw_decoder_load=0.5)
+    OptimConfig(optimizer="sgd", momentum=0.8, warmup_lr=1e-5)
 
 
 def make(recipe: str) -> TrainConfig:

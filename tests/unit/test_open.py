@@ -54,12 +54,11 @@ def test_options_reach_the_plan() -> None:
         crop_scale=(0.5, 0.9),
         crop_ratio=(0.9, 1.1),
         interpolation="bilinear",
-        train_crop="padded",
         repeats=2,
     )
     plan = train_plan(changed, INDEX, run(compat="upstream"))
     assert (plan.crop_scale, plan.crop_ratio) == ((0.5, 0.9), (0.9, 1.1))
-    assert (plan.interpolation, plan.crop, plan.repeats) == ("bilinear", "padded", 2)
+    assert (plan.interpolation, plan.crop, plan.repeats) == ("bilinear", "resized", 2)
     assert plan.order == "upstream"
     assert eval_plan(INDEX, 64, 0.9, 10, "bilinear").interpolation == "bilinear"
 

@@ -1,0 +1,63 @@
+"""Runs that several modules compare with, and a way to disturb one in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jobs import checkpoints, run_here
+
+from fastdeit import train as train_module
+from fastdeit.checkpoint import load_checkpoint
+from fastdeit.session import Session
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Session], None]], None]:
+    """A function that lets something happen right after a step, counted from 1."""
+
+    def set_hook(step: int, hook: Callable[[Session], None]) -> None:
+        real, calls = train_module.train_step, 0
+
+        def hooked(config: Any, session: Session, *args: Any) -> torch.Tensor:
+            nonlocal calls
+            loss = real(config, session, *args)
+            calls += 1
+            if calls == step:
+                hook(session)
+            return loss
+
+        monkeypatch.setattr(train_module, "train_step", hooked)
+
+    return set_hook
+
+
+@pytest.fixture(scope="session")
+def whole_run(containers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `run_here` that nothing happened to."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert run_here(containers, out) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def half_run(containers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `run_here` that ended in step 10, with checkpoints of steps 4, 6 and 8."""
+    out = tmp_path_factory.mktemp("half") / "run"
+    real, calls = train_module.train_step, 0
+
+    def step(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 10:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "train_step", step)
+        assert run_here(containers, out) == 130
+    assert [load_checkpoint(path)["step"] for path in checkpoints(out)] == [8, 6, 4]
+    return out

@@ -1,0 +1,249 @@
+"""Runs that are asked to stop at awkward moments, killed early, or begun in the wrong place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs import Job, assert_same_run, rows_of, run_here
+
+from fastdeit import train as train_module
+from fastdeit.checkpoint import load_checkpoint
+from fastdeit.session import Session
+
+pytestmark = pytest.mark.slow
+Hook = Callable[[Session], None]
+
+
+def interrupt(session: Session) -> None:
+    """What a kill leaves behind, nearly: nothing more is saved."""
+    del session
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_twice(
+    whole_run: Path,
+    containers: dict[str, Path],
+    tmp_path: Path,
+    at_step: Callable[[int, Hook], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The second one, a while later, ends in the middle of the step; nothing saved is lost."""
+    out = tmp_path / "run"
+
+    def press(session: Session) -> None:
+        del session
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # a launcher's, at once: not meant
+        time.sleep(1.1)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it should have ended")
+
+    at_step(5, press)
+    assert run_here(containers, out) == 130
+    said = capsys.readouterr().err
+    assert said.count("saving after this step; once more ends at once") == 1
+    assert said.endswith("fastdeit: interrupted\n")
+    assert load_checkpoint(out / "checkpoint.pt")["step"] == 4
+    monkeypatch.undo()
+    assert run_here(containers, out) == 0
+    assert_same_run(out, whole_run)
+
+
+@pytest.mark.parametrize("evaluation", [3, 4])
+def test_sigterm_while_evaluating(
+    evaluation: int,
+    whole_run: Path,
+    containers: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the model's evaluation or the average's: both are done again, and nothing twice."""
+    out, calls = tmp_path / "run", 0
+    real = train_module.evaluate
+
+    def evaluate(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == evaluation:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **options)
+
+    monkeypatch.setattr(train_module, "evaluate", evaluate)
+    assert run_here(containers, out) == 75
+    assert "stopped at epoch 1, step 8; --resume auto goes on" in capsys.readouterr().err
+    position = load_checkpoint(out / "checkpoint.pt")["position"]
+    assert (position["epoch"], position["step_in_epoch"]) == (1, 4)
+    monkeypatch.undo()
+    assert run_here(containers, out) == 0
+    assert_same_run(out, whole_run)
+
+
+def test_ctrl_c_while_starting(
+    whole_run: Path, containers: dict[str, Path], tmp_path: Path
+) -> None:
+    """From the program's first moment: one line, and a later start begins the run."""
+    out = tmp_path / "run"
+    for delay in (0.0, 1.0, 2.5):
+        job = Job(containers, out)
+        status = Path(f"/proc/{job.process.pid}/status")
+        end = time.monotonic() + 60
+        while not _catches(status, signal.SIGTERM) and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(delay)
+        job.process.send_signal(signal.SIGINT)
+        assert job.end(60) == 130, job.text()
+        assert "Traceback" not in job.text()
+        assert "fastdeit: interrupted" in job.text() or "fastdeit: stopped at" in job.text()
+    assert run_here(containers, out) == 0
+    assert_same_run(out, whole_run)
+
+
+def _catches(status: Path, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("SigCgt")]
+    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+
+
+def test_killed_before_the_first_checkpoint(
+    whole_run: Path,
+    containers: dict[str, Path],
+    tmp_path: Path,
+    at_step: Callable[[int, Hook], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows without a checkpoint are those of a run that begins again, half a row among them."""
+    out = tmp_path / "run"
+    at_step(4, interrupt)
+    assert run_here(containers, out, "--save-minutes", "0") == 130
+    monkeypatch.undo()
+    assert [row["step"] for row in rows_of(out)] == [2]
+    assert not list(out.glob("*.pt"))
+    with (out / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"kind": "tr\xff')
+    assert run_here(containers, out) == 0
+    assert_same_run(out, whole_run)
+
+
+def test_rows_that_are_no_text(
+    half_run: Path, whole_run: Path, containers: dict[str, Path], tmp_path: Path
+) -> None:
+    """What a power cut leaves at the end of the metrics does not stop a run from going on."""
+    out = Path(shutil.copytree(half_run, tmp_path / "run"))
+    with (out / "metrics.jsonl").open("ab") as file:
+        file.write(b"\0\xff\xfe")
+    assert run_here(containers, out) == 0
+    assert_same_run(out, whole_run)
+
+
+def test_curves_of_a_run_that_goes_on(
+    containers: dict[str, Path],
+    tmp_path: Path,
+    at_step: Callable[[int, Hook], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """TensorBoard shows each step once: those of metrics.jsonl, whatever was done twice."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    out = tmp_path / "run"
+    more = ("--tensorboard", "--save-minutes", "0")
+    at_step(7, interrupt)  # a row of step 6 is there, and a checkpoint of step 4
+    assert run_here(containers, out, *more) == 130
+    monkeypatch.undo()
+    _stop_in_evaluation(monkeypatch, 1)
+    assert run_here(containers, out, *more) == 75  # all steps of the second epoch are done
+    monkeypatch.undo()
+    monkeypatch.setattr(train_module.CheckpointStore, "save", interrupt_save)
+    assert run_here(containers, out, *more) == 130  # evaluated, and not saved
+    monkeypatch.undo()
+    assert run_here(containers, out, *more) == 0
+    events = accumulator.EventAccumulator(str(out / "tensorboard"), {"scalars": 0})
+    events.Reload()
+    for kind, tag in (("train", "train/loss"), ("eval", "eval/class/top1_pct")):
+        steps = [row["step"] for row in rows_of(out) if row["kind"] == kind]
+        assert [event.step for event in events.Scalars(tag)] == steps, tag
+
+
+def _stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Send SIGTERM at an evaluation, counted from 1."""
+    real, calls = train_module.evaluate, 0
+
+    def evaluate(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **options)
+
+    monkeypatch.setattr(train_module, "evaluate", evaluate)
+
+
+def interrupt_save(*args: object) -> None:
+    """A kill at a save."""
+    del args
+    raise KeyboardInterrupt
+
+
+# ---- the wrong place ---------------------------------------------------------------------------
+
+
+def test_places_that_cannot_be(
+    containers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file as --out, a folder in a file, and what to begin from that is not there: one line."""
+    file = tmp_path / "checkpoint.pt"
+    file.write_text("precious")
+    gone = str(tmp_path / "gone.pt")
+    teaching = ("--distillation", "hard", "--model", "deit_tiny_distilled_patch16_224")
+    for out, options, text in (
+        (file, (), f"out must be a folder. Found: the file {file}. Give another --out."),
+        (file / "run", (), f"{file}/run: Not a directory"),
+        (Path("/proc/no/run"), (), "/proc/no: No such file or directory"),
+        (tmp_path / "run", ("--init-from", gone), f"checkpoint is not a file. Found: {gone}."),
+        (tmp_path / "run", (*teaching, "--teacher", gone), f"is not a file. Found: {gone}."),
+    ):
+        assert run_here(containers, out, *options) == 2, text
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        (line,) = [line for line in said.splitlines() if line.startswith("fastdeit: error: ")]
+        assert text in line
+    assert file.read_text() == "precious"
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_run_began_from_may_vanish(
+    half_run: Path, whole_run: Path, containers: dict[str, Path], tmp_path: Path
+) -> None:
+    """A run that goes on needs its own checkpoint only, not the one that it began from."""
+    out = Path(shutil.copytree(half_run, tmp_path / "run"))
+    assert run_here(containers, out, "--init-from", str(tmp_path / "gone.pt")) == 0
+    assert_same_run(out, whole_run)
+
+
+def test_a_folder_that_cannot_be_written(containers: dict[str, Path], tmp_path: Path) -> None:
+    """A read-only disk, seen by a process with mounts of its own: one line names the folder."""
+    script = f'mount -t tmpfs -o ro tmpfs {tmp_path} && exec "$@"'
+    data = ["--train", str(containers["beton"]), "--val", str(containers["val"])]
+    line = ["-m", "fastdeit.tools.cli", "train", "demo-teacher", *data, "--engine", "pil"]
+    inside = [sys.executable, *line, "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *inside],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "mount" in done.stderr or "unshare" in done.stderr:
+        pytest.skip(f"a read-only disk cannot be made: {done.stderr.strip()}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"fastdeit: error: {tmp_path}/run: Read-only file system. What existed is as it was."
+    )
