@@ -29,7 +29,8 @@ class RunConfig:
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
     """Mode of torch.compile; auto is default on a GPU and off on a CPU."""
     activation_checkpointing: bool = False
-    """Compute the activations again in the backward pass: a third more time, much less memory."""
+    """Compute the activations again in the backward pass: a third more time, much less memory (not
+    with batch norm)."""
     log_every_steps: int = 10
     """How often the loss is read from the device; each reading waits for it."""
     save_minutes: float = 10.0
