@@ -59,27 +59,25 @@ def test_ctrl_c_twice(
     assert_same_run(out, whole_run)
 
 
-@pytest.mark.parametrize("evaluation", [3, 4])
 def test_sigterm_while_evaluating(
-    evaluation: int,
     whole_run: Path,
     containers: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In the model's evaluation or the average's: both are done again, and nothing twice."""
+    """The evaluation is done again, of the model and of the average, and nothing twice."""
     out, calls = tmp_path / "run", 0
-    real = train_module.evaluate
+    real = train_module.evaluate_all
 
     def evaluate(*args: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == evaluation:
+        if calls == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args, **options)
 
-    monkeypatch.setattr(train_module, "evaluate", evaluate)
+    monkeypatch.setattr(train_module, "evaluate_all", evaluate)
     assert run_here(containers, out) == 75
     assert "stopped at epoch 1, step 8; --resume auto goes on" in capsys.readouterr().err
     position = load_checkpoint(out / "checkpoint.pt")["position"]
@@ -175,7 +173,7 @@ def test_curves_of_a_run_that_goes_on(
 
 def _stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Send SIGTERM at an evaluation, counted from 1."""
-    real, calls = train_module.evaluate, 0
+    real, calls = train_module.evaluate_all, 0
 
     def evaluate(*args: Any, **options: Any) -> Any:
         nonlocal calls
@@ -184,7 +182,7 @@ def _stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args, **options)
 
-    monkeypatch.setattr(train_module, "evaluate", evaluate)
+    monkeypatch.setattr(train_module, "evaluate_all", evaluate)
 
 
 def interrupt_save(*args: object) -> None:
