@@ -87,11 +87,11 @@ def load_run(config: TrainConfig, world: World) -> dict[str, Any] | None:
         world: all processes must find the same.
 
     Returns:
-        Its content, or None if the run begins.
+        Its content, whose position may be the end; or None if the run begins.
 
     Raises:
-        UserError: another configuration, a run that has ended, nothing but damaged checkpoints, or
-            processes that do not see the same folder.
+        UserError: another configuration, nothing but damaged checkpoints, or processes that do not
+            see the same folder.
     """
     if config.run.resume == "never":
         return None
@@ -121,11 +121,9 @@ def _newest_of_run(config: TrainConfig, world: World) -> dict[str, Any] | None:
                 f"a run goes on with the configuration that it began with. Found: {name} "
                 f"{now.get(name)}, before {before.get(name)}. Give the same, or another --out."
             )
-    if content["position"]["epoch"] >= config.optim.epochs:
-        raise UserError(
-            f"the run must have epochs left. Found: all {content['position']['epoch']} done, in "
-            f"{path}. Give another --out, or --overwrite instead of --resume auto."
-        )
+    position = content["position"]
+    if world.is_main and position["epoch"] < config.optim.epochs:
+        say(f"goes on from {path.name}: epoch {position['epoch'] + 1}, step {position['step']}")
     if world.is_main and content["versions"] != versions():
         say(
             f"the run was saved by {_named(content['versions'])} and goes on with "

@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from fastdeit.errors import Stopped
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+REQUEUE = "requeue"
+"""A file in the folder of a run that a signal stopped: it says where, and goes when it goes on."""
 AGAIN_S = 1.0
 """A second Ctrl-C ends at once, unless it comes this soon: launchers send it twice."""
 
@@ -43,6 +47,31 @@ class StopRequest:
             sys.stderr.write(f"\nfastdeit: saving after this step{more}\n")
         elif number == signal.SIGINT and now - self._asked_at > AGAIN_S:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def stop_at_once() -> Iterator[None]:
+    """Until there is something to save: end on SIGTERM and SIGUSR1 with a code to requeue on.
+
+    Raises:
+        Stopped: in the block, by a signal.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        raise Stopped(number, "its start")
+
+    before = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            before[number] = signal.signal(number, end)
+    except ValueError:  # not the main thread
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

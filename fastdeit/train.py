@@ -121,7 +121,7 @@ def train(
     def stop(position: Position) -> NoReturn:
         save(position)
         store.wait()
-        raise Stopped(asked.signal_number, f"epoch {position.epoch}, step {position.step}")
+        raise Stopped(asked.signal_number, f"epoch {position.epoch + 1}, step {position.step}")
 
     # ---- epochs --------------------------------------------------------------------------------
     with (

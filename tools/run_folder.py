@@ -6,20 +6,23 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from fastdeit import UserError
 from fastdeit.augment import augment
 from fastdeit.batch import BatchSource
-from fastdeit.checkpoint_store import is_checkpoint_file
+from fastdeit.checkpoint_store import CHECKPOINT, is_checkpoint_file
 from fastdeit.config import TrainConfig
 from fastdeit.environment import describe_environment
 from fastdeit.files import replace_file
+from fastdeit.folder_lock import LOCK
 from fastdeit.models import num_parameters
 from fastdeit.pictures import contact_sheet, denormalise
 from fastdeit.pipelines.open import choose_engine
 from fastdeit.pipelines.pipeline import Pipeline
 from fastdeit.session import Session
-from fastdeit.telemetry import TELEMETRY_FILES
+from fastdeit.stopping import REQUEUE
+from fastdeit.telemetry import METRICS, TELEMETRY_FILES
 
 SHEET_IMAGES, SHEET_COLUMNS = 32, 8
 RUN_FILES = TELEMETRY_FILES | {
@@ -27,6 +30,8 @@ RUN_FILES = TELEMETRY_FILES | {
     "environment.json",
     "augmented.png",
     "evaluation.json",
+    REQUEUE,
+    LOCK,
 }
 """What a run and its evaluation write into their folder, beside checkpoints."""
 
@@ -71,8 +76,9 @@ def prepare_folder(config: TrainConfig, session: Session, batches: Pipeline) -> 
     """Make the folder, without what another run left there, and write what describes the run."""
     out = config.run.out
     out.mkdir(parents=True, exist_ok=True)
+    (out / REQUEUE).unlink(missing_ok=True)
     for file in out.iterdir():
-        if config.run.resume == "never":
+        if config.run.resume == "never" and file.name != LOCK:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     replace_file(out / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
     describe_run(config, session, batches)
@@ -119,3 +125,17 @@ def show_augmentation(
         list(denormalise(shown.images[:SHEET_IMAGES])), names[:SHEET_IMAGES], SHEET_COLUMNS
     )
     sheet.save(config.run.out / "augmented.png")
+
+
+def last_result(out: Path) -> dict[str, Any]:
+    """What the last line of a run that has ended said, from its metrics."""
+    rows = [json.loads(line) for line in (out / METRICS).read_text("utf-8").splitlines()]
+    last = {row["kind"]: row for row in rows}
+    facts = {
+        "checkpoint": str(out / CHECKPOINT),
+        "num_images": last["eval"]["num_images"],
+        "heads": last["eval"]["heads"],
+    }
+    if "eval_ema" in last:
+        facts["ema_heads"] = last["eval_ema"]["heads"]
+    return facts

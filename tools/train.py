@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from fastdeit import UserError
 from fastdeit.config import TrainConfig
+from fastdeit.errors import Stopped
+from fastdeit.files import replace_file
+from fastdeit.folder_lock import FolderLock
 from fastdeit.recipes import RECIPES, fill_recipe
+from fastdeit.stopping import REQUEUE, stop_at_once
 from fastdeit.tools.progress import progress
 from fastdeit.tools.progress_line import progress_text
 from fastdeit.tools.recipe_list import check_recipe, help_of
@@ -42,7 +48,8 @@ def train(config: AnyRecipe) -> int:
 
     The folder of the run gets config.json, environment.json, metrics.jsonl, augmented.png (what
     the model is shown), checkpoint.pt, which is the newest, those before it, and best.pt. Ctrl-C,
-    SIGTERM and SIGUSR1 save first; --resume auto goes on. The last line on stdout is one JSON
+    SIGTERM and SIGUSR1 save first; --resume auto goes on. A file `requeue` is there after such a
+    stop. The last line on stdout is one JSON
     object with the last evaluation.
 
     Args:
@@ -55,43 +62,59 @@ def train(config: AnyRecipe) -> int:
         from fastdeit.tools.dry_run import dry_run
 
         return dry_run(config)
-    # Heavy imports come after the line is parsed, so that help and errors are quick.
-    from fastdeit.device import choose_compute
-    from fastdeit.distributed import joined, local_rank
-    from fastdeit.pipelines.open import open_pipeline, pipeline_options
-    from fastdeit.session import make_session
-    from fastdeit.telemetry import check_telemetry
-    from fastdeit.tools.run_folder import check_folder, prepare_folder
-    from fastdeit.train import train as run_training
+    with ExitStack() as stack:
+        stack.enter_context(marking_stops(config.run.out))
+        stack.enter_context(stop_at_once())
+        # Heavy imports come after the line is parsed, so that help and errors are quick.
+        from fastdeit.device import choose_compute
+        from fastdeit.distributed import joined, local_rank, say
+        from fastdeit.pipelines.open import open_pipeline, pipeline_options
+        from fastdeit.session import make_session
+        from fastdeit.telemetry import check_telemetry
+        from fastdeit.tools.run_folder import check_folder, last_result, prepare_folder
+        from fastdeit.train import train as run_training
 
-    compute = choose_compute(config.run.device, config.run.precision, local_rank())
-    with joined(compute, config.run.timeout_minutes) as world:
+        # ---- what is there -------------------------------------------------------------------
+        out, epochs, engine = config.run.out, config.optim.epochs, config.data.engine
+        compute = choose_compute(config.run.device, config.run.precision, local_rank())
+        world = stack.enter_context(joined(compute, config.run.timeout_minutes))
         train_set, val_set = open_sets(config, world)
         check_telemetry(config.run)
+        lock = FolderLock(out)
+        stack.callback(lock.let_go)
+        if world.is_main:
+            lock.take()
         check_folder(config)
-        names, engine = train_set[0].class_names, config.data.engine
+        names = train_set[0].class_names
         session = make_session(config, names, compute, world)
-        options = pipeline_options(config.data, compute.device)
-        with (
-            open_pipeline(*train_set, engine, options) as train_batches,
-            open_pipeline(*val_set, engine, options) as val_batches,
-        ):
-            world.barrier()  # all have looked at the folder before the first one changes it
+        if session.position.epoch >= epochs:
             if world.is_main:
-                prepare_folder(config, session, train_batches)
-            with show_progress(config, world, len(train_batches), session.position.step) as on_row:
-                result = run_training(config, session, train_batches, val_batches, names, on_row)
-            replaced = [
-                world.gather(set(batches.replacements.by_sample))
-                for batches in (train_batches, val_batches)
-            ]
-    facts = {"checkpoint": str(result.checkpoint), **result.evaluation.to_dict()}
-    if result.ema_evaluation is not None:
-        facts["ema_heads"] = result.ema_evaluation.to_dict()["heads"]
-    num_replaced = sum(len(set.union(*found)) for found in replaced)
-    if num_replaced:
-        facts["images_replaced"] = num_replaced
+                say(f"the run in {out} has ended: all {epochs} epochs are done")
+                print(json.dumps(last_result(out)))
+            return 0
+        options = pipeline_options(config.data, compute.device)
+        train_batches = stack.enter_context(open_pipeline(*train_set, engine, options))
+        val_batches = stack.enter_context(open_pipeline(*val_set, engine, options))
+
+        # ---- the run -------------------------------------------------------------------------
+        world.barrier()  # all have looked at the folder before the first one changes it
+        if world.is_main:
+            out.mkdir(parents=True, exist_ok=True)
+            lock.take()
+            prepare_folder(config, session, train_batches)
+        with show_progress(config, world, len(train_batches), session.position.step) as on_row:
+            result = run_training(config, session, train_batches, val_batches, names, on_row)
+        replaced = [
+            world.gather(set(batches.replacements.by_sample))
+            for batches in (train_batches, val_batches)
+        ]
     if world.is_main:
+        facts = {"checkpoint": str(result.checkpoint), **result.evaluation.to_dict()}
+        if result.ema_evaluation is not None:
+            facts["ema_heads"] = result.ema_evaluation.to_dict()["heads"]
+        num_replaced = sum(len(set.union(*found)) for found in replaced)
+        if num_replaced:
+            facts["images_replaced"] = num_replaced
         print(json.dumps(facts))
     return 0
 
@@ -123,6 +146,17 @@ def open_sets(
         val_index, data.image_size, data.eval_crop_ratio, data.batch_size, data.interpolation, *own
     )
     return (train_index, plan), (val_index, val_plan)
+
+
+@contextmanager
+def marking_stops(out: Path) -> Iterator[None]:
+    """Leave a file in the folder of a run that a signal stopped, for the scheduler's script."""
+    try:
+        yield
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            replace_file(out / REQUEUE, f"{stopped}\n".encode())
+        raise
 
 
 @contextmanager

@@ -50,6 +50,13 @@ class DataConfig:
     """Part of the images for the GPU's JPEG engine, with --dali-device gpu."""
 
     def __post_init__(self) -> None:
+        require(
+            self.dali_device == "cpu" or self.engine in ("auto", "dali"),
+            "dali_device",
+            self.dali_device,
+            f"has no effect with engine {self.engine}",
+            "Pass --engine dali.",
+        )
         low, high = self.crop_scale
         require(
             0 < low <= high <= 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,6 +53,13 @@ class RunConfig:
     without the stop; begin it if there is none."""
 
     def __post_init__(self) -> None:
+        require(
+            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
+            "device",
+            self.device,
+            "must be auto, cpu, cuda or cuda:N",
+            "Pass --device auto.",
+        )
         require(
             0 <= self.seed < 1 << 63,
             "seed",

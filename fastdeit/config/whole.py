@@ -49,6 +49,13 @@ class TrainConfig:
             "must be 0 with --loss bce, for which every label above 0 is a whole one",
             "Pass --smoothing 0.",
         )
+        require(
+            self.optim.accumulate <= self.data.batch_size,
+            "accumulate",
+            self.optim.accumulate,
+            f"must be at most the images of a step ({self.data.batch_size})",
+            "Pass a smaller --accumulate.",
+        )
         if self.distill.distillation != "none":
             require(
                 self.model.is_distilled,

@@ -67,19 +67,10 @@ def test_sigterm_while_evaluating(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The evaluation is done again, of the model and of the average, and nothing twice."""
-    out, calls = tmp_path / "run", 0
-    real = train_module.evaluate_all
-
-    def evaluate(*args: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args, **options)
-
-    monkeypatch.setattr(train_module, "evaluate_all", evaluate)
+    out = tmp_path / "run"
+    stop_in_evaluation(monkeypatch, 2)
     assert run_here(containers, out) == 75
-    assert "stopped at epoch 1, step 8; --resume auto goes on" in capsys.readouterr().err
+    assert "stopped at epoch 2, step 8; --resume auto goes on" in capsys.readouterr().err
     position = load_checkpoint(out / "checkpoint.pt")["position"]
     assert (position["epoch"], position["step_in_epoch"]) == (1, 4)
     monkeypatch.undo()
@@ -157,7 +148,7 @@ def test_curves_of_a_run_that_goes_on(
     at_step(7, interrupt)  # a row of step 6 is there, and a checkpoint of step 4
     assert run_here(containers, out, *more) == 130
     monkeypatch.undo()
-    _stop_in_evaluation(monkeypatch, 1)
+    stop_in_evaluation(monkeypatch, 1)
     assert run_here(containers, out, *more) == 75  # all steps of the second epoch are done
     monkeypatch.undo()
     monkeypatch.setattr(train_module.CheckpointStore, "save", interrupt_save)
@@ -171,7 +162,7 @@ def test_curves_of_a_run_that_goes_on(
         assert [event.step for event in events.Scalars(tag)] == steps, tag
 
 
-def _stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Send SIGTERM at an evaluation, counted from 1."""
     real, calls = train_module.evaluate_all, 0
 
@@ -189,6 +180,50 @@ def interrupt_save(*args: object) -> None:
     """A kill at a save."""
     del args
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_starting(
+    number: signal.Signals, containers: dict[str, Path], tmp_path: Path
+) -> None:
+    """There is nothing to save yet: it ends at once with the code and the file to requeue on."""
+    out = tmp_path / "run"
+    job = Job(containers, out)
+    status = Path(f"/proc/{job.process.pid}/status")
+    end = time.monotonic() + 60
+    while not _catches(status, signal.SIGUSR1) and time.monotonic() < end:
+        time.sleep(0.01)
+    job.process.send_signal(number)
+    assert job.end(60) == 75, job.text()
+    assert "fastdeit: stopped at its start; --resume auto goes on" in job.text()
+    assert (out / "requeue").read_text() == "its start\n"
+
+
+def test_one_run_at_a_time(
+    containers: dict[str, Path],
+    tmp_path: Path,
+    at_step: Callable[[int, Hook], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A second run in the folder is refused while the first one writes, and touches nothing."""
+    out = tmp_path / "run"
+    codes = []
+
+    def start_another(session: Session) -> None:
+        del session
+        before = (out / "metrics.jsonl").read_bytes()
+        monkeypatch.undo()
+        codes.extend(run_here(containers, out, "--resume", way) for way in ("auto", "never"))
+        codes.append(run_here(containers, out, "--resume", "never", "--overwrite"))
+        assert (out / "metrics.jsonl").read_bytes() == before
+
+    at_step(6, start_another)
+    assert run_here(containers, out) == 0
+    assert codes == [2, 2, 2]
+    said = capsys.readouterr().err
+    assert said.count(f"Found: process {os.getpid()} on ") == 3
+    assert max(row["step"] for row in rows_of(out)) == 12
 
 
 # ---- the wrong place ---------------------------------------------------------------------------

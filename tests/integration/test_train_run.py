@@ -74,8 +74,8 @@ def test_a_distilled_run_from_end_to_end(
 
     names = {path.name for path in out.iterdir()}
     assert names == {
-        "augmented.png", "best.pt", "checkpoint-step00000004.pt", "checkpoint.pt", "config.json",
-        "environment.json", "metrics.jsonl",
+        ".lock", "augmented.png", "best.pt", "checkpoint-step00000004.pt", "checkpoint.pt",
+        "config.json", "environment.json", "metrics.jsonl",
     }  # fmt: skip
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [4, 8]
@@ -150,8 +150,12 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(
     assert elapsed == sorted(elapsed)
 
     capsys.readouterr()
-    assert run("demo", containers, stopped, *more) == 2
-    assert "must have epochs left. Found: all 3 done" in capsys.readouterr().err
+    assert run("demo", containers, stopped, *more) == 0
+    again = capsys.readouterr()
+    assert "has ended: all 3 epochs are done" in again.err
+    result = json.loads(again.out)
+    assert result["heads"] == rows[0][-2]["heads"]
+    assert result["ema_heads"] == rows[0][-1]["heads"]
     assert run("demo", containers, stopped, *more, "--seed", "1") == 2
     assert "Found: run.seed 1, before 0." in capsys.readouterr().err
 

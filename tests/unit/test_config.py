@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,12 @@ NO_MIX = {"mixup_alpha": 0, "cutmix_alpha": 0}
         (AugmentConfig, {"erase_count": 0}, r"erase_count must be from 1 to 100. Found: 0"),
         (AugmentConfig, {"erase_splits": 1}, r"erase_splits must be 0 .* or at least 2. Found: 1"),
         (AugmentConfig, {"cutmix_minmax": (0.8, 0.2)}, r"cutmix_minmax must be two numbers"),
+        (
+            DataConfig,
+            {"dali_device": "gpu", "engine": "pil"},
+            r"dali_device has no effect with eng",
+        ),
+        (RunConfig, {"device": "foo"}, r"device must be auto, cpu, cuda or cuda:N. Found: foo"),
         (OptimConfig, {"epochs": 0}, r"epochs must be at least 1. Found: 0"),
         (OptimConfig, {"epochs": 5}, r"warmup_epochs must be at least 0 and below epochs \(5\)"),
         (OptimConfig, {"base_lr": 0}, r"base_lr must be above 0. Found: 0"),
@@ -183,6 +190,13 @@ def test_distilled_model_needs_distillation() -> None:
             run=good.run,
             distill=DistillConfig(distillation="hard", teacher=SOMEWHERE),
         )
+
+
+def test_parts_of_a_step_are_at_most_its_images() -> None:
+    """More parts than images could not act."""
+    good = make("demo-teacher")
+    with pytest.raises(UserError, match=r"accumulate must be at most the images of a step \(64\)"):
+        dataclasses.replace(good, optim=dataclasses.replace(good.optim, accumulate=65))
 
 
 def test_learning_rate_is_linear_in_the_batch() -> None:
