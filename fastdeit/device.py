@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 
 import torch
@@ -111,6 +112,11 @@ def _choose_device(device: str, local_rank: int) -> tuple[torch.device, str]:
     if chosen.type == "cpu":
         return chosen, "as asked"
     index: int | None = chosen.index
+    if index is not None and os.environ.get("LOCAL_WORLD_SIZE", "1") != "1":
+        raise UserError(
+            f"several processes must not share a GPU. Found: device {device} for all of this "
+            "machine. Pass --device cuda, and each takes its own."
+        )
     if num_gpus and index is None:
         if local_rank >= num_gpus:
             raise UserError(

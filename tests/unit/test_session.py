@@ -11,6 +11,7 @@ import torch
 from augment_batches import NUM_CLASSES, make_batch
 from torch import nn
 
+from fastdeit import UserError
 from fastdeit.augment import augment
 from fastdeit.device import Compute, choose_compute
 from fastdeit.models import make_model
@@ -61,3 +62,15 @@ def test_images_in_autocasts_precision_change_no_bit(name: str) -> None:
     assert any(not torch.equal(value, ends[0][key]) for key, value in fresh.items())
     for key, value in ends[0].items():
         assert torch.equal(value, ends[1][key]), key
+
+
+def test_processes_of_a_machine_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One GPU named for all is refused; left to them, one that finds none of its own says so."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert choose_compute("cuda", "bf16", local_rank=1).device == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="must not share a GPU. Found: device cuda:0 for all"):
+        choose_compute("cuda:0", "bf16", local_rank=1)
+    with pytest.raises(UserError, match="needs a GPU of its own. Found: process 3 and 2 GPUs"):
+        choose_compute("auto", "bf16", local_rank=2)
