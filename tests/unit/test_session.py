@@ -70,7 +70,7 @@ def test_processes_of_a_machine_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert choose_compute("cuda", "bf16", local_rank=1).device == torch.device("cuda", 1)
-    with pytest.raises(UserError, match="must not share a GPU. Found: device cuda:0 for all"):
+    with pytest.raises(UserError, match=r"must not share a GPU. Found: device cuda:0 for all"):
         choose_compute("cuda:0", "bf16", local_rank=1)
-    with pytest.raises(UserError, match="needs a GPU of its own. Found: process 3 and 2 GPUs"):
+    with pytest.raises(UserError, match=r"needs a GPU of its own. Found: process 3 and 2 GPUs"):
         choose_compute("auto", "bf16", local_rank=2)
