@@ -29,6 +29,31 @@ def interrupt(session: Session) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves(
+    number: signal.Signals,
+    whole_run: Path,
+    containers: dict[str, Path],
+    tmp_path: Path,
+    at_step: Callable[[int, Hook], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The step is saved, with a code and a file to requeue on; it goes on exactly, and says so."""
+    out = tmp_path / "run"
+    at_step(5, lambda _: os.kill(os.getpid(), number))
+    code = run_here(containers, out, "--save-minutes", "0")
+    assert code == (130 if number == signal.SIGINT else 75)
+    assert "fastdeit: stopped at epoch 2, step 5; --resume auto goes on" in capsys.readouterr().err
+    assert load_checkpoint(out / "checkpoint.pt")["position"]["step"] == 5
+    assert (out / "requeue").read_text() == "epoch 2, step 5\n"
+    monkeypatch.undo()
+    assert run_here(containers, out, "--save-minutes", "0") == 0
+    assert "goes on from checkpoint.pt: epoch 2, step 5" in capsys.readouterr().err
+    assert not (out / "requeue").exists()
+    assert_same_run(out, whole_run)
+
+
 def test_ctrl_c_twice(
     whole_run: Path,
     containers: dict[str, Path],
