@@ -73,9 +73,8 @@ def check_folder(config: TrainConfig) -> None:
 
 
 def prepare_folder(config: TrainConfig, session: Session, batches: Pipeline) -> None:
-    """Make the folder, without what another run left there, and write what describes the run."""
+    """Empty the folder of what another run left there, and write what describes the run."""
     out = config.run.out
-    out.mkdir(parents=True, exist_ok=True)
     (out / REQUEUE).unlink(missing_ok=True)
     for file in out.iterdir():
         if config.run.resume == "never" and file.name != LOCK:

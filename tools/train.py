@@ -49,8 +49,7 @@ def train(config: AnyRecipe) -> int:
     The folder of the run gets config.json, environment.json, metrics.jsonl, augmented.png (what
     the model is shown), checkpoint.pt, which is the newest, those before it, and best.pt. Ctrl-C,
     SIGTERM and SIGUSR1 save first; --resume auto goes on. A file `requeue` is there after such a
-    stop. The last line on stdout is one JSON
-    object with the last evaluation.
+    stop. The last line on stdout is one JSON object with the last evaluation.
 
     Args:
         config: the recipe and what is changed in it.
