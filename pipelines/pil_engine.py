@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Generator, Iterator
 from multiprocessing.connection import wait
 from typing import Any
@@ -28,6 +30,19 @@ DEAF = "fastdeit.pipelines.deaf_forkserver"
 
 # A sample number and its cuts, (copies, 8) int32: what a worker is asked for.
 Request = tuple[int, NDArray[np.int32]]
+
+_WITH_WORKERS: weakref.WeakSet[PilPipeline] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers of pipelines that nobody closed.
+
+    At its exit Python sends SIGTERM to processes that are left and waits; ours ignore it. This is
+    registered after multiprocessing's exit (imported above), and so runs before it.
+    """
+    for pipeline in list(_WITH_WORKERS):
+        pipeline.close()
 
 
 class PilPipeline(Pipeline):
@@ -52,6 +67,7 @@ class PilPipeline(Pipeline):
             persistent_workers=True,
             worker_init_fn=_follow_the_parent,
         )
+        _WITH_WORKERS.add(self)
 
     def _images(
         self, requests: Iterator[StepPlan]

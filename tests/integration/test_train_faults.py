@@ -16,6 +16,7 @@ from jobs import MIXED, TINY, Job, assert_same_run, checkpoints, run_here
 
 from fastdeit.checkpoint import load_checkpoint
 from fastdeit.config import RunConfig
+from fastdeit.folder_lock import LOCK
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
 from fastdeit.pipelines.open import train_plan
 from fastdeit.recipes import fill_recipe
@@ -73,7 +74,7 @@ def test_a_full_disk(
     assert error.startswith(f"fastdeit: error: {out}/checkpoint.pt: No space left on device while ")
     assert "while step 6 was saved; the one before it is as it was" in error
     assert load_checkpoint(out / "checkpoint.pt")["step"] == 4
-    assert not list(out.glob(".*"))
+    assert [file.name for file in out.glob(".*")] == [LOCK]  # no half-written file
     filler.unlink()
     assert run_here(containers, out) == 0
     assert_same_run(out, whole_run)
