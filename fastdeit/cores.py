@@ -2,6 +2,8 @@
 
 import os
 
+from fastdeit.launch import local_rank, local_world_size
+
 
 def num_usable_cores() -> int:
     """How many cores this process may use: its affinity, not the host's count.
@@ -17,7 +19,7 @@ def num_rank_cores() -> int:
     torchrun starts the ranks of a machine with one affinity and says how many they are; `srun`
     binds each task to cores of its own and sets neither of these variables.
     """
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    ranks = local_world_size()
+    rank = local_rank()
     cores = num_usable_cores()
     return max(1, cores // ranks + (rank < cores % ranks))

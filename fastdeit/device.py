@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from fastdeit.errors import UserError
+from fastdeit.launch import local_world_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _choose_device(device: str, local_rank: int) -> tuple[torch.device, str]:
     if chosen.type == "cpu":
         return chosen, "as asked"
     index: int | None = chosen.index
-    if index is not None and os.environ.get("LOCAL_WORLD_SIZE", "1") != "1":
+    if index is not None and local_world_size() > 1:
         raise UserError(
             f"several processes must not share a GPU. Found: device {device} for all of this "
             "machine. Pass --device cuda, and each takes its own."

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from fastdeit import launch
 from fastdeit.device import Compute
 from fastdeit.errors import RunError, UserError
 
@@ -152,11 +153,6 @@ class World:
             return "no answer of the first process"
 
 
-def local_rank() -> int:
-    """Number of this process on its machine, as torchrun says; 0 without it."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
 @contextmanager
 def joined(compute: Compute, timeout_minutes: float) -> Iterator[World]:
     """The processes that torchrun started together with this one; alone without torchrun.
@@ -170,7 +166,7 @@ def joined(compute: Compute, timeout_minutes: float) -> Iterator[World]:
     Raises:
         UserError: torchrun's variables are there in part only.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = launch.world_size()
     if size == 1:
         yield World()
         return
@@ -196,7 +192,7 @@ def joined(compute: Compute, timeout_minutes: float) -> Iterator[World]:
         device_id=compute.device if is_gpu else None,
     )
     control = dist.new_group(backend="gloo", timeout=timeout)
-    yield World(rank, size, local_rank(), control, PrefixStore("fastdeit", store))
+    yield World(rank, size, launch.local_rank(), control, PrefixStore("fastdeit", store))
     # Not after an error: the group of a dead process may wait for it.
     dist.destroy_process_group()
 

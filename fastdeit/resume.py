@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fastdeit import __version__
-from fastdeit.checkpoint_store import newest_checkpoint
+from fastdeit.checkpoints.store import newest_checkpoint
 from fastdeit.config import TrainConfig
 from fastdeit.distributed import World, say
 from fastdeit.ema import ModelEma

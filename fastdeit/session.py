@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastdeit.checkpoint import load_checkpoint, model_from_checkpoint
+from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
 from fastdeit.config import TrainConfig
 from fastdeit.device import Compute, choose_compile_mode, choose_compute
 from fastdeit.distributed import World, say
 from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError, require
-from fastdeit.initialise import grid_of, initialise_from
 from fastdeit.models import make_model, set_distilled_training
+from fastdeit.models.initialise import grid_of, initialise_from
 from fastdeit.optim import make_optimizer
 from fastdeit.resume import Position, load_run, restore
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from fastdeit.errors import Stopped
+from fastdeit.launch import is_first_process
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 REQUEUE = "requeue"
@@ -41,7 +41,7 @@ class StopRequest:
         now = time.monotonic()
         if not self.signal_number:
             self.signal_number, self._asked_at = number, now
-            if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
+            if not is_first_process():
                 return
             more = "; once more ends at once" if number == signal.SIGINT else ""
             sys.stderr.write(f"\nfastdeit: saving after this step{more}\n")
@@ -61,17 +61,8 @@ def stop_at_once() -> Iterator[None]:
         del frame
         raise Stopped(number, "its start")
 
-    before = {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            before[number] = signal.signal(number, end)
-    except ValueError:  # not the main thread
-        pass
-    try:
+    with _handled_by(end, (signal.SIGTERM, signal.SIGUSR1)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -82,15 +73,22 @@ def stop_requests() -> Iterator[StopRequest]:
     SIGINT in a background job, nothing is changed.
     """
     request = StopRequest()
-    before = {}
-    try:
-        for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:
-                before[number] = signal.signal(number, request.on_signal)
-    except ValueError:  # not the main thread
-        pass
-    try:
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    with _handled_by(request.on_signal, heeded):
         yield request
+
+
+@contextmanager
+def _handled_by(
+    handler: Callable[[int, FrameType | None], None], numbers: Iterable[signal.Signals]
+) -> Iterator[None]:
+    """Let some signals be handled by a function until the end of the block."""
+    before = {}
+    with suppress(ValueError):  # not the main thread
+        for number in numbers:
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handled in before.items():
+            signal.signal(number, handled)

@@ -6,8 +6,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -16,12 +14,12 @@ from torch import Tensor, nn
 from fastdeit import keyed
 from fastdeit.augment import AugmentedBatch, augmented
 from fastdeit.batch import Batch, BatchSource
-from fastdeit.checkpoint import checkpoint_content
-from fastdeit.checkpoint_store import CHECKPOINT, CheckpointStore
+from fastdeit.checkpoints.file import checkpoint_content
+from fastdeit.checkpoints.store import CheckpointStore
 from fastdeit.config import TrainConfig
 from fastdeit.distributed import Votes
 from fastdeit.errors import Stopped
-from fastdeit.evaluate import Evaluation, evaluate_all
+from fastdeit.evaluate import evaluate_all
 from fastdeit.flops import peak_flops, train_flops
 from fastdeit.forecast import Forecast
 from fastdeit.keyed import Purpose
@@ -38,18 +36,6 @@ from fastdeit.stopping import stop_requests
 from fastdeit.telemetry import METRICS, Metrics
 
 
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What a finished run leaves."""
-
-    evaluation: Evaluation
-    """Of the last epoch."""
-    ema_evaluation: Evaluation | None
-    """The same of the averaged weights; None without them."""
-    checkpoint: Path
-    """The last checkpoint."""
-
-
 def train(
     config: TrainConfig,
     session: Session,
@@ -57,8 +43,8 @@ def train(
     val_batches: BatchSource,
     class_names: tuple[str, ...],
     on_row: Callable[[dict[str, Any]], None] | None = None,
-) -> TrainResult:
-    """Train a model.
+) -> None:
+    """Train a model; what it leaves is in the folder of the run.
 
     Args:
         config: everything that decides the run.
@@ -67,9 +53,6 @@ def train(
         val_batches: one pass is this process's part of the whole validation set.
         class_names: one for each output of the model.
         on_row: called with each row of the metrics, as it is written.
-
-    Returns:
-        The last evaluation and the path of the checkpoint.
 
     Raises:
         FloatingPointError: loss or weights stopped being finite; what was saved is as it was.
@@ -205,7 +188,6 @@ def train(
             saved_at = time.perf_counter()
         store.wait()
         world.barrier()
-    return TrainResult(scores[0], None if ema is None else scores[1], run.out / CHECKPOINT)
 
 
 def train_step(config: TrainConfig, session: Session, batch: AugmentedBatch, lr: float) -> Tensor:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdeit import UserError
+from fastdeit.distributed import World
 from fastdeit.pipelines.crops import crop_rule, plan_cuts
 from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.decode import BadImageError, decode_with_pil
@@ -48,6 +49,11 @@ class Replacements:
         """Count which of the samples of a step are shown by their neighbours."""
         if self.by_sample:
             self.num_shown += int(np.isin(samples, list(self.by_sample)).sum())
+
+    def num_samples(self, world: World) -> int:
+        """How many samples are replaced, in all processes together; all ask at the same time."""
+        # Two processes may have met the same one, as the neighbour of another.
+        return len(set().union(*world.gather(set(self.by_sample))))
 
     def add(self, sample: int, reason: str) -> None:
         """Find the neighbour of a sample that does not decode, and log it.

@@ -13,7 +13,7 @@ from torch import nn
 
 from fastdeit.augment import augmented
 from fastdeit.batch import Batch, BatchSource
-from fastdeit.checkpoint import load_checkpoint
+from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.device import Compute, choose_compute
 from fastdeit.errors import UserError

@@ -17,7 +17,7 @@ from typing import Any
 
 import tyro
 
-from fastdeit import UserError, __version__
+from fastdeit import UserError, __version__, launch
 from fastdeit.errors import RunError, Stopped
 
 # Decoding threads and torch's threads share the cores. By default OpenMP's threads spin while they
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         complain(str(error))
         return 1
     except Stopped as stopped:
-        if os.environ.get("RANK", "0") == "0":  # all processes of a job stop together
+        if launch.is_first_process():  # all processes of a job stop together
             print(f"fastdeit: stopped at {stopped}; --resume auto goes on", file=sys.stderr)
         return 130 if stopped.signal_number == signal.SIGINT else EXIT_REQUEUE
     except KeyboardInterrupt:
@@ -86,8 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def complain(text: str) -> None:
     """Print an error; of the processes of a job all but the first say who they are."""
-    rank = os.environ.get("RANK", "0")
-    who = "" if rank == "0" else f"process {rank}: "
+    who = "" if launch.is_first_process() else f"process {launch.rank()}: "
     print(f"fastdeit: error: {who}{text}", file=sys.stderr)
 
 

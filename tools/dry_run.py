@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 
 import numpy as np
 import torch
 
+from fastdeit import launch
 from fastdeit.config import TrainConfig
 from fastdeit.models import make_model, num_parameters
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
@@ -36,13 +36,13 @@ def dry_run(config: TrainConfig) -> int:
     plan = dataclasses.replace(
         train_plan(config.data, index, config.run),
         rank=0,
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        world_size=launch.world_size(),
     )
     derived = derive(config, plan)
     num_classes = len(index.class_ids) or IMAGENET_CLASSES
     with torch.device("meta"):  # no weights: shapes only
         model = make_model(config.model, num_classes, config.data.image_size)
-    if os.environ.get("RANK", "0") != "0":
+    if not launch.is_first_process():
         return 0
     facts = {
         **dataclasses.asdict(derived),

@@ -11,12 +11,11 @@ import tyro
 
 from fastdeit import UserError
 from fastdeit.files import replace_file
+from fastdeit.launch import local_rank
 from fastdeit.tools.progress import progress
 
 if TYPE_CHECKING:
-    from fastdeit.distributed import World
     from fastdeit.pipelines.datasets.index import DatasetIndex
-    from fastdeit.pipelines.pipeline import Pipeline
 
 TIMEOUT_MINUTES = 10.0
 """How long a process waits for the others, as in training unless told otherwise."""
@@ -57,9 +56,9 @@ def evaluate(
     Returns:
         0.
     """
-    from fastdeit.checkpoint import load_checkpoint, model_from_checkpoint
+    from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
     from fastdeit.device import choose_compute
-    from fastdeit.distributed import joined, local_rank
+    from fastdeit.distributed import joined
     from fastdeit.evaluate import evaluate as score
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.pipelines.datasets.real_labels import read_real_labels
@@ -91,7 +90,7 @@ def evaluate(
                 batches, "evaluating", len(batches), unit="batch", is_shown=world.is_main
             )
             result = score(model, shown, compute, right_labels, world)
-            replaced = count_replaced(batches, world)
+            replaced = batches.replacements.num_samples(world)
     if not world.is_main:
         return 0
     for name, head in result.heads.items():
@@ -116,16 +115,6 @@ def evaluate(
     print(text)
     replace_file(checkpoint.with_name("evaluation.json"), (text + "\n").encode())
     return 0
-
-
-def count_replaced(batches: Pipeline, world: World) -> int:
-    """How many images had their neighbours counted in their place, in all processes together."""
-    import torch
-
-    is_replaced = torch.zeros(len(batches.index))
-    is_replaced[list(batches.replacements.by_sample)] = 1
-    # Two processes may have met the same one, as the neighbour of another.
-    return int(world.sum_on_host(is_replaced).count_nonzero())
 
 
 def check_classes(class_names: tuple[str, ...], index: DatasetIndex) -> None:

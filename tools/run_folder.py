@@ -11,7 +11,7 @@ from typing import Any
 from fastdeit import UserError
 from fastdeit.augment import augment
 from fastdeit.batch import BatchSource
-from fastdeit.checkpoint_store import CHECKPOINT, is_checkpoint_file
+from fastdeit.checkpoints.store import CHECKPOINT, is_checkpoint_file
 from fastdeit.config import TrainConfig
 from fastdeit.environment import describe_environment
 from fastdeit.files import replace_file

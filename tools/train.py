@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from fastdeit.config import TrainConfig
 from fastdeit.errors import Stopped
 from fastdeit.files import replace_file
 from fastdeit.folder_lock import FolderLock
+from fastdeit.launch import is_first_process, local_rank
 from fastdeit.recipes import RECIPES, fill_recipe
 from fastdeit.stopping import REQUEUE, stop_at_once
 from fastdeit.tools.progress import progress
@@ -66,7 +66,7 @@ def train(config: AnyRecipe) -> int:
         stack.enter_context(stop_at_once())
         # Heavy imports come after the line is parsed, so that help and errors are quick.
         from fastdeit.device import choose_compute
-        from fastdeit.distributed import joined, local_rank, say
+        from fastdeit.distributed import joined, say
         from fastdeit.pipelines.open import open_pipeline, pipeline_options
         from fastdeit.session import make_session
         from fastdeit.telemetry import check_telemetry
@@ -102,16 +102,12 @@ def train(config: AnyRecipe) -> int:
             lock.take()
             prepare_folder(config, session, train_batches)
         with show_progress(config, world, len(train_batches), session.position.step) as on_row:
-            result = run_training(config, session, train_batches, val_batches, names, on_row)
-        replaced = [
-            world.gather(set(batches.replacements.by_sample))
-            for batches in (train_batches, val_batches)
-        ]
+            run_training(config, session, train_batches, val_batches, names, on_row)
+        num_replaced = sum(
+            batches.replacements.num_samples(world) for batches in (train_batches, val_batches)
+        )
     if world.is_main:
-        facts = {"checkpoint": str(result.checkpoint), **result.evaluation.to_dict()}
-        if result.ema_evaluation is not None:
-            facts["ema_heads"] = result.ema_evaluation.to_dict()["heads"]
-        num_replaced = sum(len(set.union(*found)) for found in replaced)
+        facts = last_result(out)
         if num_replaced:
             facts["images_replaced"] = num_replaced
         print(json.dumps(facts))
@@ -153,7 +149,7 @@ def marking_stops(out: Path) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             replace_file(out / REQUEUE, f"{stopped}\n".encode())
         raise
 

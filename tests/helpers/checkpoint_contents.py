@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdeit.checkpoint import FORMAT, load_checkpoint
-from fastdeit.checkpoint_store import CheckpointStore
+from fastdeit.checkpoints.file import FORMAT, load_checkpoint
+from fastdeit.checkpoints.store import CheckpointStore
 
 
 def content_of(step: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fastdeit.checkpoint import load_checkpoint
+from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.tools.cli import main
 
 TINY = (

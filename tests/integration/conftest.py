@@ -11,7 +11,7 @@ import torch
 from jobs import checkpoints, run_here
 
 from fastdeit import train as train_module
-from fastdeit.checkpoint import load_checkpoint
+from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.session import Session
 
 

@@ -12,7 +12,7 @@ import pytest
 from jobs import run_processes
 from PIL import Image
 
-from fastdeit.checkpoint import checkpoint_content, save_checkpoint
+from fastdeit.checkpoints.file import checkpoint_content, save_checkpoint
 from fastdeit.config import ModelConfig
 from fastdeit.models import make_model
 from fastdeit.pipelines.datasets.index import open_dataset

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from jobs import MIXED, Job, assert_same_run, rows_of
 
-from fastdeit.checkpoint import load_checkpoint
+from fastdeit.checkpoints.file import load_checkpoint
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("FASTDEIT_KILLS", "2"))

@@ -14,7 +14,7 @@ import pytest
 from bad_images import CUT_OFF, with_bad_images
 from jobs import MIXED, TINY, Job, assert_same_run, checkpoints, run_here
 
-from fastdeit.checkpoint import load_checkpoint
+from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.config import RunConfig
 from fastdeit.folder_lock import LOCK
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset

@@ -16,7 +16,7 @@ import pytest
 from jobs import Job, assert_same_run, rows_of, run_here
 
 from fastdeit import train as train_module
-from fastdeit.checkpoint import load_checkpoint
+from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.session import Session
 
 pytestmark = pytest.mark.slow

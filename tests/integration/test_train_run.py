@@ -11,7 +11,7 @@ import torch
 from bad_images import CUT_OFF, NO_JPEG, with_bad_images
 
 from fastdeit import train as train_module
-from fastdeit.checkpoint import load_checkpoint
+from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.recipes import RECIPES
 from fastdeit.tools.cli import main
@@ -185,7 +185,7 @@ def test_a_teacher_of_other_classes_is_refused(
     containers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A checkpoint with other classes cannot teach, and evaluating it on these is refused."""
-    from fastdeit.checkpoint import checkpoint_content, save_checkpoint
+    from fastdeit.checkpoints.file import checkpoint_content, save_checkpoint
     from fastdeit.config import ModelConfig
     from fastdeit.models import make_model
     from fastdeit.pipelines.datasets.index import open_dataset

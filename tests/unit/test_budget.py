@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from fastdeit import UserError
-from fastdeit.checkpoint import checkpoint_content, save_checkpoint
+from fastdeit.checkpoints.file import checkpoint_content, save_checkpoint
 from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.flops import Peak, forward_flops
 from fastdeit.models import make_model

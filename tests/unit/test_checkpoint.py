@@ -18,7 +18,7 @@ from checkpoint_contents import assert_same
 from torch import nn
 
 from fastdeit import UserError
-from fastdeit.checkpoint import (
+from fastdeit.checkpoints.file import (
     FORMAT,
     checkpoint_content,
     load_checkpoint,

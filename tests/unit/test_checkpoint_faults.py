@@ -15,9 +15,9 @@ import pytest
 import torch
 from checkpoint_contents import assert_same, content_of, names, no_skip, save_all, steps
 
-from fastdeit import checkpoint_store
-from fastdeit.checkpoint import FORMAT, load_checkpoint
-from fastdeit.checkpoint_store import CheckpointStore, newest_checkpoint
+from fastdeit.checkpoints import store as store_module
+from fastdeit.checkpoints.file import FORMAT, load_checkpoint
+from fastdeit.checkpoints.store import CheckpointStore, newest_checkpoint
 
 CALLS = (
     (os, "fsync"),
@@ -32,11 +32,12 @@ CALLS = (
 def test_the_end_of_the_interpreter_finishes_a_save(tmp_path: Path) -> None:
     """A program that ends without closing the store leaves a whole checkpoint."""
     code = (
-        "import sys, time, torch; from pathlib import Path; from fastdeit import checkpoint_store\n"
-        "real = checkpoint_store.save_checkpoint\n"
+        "import sys, time, torch; from pathlib import Path\n"
+        "from fastdeit.checkpoints import store as module\n"
+        "real = module.save_checkpoint\n"
         "def late(*args): time.sleep(0.3); real(*args)\n"
-        "checkpoint_store.save_checkpoint = late\n"
-        "store = checkpoint_store.CheckpointStore(Path(sys.argv[1]), 2)\n"
+        "module.save_checkpoint = late\n"
+        "store = module.CheckpointStore(Path(sys.argv[1]), 2)\n"
         "store.save({'format': 'fastdeit-checkpoint-1', 'w': torch.ones(3)}, 5, True)\n"
         "raise SystemExit(3)"
     )
@@ -49,15 +50,15 @@ def test_a_kill_in_the_middle_of_the_writing(tmp_path: Path) -> None:
     save_all(tmp_path, 2, 1)
     code = (
         "import os, sys, signal, torch; from pathlib import Path\n"
-        "from fastdeit import checkpoint, checkpoint_store\n"
-        "real = checkpoint._Sink.write\n"
+        "from fastdeit.checkpoints import file, store\n"
+        "real = file._Sink.write\n"
         "def write(self, data):\n"
         "    if len(data) > 1 << 16:\n"
         "        real(self, data[: len(data) // 2]); self._file.flush()\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return real(self, data)\n"
-        "checkpoint._Sink.write = write\n"
-        "store = checkpoint_store.CheckpointStore(Path(sys.argv[1]), 2)\n"
+        "file._Sink.write = write\n"
+        "store = store.CheckpointStore(Path(sys.argv[1]), 2)\n"
         "store.save({'format': 'fastdeit-checkpoint-1', 'w': torch.ones(1 << 15)}, 5, True)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)])
@@ -234,7 +235,7 @@ def test_an_error_of_the_save_does_not_hide_one_of_the_training(
     def fail(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_store, "save_checkpoint", fail)
+    monkeypatch.setattr(store_module, "save_checkpoint", fail)
     with pytest.warns(RuntimeWarning, match="No space left on device while step 1 was saved: "):
         with pytest.raises(FloatingPointError), CheckpointStore(tmp_path, 2) as store:
             store.save(content_of(1), 1, is_best=False)

@@ -12,9 +12,10 @@ import pytest
 import torch
 from checkpoint_contents import assert_same, content_of, names, no_skip, save_all, steps
 
-from fastdeit import UserError, checkpoint_store
-from fastdeit.checkpoint import FORMAT, load_checkpoint, save_checkpoint
-from fastdeit.checkpoint_store import CheckpointStore, is_checkpoint_file, newest_checkpoint
+from fastdeit import UserError
+from fastdeit.checkpoints import store as store_module
+from fastdeit.checkpoints.file import FORMAT, load_checkpoint, save_checkpoint
+from fastdeit.checkpoints.store import CheckpointStore, is_checkpoint_file, newest_checkpoint
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         assert event.wait(20)
         save_checkpoint(*args)
 
-    monkeypatch.setattr(checkpoint_store, "save_checkpoint", save)
+    monkeypatch.setattr(store_module, "save_checkpoint", save)
     yield event
     event.set()
 
@@ -112,9 +113,9 @@ def test_the_host_memory_is_used_again(tmp_path: Path) -> None:
 
 def test_blocks_of_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors that fill several blocks, one larger than a block, do not run into each other."""
-    monkeypatch.setattr("fastdeit.host_copy.BLOCK_BYTES", 256)
+    monkeypatch.setattr("fastdeit.checkpoints.host_copy.BLOCK_BYTES", 256)
     content = {str(n): torch.arange(n, dtype=torch.int16) for n in (1, 40, 90, 500, 3, 64, 128)}
-    copied, _ = checkpoint_store.HostCopy().take(content)
+    copied, _ = store_module.HostCopy().take(content)
     assert_same(copied, content)
 
 

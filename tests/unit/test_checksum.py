@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastdeit.checksum import content_checksum, map_content
+from fastdeit.checkpoints.checksum import content_checksum, map_content
 
 DTYPES = (
     torch.float32,

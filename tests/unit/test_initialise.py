@@ -11,10 +11,10 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from fastdeit import UserError
-from fastdeit.checkpoint import checkpoint_content, load_checkpoint, save_checkpoint
+from fastdeit.checkpoints.file import checkpoint_content, load_checkpoint, save_checkpoint
 from fastdeit.config import ModelConfig
-from fastdeit.initialise import initialise_from, resize_positions
 from fastdeit.models import make_model
+from fastdeit.models.initialise import initialise_from, resize_positions
 
 CLASSES = ("cat", "dog", "eel")
 PLAIN, DISTILLED = "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastdeit.config import ModelConfig
 from fastdeit.models import make_model
-from fastdeit.stochastic_depth import SubsetBlock, add_for_subset, num_kept
+from fastdeit.models.stochastic_depth import SubsetBlock, add_for_subset, num_kept
 
 WIDTH = 24
 

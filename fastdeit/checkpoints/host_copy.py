@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastdeit.checksum import map_content
+from fastdeit.checkpoints.checksum import map_content
 
 BLOCK_BYTES = 64 << 20
 # A cache line; what vectorised copies like best.
@@ -48,7 +48,7 @@ class HostCopy:
         fills its memory (channels-last); else the copy is contiguous.
 
         Args:
-            content: as `fastdeit.checksum.map_content` takes it.
+            content: as `fastdeit.checkpoints.checksum.map_content` takes it.
 
         Returns:
             (the content with the copies in the tensors' places, events). On a GPU the copies are

@@ -10,7 +10,7 @@ from typing import IO, Any, BinaryIO, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from fastdeit.checksum import content_checksum, map_content
+from fastdeit.checkpoints.checksum import content_checksum, map_content
 from fastdeit.config import ModelConfig
 from fastdeit.errors import UserError
 from fastdeit.files import replacing

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from fastdeit.checkpoint import load_checkpoint, save_checkpoint
+from fastdeit.checkpoints.file import load_checkpoint, save_checkpoint
+from fastdeit.checkpoints.host_copy import HostCopy
 from fastdeit.errors import UserError
 from fastdeit.files import replacing, sync_folder
-from fastdeit.host_copy import HostCopy
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"

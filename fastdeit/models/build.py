@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fastdeit.config import ModelConfig
 from fastdeit.errors import UserError
-from fastdeit.model_options import check_effect, timm_options
-from fastdeit.stochastic_depth import set_constant_rate
+from fastdeit.models.options import check_effect, timm_options
+from fastdeit.models.stochastic_depth import set_constant_rate
 
 
 def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int = 0) -> nn.Module:

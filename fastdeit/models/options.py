@@ -16,7 +16,7 @@ from torch import nn
 
 from fastdeit.config import ModelConfig
 from fastdeit.errors import require
-from fastdeit.stochastic_depth import SubsetBlock, drop_rate
+from fastdeit.models.stochastic_depth import SubsetBlock, drop_rate
 
 DEIT3_LAYER_SCALE = 1e-4
 """What the published code of DeiT-III begins with; timm begins with 1e-6."""
