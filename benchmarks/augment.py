@@ -26,7 +26,8 @@ from fastdeit.augment import (
 )
 from fastdeit.augment.reference import apply_with_pil, timm_policy
 from fastdeit.batch import Batch
-from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
+from fastdeit.benchmarks.harness import Case, Effort, measure
+from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.config.augment import AugmentConfig
 from fastdeit.keyed import Purpose
 from fastdeit.policies import NAMED_OPS, one_operation, parse_policy
@@ -47,8 +48,7 @@ def bench_augment(
     num_images: int,
     image_size: int,
     device: torch.device,
-    rounds: int,
-    on_round: Callable[[], None],
+    effort: Effort,
 ) -> list[Row]:
     """Measure the augmentation on a device beside timm's on one core of the CPU.
 
@@ -56,8 +56,7 @@ def bench_augment(
         num_images: images of a batch.
         image_size: their side in pixels.
         device: where ours runs.
-        rounds: timed rounds of each.
-        on_round: for a progress bar.
+        effort: of each pair.
 
     Returns:
         For each operation (at level 9) and policy a row of timm's on PIL and one of ours; then the
@@ -69,10 +68,10 @@ def bench_augment(
         batch = photographs(num_images, image_size, device)
         rows = []
         for name in OPERATIONS:
-            rows += operation_rows(name, batch, rounds, on_round)
+            rows += operation_rows(name, batch, effort)
         for config in POLICIES:
-            rows += policy_rows(config, batch, rounds, on_round)
-        return rows + stage_rows(batch, rounds, on_round)
+            rows += policy_rows(config, batch, effort)
+        return rows + stage_rows(batch, effort)
     finally:
         torch.set_num_threads(threads)
 
@@ -115,8 +114,7 @@ def pair(
     name: str,
     ours: Callable[[], object],
     num: int,
-    rounds: int,
-    on_round: Callable[[], None],
+    effort: Effort,
     note: str | None = None,
 ) -> list[Row]:
     """Two cases that take turns."""
@@ -129,11 +127,11 @@ def pair(
         return run
 
     cases = [Case(name=baseline, run=counted(theirs)), Case(name=name, run=counted(ours))]
-    rows = measure("augment", "img/s", cases, rounds, [baseline], on_round)
+    rows = measure("augment", "img/s", cases, effort, [baseline])
     return [rows[0], replace(rows[1], note=note)]
 
 
-def operation_rows(name: str, batch: Batch, rounds: int, on_round: Callable[[], None]) -> list[Row]:
+def operation_rows(name: str, batch: Batch, effort: Effort) -> list[Row]:
     """One operation at level 9, with a sign for each image."""
     num, height, width, _ = batch.images_nhwc_u8.shape
     drawn = _one_operation(name, num, height, width)
@@ -149,8 +147,7 @@ def operation_rows(name: str, batch: Batch, rounds: int, on_round: Callable[[], 
         f"fastdeit: {name}",
         lambda: apply_all(batch, drawn),
         num,
-        rounds,
-        on_round,
+        effort,
     )
 
 
@@ -164,7 +161,7 @@ def _states(num: int) -> keyed.U64:
     return keyed.sample_states(0, Purpose.POLICY, 0, keys, np.zeros(num, dtype=np.int64))
 
 
-def policy_rows(config: str, batch: Batch, rounds: int, on_round: Callable[[], None]) -> list[Row]:
+def policy_rows(config: str, batch: Batch, effort: Effort) -> list[Row]:
     """A whole policy, drawing included, uint8 to uint8."""
     num, height, width, _ = batch.images_nhwc_u8.shape
     policy = parse_policy(config)
@@ -183,12 +180,11 @@ def policy_rows(config: str, batch: Batch, rounds: int, on_round: Callable[[], N
         f"fastdeit: {config}",
         lambda: apply_all(batch, sample_operations(policy, states, height, width)),
         num,
-        rounds,
-        on_round,
+        effort,
     )
 
 
-def stage_rows(batch: Batch, rounds: int, on_round: Callable[[], None]) -> list[Row]:
+def stage_rows(batch: Batch, effort: Effort) -> list[Row]:
     """From cropped uint8 images to what the model sees: flip, policy, normalise, erase, mix."""
     num, height, _, _ = batch.images_nhwc_u8.shape
     config, device = AugmentConfig(), batch.images_nhwc_u8.device
@@ -225,8 +221,7 @@ def stage_rows(batch: Batch, rounds: int, on_round: Callable[[], None]) -> list[
         "fastdeit: the whole stage",
         ours,
         num,
-        rounds,
-        on_round,
+        effort,
         f"batch {num}, {height} px: flip, {PAPER}, normalise, erase, mix; on {device.type}",
     )
     bound, what = write_bound(batch)
@@ -238,7 +233,7 @@ def write_bound(batch: Batch) -> tuple[float, str]:
     images = batch.images_nhwc_u8
     out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
     case = Case(name="copy", run=lambda: _copy(out, images))
-    (row,) = measure("augment", "img/s", [case], 5)
+    (row,) = measure("augment", "img/s", [case], Effort(5))
     per_image = images[0].numel() * 5
     return row.median, f"reading uint8, writing float32: {row.median * per_image / 1e9:.3g} GB/s"
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastdeit import UserError
-from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
+from fastdeit.benchmarks.harness import Case, Effort, measure
+from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
 from fastdeit.pipelines.open import is_installed
 
@@ -23,16 +23,13 @@ MAX_SIDE, QUALITY = 500, 90
 COPY = "bare copy of the files"
 
 
-def bench_convert(
-    source: Path, threads: int, rounds: int, on_round: Callable[[], None]
-) -> list[Row]:
+def bench_convert(source: Path, threads: int, effort: Effort) -> list[Row]:
     """Measure pass-through and re-encoding.
 
     Args:
         source: an ImageFolder.
         threads: worker processes of each.
-        rounds: timed rounds of each.
-        on_round: for a progress bar.
+        effort: of pass-through, and again of re-encoding.
 
     Returns:
         A row for each way. The bound of pass-through is a copy of the same files with cp.
@@ -71,7 +68,7 @@ def bench_convert(
 
         through = [*peer(None), ours("x.beton"), ours("x"), Case(name=COPY, run=copy)]
         baselines = [through[0].name] if is_installed("ffcv") else []
-        *first, copied = measure("convert", "img/s", through, rounds, baselines, on_round)
+        *first, copied = measure("convert", "img/s", through, effort, baselines)
         rows += [with_bound(row, copied.median, COPY) for row in first] + [copied]
         again = ("--max-side", str(MAX_SIDE), "--quality", str(QUALITY), "--reencode", "all")
         encoded = [*peer(MAX_SIDE), ours("x.beton", *again)]
@@ -79,9 +76,8 @@ def bench_convert(
             "convert",
             "img/s",
             encoded,
-            rounds,
+            effort,
             [encoded[0].name] if is_installed("ffcv") else [],
-            on_round,
         )
     return rows
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from fastdeit.benchmarks.harness import Row
+from fastdeit.benchmarks.harness import Effort
 from fastdeit.benchmarks.loaders import engines_for, epoch_of
 from fastdeit.benchmarks.pinned import run_pinned
+from fastdeit.benchmarks.rows import Row
 from fastdeit.pipelines.datasets.beton import BetonWriter
 from fastdeit.pipelines.datasets.index import RAW_MODE, open_dataset
 from fastdeit.pipelines.open import Engine, open_pipeline
@@ -25,16 +26,14 @@ OVERHEAD_BATCH = 1024
 TINY_IMAGES = 8 * OVERHEAD_BATCH
 
 
-def bench_footprint(
-    data: Path, image_size: int, threads: int, on_round: Callable[[], None]
-) -> list[Row]:
+def bench_footprint(data: Path, image_size: int, threads: int, effort: Effort) -> list[Row]:
     """Measure memory and overhead of each engine, each in a process of its own.
 
     Args:
         data: what our engines read, preferably a .beton.
         image_size: side of the crops.
         threads: threads of each loader.
-        on_round: for a progress bar.
+        effort: its bar is moved.
 
     Returns:
         For each engine the peak of its own memory in MB at 256 samples a batch (the page cache not
@@ -47,17 +46,17 @@ def bench_footprint(
         options = {"engine": engine, "data": str(data), "image_size": image_size}
         options["threads"] = threads
         function = "fastdeit.benchmarks.footprint:measure_memory"
-        rows += run_pinned(function, options, threads, on_round)
+        rows += run_pinned(function, options, threads, effort)
     for engine in engines_for(index):
         if engine != "pil":  # whose work is in other processes
             options = {"engine": engine}
             function = "fastdeit.benchmarks.footprint:measure_overhead"
-            rows += run_pinned(function, options, 1, on_round)
+            rows += run_pinned(function, options, 1, effort)
     return rows
 
 
 def measure_memory(
-    engine: Engine, data: str, image_size: int, threads: int, on_round: Callable[[], None]
+    engine: Engine, data: str, image_size: int, threads: int, effort: Effort
 ) -> list[Row]:
     """The peak of this process's own memory, and of its workers', over one epoch."""
     index = open_dataset(Path(data))
@@ -72,7 +71,7 @@ def measure_memory(
     options = PipelineOptions(threads=threads)
     with peak_memory() as peak, open_pipeline(index, plan, engine, options) as batches:
         epoch_of(batches)()
-    on_round()
+    effort.on_round()
     note = "anonymous memory of all its processes, the imports of a training program included"
     peak_mb, name = peak[0] / 1e6, f"fastdeit {engine}, batch {batch_size}"
     return [
@@ -89,7 +88,7 @@ def measure_memory(
     ]
 
 
-def measure_overhead(engine: Engine, on_round: Callable[[], None]) -> list[Row]:
+def measure_overhead(engine: Engine, effort: Effort) -> list[Row]:
     """Milliseconds for a batch of images of 2 x 2 pixels, cut to 16 x 16."""
     with TemporaryDirectory() as folder:
         writer = BetonWriter(Path(folder), TINY_IMAGES, 12)
@@ -119,7 +118,7 @@ def measure_overhead(engine: Engine, on_round: Callable[[], None]) -> list[Row]:
                 started = time.perf_counter()
                 count = len(list(batches))
                 took.append((time.perf_counter() - started) / count * 1e3)
-                on_round()
+                effort.on_round()
     note = "next to nothing to decode: what is left is mostly Python's share; one core"
     took.sort()
     return [

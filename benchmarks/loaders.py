@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from fastdeit.batch import Batch
-from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
+from fastdeit.benchmarks.harness import Case, Effort, measure
 from fastdeit.benchmarks.peers import dali_own_epoch, deit_loader, ffcv_own_loader, spread
 from fastdeit.benchmarks.pinned import run_pinned
+from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
 from fastdeit.pipelines.decode import decode_with_pil
 from fastdeit.pipelines.open import Engine, is_installed, open_pipeline
@@ -41,9 +42,8 @@ def bench_loaders(
     image_size: int,
     batch_size: int,
     threads: int,
-    rounds: int,
     num_images: int,
-    on_round: Callable[[], None],
+    effort: Effort,
 ) -> list[Row]:
     """Measure every loader that is installed, on one core and on as many as `threads`.
 
@@ -54,9 +54,8 @@ def bench_loaders(
         image_size: side of the crops.
         batch_size: samples a step.
         threads: cores, and threads or workers of each loader.
-        rounds: timed rounds of each.
         num_images: a round is one whole epoch over the first so many images.
-        on_round: for a progress bar.
+        effort: of each number of cores.
 
     Returns:
         A row a loader and number of cores. Its bound is what a core decodes, times the cores,
@@ -70,10 +69,9 @@ def bench_loaders(
             "image_size": image_size,
             "batch_size": batch_size,
             "threads": cores,
-            "rounds": rounds,
             "num_images": num_images,
         }
-        rows += run_pinned("fastdeit.benchmarks.loaders:measure_loaders", options, cores, on_round)
+        rows += run_pinned("fastdeit.benchmarks.loaders:measure_loaders", options, cores, effort)
     return rows
 
 
@@ -83,9 +81,8 @@ def measure_loaders(
     image_size: int,
     batch_size: int,
     threads: int,
-    rounds: int,
     num_images: int,
-    on_round: Callable[[], None],
+    effort: Effort,
 ) -> list[Row]:
     """`bench_loaders` in the process that is bound to its cores."""
     index = open_dataset(Path(data))
@@ -134,9 +131,8 @@ def measure_loaders(
             f"loaders, {cores}",
             "img/s",
             [*cases, Case(name=f"{what}, one core", run=decode)],
-            rounds,
+            effort,
             [name for name in PEERS if name in [case.name for case in cases]],
-            on_round,
         )
     bounded = []
     for row in rows:

@@ -13,20 +13,22 @@ from fastdeit.pipelines.datasets.index import DatasetIndex
 
 def deit_loader(
     source: Path,
-    num_images: int,
+    num_images: int | None,
     image_size: int,
     batch_size: int,
     threads: int,
     with_augmentation: bool,
+    pin_memory: bool = False,
 ) -> Any:
     """DeiT's own pipeline: ImageFolder, timm's training transform, workers.
 
     Args:
         source: ImageFolder.
-        num_images: how many of its images, spread over the classes.
+        num_images: how many of its images, spread over the classes; None takes all.
         image_size: side of the crops.
         batch_size: samples a step.
         threads: worker processes.
+        pin_memory: copy batches where a GPU reads them faster, as DeiT does.
         with_augmentation: RandAugment and erasing too, as DeiT has them here.
 
     Source: deit datasets.py:build_transform and main.py with the defaults of Table 9.
@@ -47,11 +49,12 @@ def deit_loader(
     )
     folder = ImageFolder(str(source), transform=transform)
     return DataLoader(
-        Subset(folder, spread(len(folder), num_images)),
+        Subset(folder, spread(len(folder), num_images or len(folder))),
         batch_size=batch_size,
         shuffle=True,
         num_workers=threads,
         drop_last=True,
+        pin_memory=pin_memory,
         persistent_workers=True,
         multiprocessing_context="forkserver",
     )

@@ -7,28 +7,26 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from fastdeit import UserError
-from fastdeit.benchmarks.harness import Row
+from fastdeit.benchmarks.harness import Effort
+from fastdeit.benchmarks.rows import Row
 
 ROUND, ROWS = "round", "rows "
 
 
-def run_pinned(
-    function: str, options: dict[str, Any], cores: int, on_round: Callable[[], None]
-) -> list[Row]:
+def run_pinned(function: str, options: dict[str, Any], cores: int, effort: Effort) -> list[Row]:
     """Call a function in a process of its own, bound to `cores` of our cores from its beginning.
 
     Libraries count the cores when they are imported, so binding this process would not do.
 
     Args:
-        function: "module:name"; it takes `options` and `on_round`, and returns rows.
+        function: "module:name"; it takes `options` and `effort`, and returns rows.
         options: of plain types.
         cores: how many.
-        on_round: called after each round there.
+        effort: how long it measures there; its bar is moved here.
 
     Raises:
         UserError: it failed; its own message was shown.
@@ -36,7 +34,8 @@ def run_pinned(
     ours = os.sched_getaffinity(0)
     # A pipe of its own: workers that outlive the process by a moment would hold its output open.
     reader, writer = os.pipe()
-    command = [sys.executable, "-m", __name__, function, json.dumps(options), str(writer)]
+    asked = json.dumps([options, effort.rounds, effort.seconds])
+    command = [sys.executable, "-m", __name__, function, asked, str(writer)]
     os.sched_setaffinity(0, sorted(ours)[:cores])  # inherited
     try:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, pass_fds=[writer])
@@ -49,7 +48,7 @@ def run_pinned(
             if line.startswith(ROWS):
                 rows = [Row(**row) for row in json.loads(line.removeprefix(ROWS))]
             elif line.strip() == ROUND:
-                on_round()
+                effort.on_round()
     if process.returncode != 0 or rows is None:
         raise UserError(
             f"measuring on {cores} cores failed. Found: exit code {process.returncode} of "
@@ -63,9 +62,13 @@ def main(function: str, options: str, writer: str) -> None:
     module, name = function.split(":")
     with os.fdopen(int(writer), "w", buffering=1) as lines:
         try:
-            rows = getattr(importlib.import_module(module), name)(
-                **json.loads(options), on_round=lambda: lines.write(f"{ROUND}\n")
-            )
+            given, rounds, seconds = json.loads(options)
+
+            def on_round() -> None:
+                lines.write(f"{ROUND}\n")
+
+            effort = Effort(rounds, seconds, on_round)
+            rows = getattr(importlib.import_module(module), name)(**given, effort=effort)
         except UserError as error:
             raise SystemExit(f"fastdeit bench: {error}") from None
         lines.write(ROWS + json.dumps([asdict(row) for row in rows]) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastdeit.benchmarks.harness import Row
+from fastdeit.benchmarks.rows import Row
 from fastdeit.files import replacing
 
 OURS, OTHERS = "#2f6db5", "#a8a8a8"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -48,42 +48,37 @@ def published_note(config: TrainConfig, compute: Compute) -> str:
 
 
 def published_loop(
-    config: TrainConfig,
-    teacher: nn.Module | None,
-    images: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    num_steps: int,
-) -> Callable[[], int]:
-    """A round of steps in the way of the published code, on images that lie on the device.
+    config: TrainConfig, teacher: nn.Module | None, device: torch.device, num_classes: int
+) -> Callable[[Iterable[tuple[Tensor, Tensor]]], int]:
+    """Train in the way of the published code.
 
     Args:
         config: the recipe.
         teacher: on the CPU, in evaluation mode, or None.
-        images: (B, 3, H, W) float32, normalised, contiguous, on the device; not changed.
-        labels: (B,) int64 on the device.
+        device: where to train.
         num_classes: outputs of the model.
-        num_steps: of a round.
 
     Returns:
-        The round, which gives the number of images.
+        A function that takes steps: of (B, 3, H, W) float32 images, normalised, contiguous, which
+        it may change, and (B,) int64 labels, on any device. It gives the number of images, when
+        the device is done.
 
     Raises:
         UserError: it cannot take the recipe.
 
     Source: deit engine.py:train_one_epoch, main.py and losses.py:DistillationLoss. The model and
         the teacher stay as timm makes them. Differs: today's timm and torch, whose attention is
-        fused; one batch again and again, copied on the device instead of to it.
+        fused.
     """
-    if is_mixed(config.augment) and len(labels) % 2:
+    batch_size = config.data.batch_size
+    if is_mixed(config.augment) and batch_size % 2:
         raise UserError(
-            f"batch_size must be even, for timm's Mixup takes pairs. Found: {len(labels)}. "
-            f"Pass --batch-size {len(labels) + 1}."
+            f"batch_size must be even, for timm's Mixup takes pairs. Found: {batch_size}. "
+            f"Pass --batch-size {batch_size + 1}."
         )
-    device = images.device
     is_gpu = device.type == "cuda"
     optim = config.optim
-    model = make_model(config.model, num_classes, images.shape[-1], config.run.seed)
+    model = make_model(config.model, num_classes, config.data.image_size, config.run.seed)
     model = model.to(device).train()
     set_distilled_training(model)
     if teacher is not None:
@@ -102,8 +97,9 @@ def published_loop(
     mixup = make_mixup(config.augment, num_classes)
     criterion = make_criterion(config)
 
-    def step() -> None:
-        shown, targets = images.clone(), labels  # Mixup writes into its images
+    def step(images: Tensor, labels: Tensor) -> None:
+        shown = images.to(device, non_blocking=True)
+        targets = labels.to(device, non_blocking=True)
         if mixup is not None:
             shown, targets = mixup(shown, targets)
         if optim.loss == "bce":
@@ -131,19 +127,21 @@ def published_loop(
         if average is not None:
             average.update(model)
 
-    def run() -> int:
+    def take(batches: Iterable[tuple[Tensor, Tensor]]) -> int:
         # main.py switches it on; here it holds for these rounds only.
         was, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        num_images = 0
         try:
-            for _ in range(num_steps):
-                step()
+            for images, labels in batches:
+                step(images, labels)
+                num_images += len(labels)
         finally:
             torch.backends.cudnn.benchmark = was
         if is_gpu:
             torch.cuda.synchronize()
-        return num_steps * len(labels)
+        return num_images
 
-    return run
+    return take
 
 
 def is_mixed(config: AugmentConfig) -> bool:

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from fastdeit.benchmarks.harness import Row
+from fastdeit.benchmarks.rows import Row
 from fastdeit.pipelines.datasets.webdataset import tar_header
 
 CLASSES = 1000

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastdeit.augment import AugmentedBatch, augment, normalise
 from fastdeit.batch import Batch, BatchSource
-from fastdeit.benchmarks.harness import Case, Row, measure, with_bound
+from fastdeit.benchmarks.ceilings import Ceiling
+from fastdeit.benchmarks.harness import Case, Effort, measure
+from fastdeit.benchmarks.memory import Memory
+from fastdeit.benchmarks.peers import deit_loader
 from fastdeit.benchmarks.published import (
     BASELINE,
     published_compute,
     published_loop,
     published_note,
 )
+from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.config import ModelConfig, TrainConfig
+from fastdeit.cores import num_usable_cores
 from fastdeit.device import Compute
-from fastdeit.flops import MATRIX_SIDE, Peak, matrix_flops, peak_flops, precision_of
+from fastdeit.flops import precision_of
 from fastdeit.models import make_model
+from fastdeit.phases import PhaseClock
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.pipelines.open import choose_engine, open_pipeline, pipeline_options, train_plan
+from fastdeit.pipelines.open import Engine, open_pipeline, pipeline_options, train_plan
 from fastdeit.pipelines.pace import (
     NUM_CLASSES,
     TrainingSteps,
@@ -42,43 +50,59 @@ from fastdeit.train import train_step
 
 STEP = "fastdeit step"
 AUGMENTATION = "fastdeit augmentation alone"
+PUBLISHED_FILES = f"{BASELINE} from files (its own loader)"
 STEPS = {"cpu": 8, "cuda": 30}
 """Steps of a round."""
+PHASE_STEPS = {"cpu": 3, "cuda": 20}
+"""Steps of the pass that looks at the parts."""
 READ_AHEAD = 4
 """Steps before each round of what reads files: more than an engine has ready when it starts."""
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What the steps from files read."""
+
+    data: Path
+    """Of our engines."""
+    engines: tuple[Engine, ...]
+    """Which of them; none is left out because another is faster."""
+    source: Path | None = None
+    """ImageFolder of the same images, for DeiT's own loader; None leaves it out."""
+
+
 def bench_step(
+    case: str,
     config: TrainConfig,
     stand_in: ModelConfig,
     compute: Compute,
-    data: Path | None,
-    rounds: int,
-    on_round: Callable[[], None],
+    files: Files | None,
+    effort: Effort,
 ) -> list[Row]:
     """Measure the step of one recipe.
 
     Args:
-        config: the recipe, with the engine and its threads.
+        case: what the rows are of.
+        config: the recipe, with the threads of the engines.
         stand_in: what teaches it, with random weights, if it is distilled.
         compute: device and precision.
-        data: what the step from files decodes; None leaves the rows of files out.
-        rounds: timed rounds of `STEPS` steps each.
-        on_round: for a progress bar.
+        files: what the steps from files read; None leaves their rows out.
+        effort: rounds of `STEPS` steps each.
 
     Returns:
-        Rows for the published loop, our step on batches that lie on the device, our step from
-        files, our augmentation alone, the loader alone. Ratios are to the published loop, and to
-        our step on batches that lie there. The bound of a step is the rate of a large matrix
-        product over the step's floating-point operations.
+        Rows for the published loop, our step on batches that lie on the device, our augmentation
+        alone; with files also the published loop with its own loader, and for each engine our step
+        and the loader alone. Ratios are to the published loop and to our step on batches that lie
+        there. The bound of a step is the rate of a large matrix product over the step's
+        floating-point operations.
 
     Raises:
         UserError: the dataset cannot be read, or the step does not fit into the memory.
     """
     with ExitStack() as stack:
         stack.enter_context(in_memory(config.data.batch_size, compute))
-        bench = StepBench(config, stand_in, compute, data, stack)
-        rows = measure("step", "img/s", bench.cases(), rounds, [BASELINE, STEP], on_round)
+        bench = StepBench(config, stand_in, compute, files, stack)
+        rows = measure(case, "img/s", bench.cases(), effort, bench.baselines)
         return bench.completed(rows)
 
 
@@ -90,7 +114,7 @@ class StepBench:
         config: TrainConfig,
         stand_in: ModelConfig,
         compute: Compute,
-        data: Path | None,
+        files: Files | None,
         stack: ExitStack,
     ) -> None:
         """Open the data and build the models; see `bench_step`.
@@ -99,24 +123,19 @@ class StepBench:
             config: see there.
             stand_in: see there.
             compute: see there.
-            data: see there.
+            files: see there.
             stack: closes what is opened.
         """
-        self.config, self.compute, self.data = config, compute, data
+        self.config, self.compute, self.files = config, compute, files
         self.num_steps = STEPS[compute.device.type]
         self.batch_size, size = config.data.batch_size, config.data.image_size
-        options = pipeline_options(config.data, compute.device)
-        self.files: BatchSource | None = None
+        self.opened: dict[str, BatchSource] = {}
         self.num_classes = NUM_CLASSES
-        if data is not None:
-            index = open_dataset(data)
-            self.num_classes = len(index.class_names)
-            plan = train_plan(config.data, index, config.run)
-            engine = config.data.engine
-            self.engine = choose_engine(index, engine).name
-            self.files = stack.enter_context(open_pipeline(index, plan, engine, options))
+        if files is not None:
+            self.open(files, stack)
         index = synthetic_index(max(256, self.batch_size * 8), self.num_classes)
         plan = train_plan(config.data, index, config.run)
+        options = pipeline_options(config.data, compute.device)
         synthetic = stack.enter_context(open_pipeline(index, plan, "synthetic", options))
         self.batch: Batch = next(iter(synthetic)).to(compute.device)
 
@@ -129,10 +148,8 @@ class StepBench:
         # ---- the published loop, as timm makes its models ----
         self.memory = {name: Memory(compute) for name in (BASELINE, STEP)}
         with self.memory[BASELINE].building():
-            images = normalise(self.batch.images_nhwc_u8).contiguous()
-            self.published = published_loop(
-                config, teacher(), images, self.batch.labels, self.num_classes, self.num_steps
-            )
+            self.images = normalise(self.batch.images_nhwc_u8).contiguous()
+            self.published = published_loop(config, teacher(), compute.device, self.num_classes)
         # ---- ours ----
         with self.memory[STEP].building():
             model = make_model(config.model, self.num_classes, size, config.run.seed)
@@ -140,16 +157,40 @@ class StepBench:
             self.work = work_of(config, model, ours, "")
             placed = None if ours is None else compute.place(ours)
             self.session = assemble(config, model, placed, compute)
+        self.synthetic = synthetic
         self.steps = TrainingSteps(config, self.session, synthetic)
-        self.wait_fracs: list[float] = []
+        self.wait_fracs: dict[str, list[float]] = {name: [] for name in self.opened}
 
+    def open(self, files: Files, stack: ExitStack) -> None:
+        """Open the dataset through each engine."""
+        data = self.config.data
+        index = open_dataset(files.data)
+        self.num_classes = len(index.class_names)
+        plan = train_plan(data, index, self.config.run)
+        for asked in files.engines:
+            options = pipeline_options(data, self.compute.device)
+            batches = stack.enter_context(open_pipeline(index, plan, asked, options))
+            self.opened[f"{STEP} from files ({batches.name})"] = batches
+
+    @property
+    def baselines(self) -> list[str]:
+        """What rows are compared with."""
+        own_loader = [PUBLISHED_FILES] if self.has_own_loader else []
+        return [BASELINE, *own_loader, STEP]
+
+    @property
+    def has_own_loader(self) -> bool:
+        """Whether the published loop is measured with DeiT's own loader too."""
+        return self.files is not None and self.files.source is not None
+
+    # ---- what is measured ----------------------------------------------------------------------
     def cases(self) -> list[Case]:
         """What is measured, in turn."""
         images, memory = self.num_steps * self.batch_size, self.memory
 
         def published() -> int:
             with memory[BASELINE].working():
-                return self.published()
+                return self.published(self.lying_there())
 
         def step() -> int:
             with memory[STEP].working():
@@ -175,35 +216,71 @@ class StepBench:
                 f"average included; {self.compute.reason}",
             ),
         ]
-        if self.files is not None:
-            cases.append(self.from_files(self.files))
+        if self.has_own_loader:
+            cases.append(self.published_from_files())
+        cases += [self.from_files(name, files) for name, files in self.opened.items()]
         cases.append(Case(name=AUGMENTATION, run=augmentation, note="flip, policy, erase, mix"))
-        if self.files is not None:
-            cases.append(self.loader_alone(self.files))
+        cases += [self.loader_alone(files) for files in self.opened.values()]
         return cases
 
-    def from_files(self, files: BatchSource) -> Case:
+    def lying_there(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One batch again and again; a copy, for timm's Mixup writes into its images."""
+        for _ in range(self.num_steps):
+            yield self.images.clone(), self.batch.labels
+
+    def published_from_files(self) -> Case:
+        """The published loop with DeiT's own loader, end to end."""
+        assert self.files is not None and self.files.source is not None
+        data = self.config.data
+        workers = data.threads or num_usable_cores()
+        loader = deit_loader(
+            self.files.source,
+            None,
+            data.image_size,
+            self.batch_size,
+            workers,
+            with_augmentation=True,
+            pin_memory=self.compute.device.type == "cuda",
+        )
+        stream: Any = endless(loader)
+
+        def take(num_steps: int) -> int:
+            return self.published(next(stream) for _ in range(num_steps))
+
+        def before() -> None:
+            take(2 * workers)  # what they read ahead in others' turns
+
+        return Case(
+            name=PUBLISHED_FILES,
+            run=lambda: take(self.num_steps),
+            before=before,
+            note=f"{self.label}; {self.files.source}; RandAugment and erasing by its workers, "
+            "whatever the recipe's",
+        )
+
+    def from_files(self, name: str, files: BatchSource) -> Case:
         """Our step, end to end."""
         steps = TrainingSteps(self.config, self.session, files)
 
         def run() -> int:
             seconds, wait_s = steps.take(self.num_steps)
-            self.wait_fracs.append(wait_s / seconds)
+            self.wait_fracs[name].append(wait_s / seconds)
             return self.num_steps * self.batch_size
 
         def before() -> None:
             steps.take(READ_AHEAD)
 
+        assert self.files is not None
         return Case(
-            name=self.files_name,
+            name=name,
             run=run,
             before=before,
             after=steps.rest,
-            note=f"{self.label}; {self.data}, {len(files)} steps an epoch, whose start counts; a "
-            "wait for the loader that a busy GPU hides counts as one",
+            note=f"{self.label}; {self.files.data}, {len(files)} steps an epoch, whose start "
+            "counts; a wait for the loader that a busy GPU hides counts as one",
         )
 
-    def loader_alone(self, files: BatchSource) -> Case:
+    def loader_alone(self, files: Any) -> Case:
         """The loader without a step, to the device."""
         stream = endless(files)
 
@@ -220,53 +297,84 @@ class StepBench:
             return self.num_steps * self.batch_size
 
         return Case(
-            name=f"fastdeit loader alone ({self.engine})",
+            name=f"fastdeit loader alone ({files.name})",
             run=run,
             before=before,
             after=lambda: stream.close(),
             note="crops as uint8 on the device",
         )
 
-    @property
-    def files_name(self) -> str:
-        """What the step from files is called."""
-        return f"{STEP} from files ({self.engine})"
-
+    # ---- what is made of it --------------------------------------------------------------------
     def completed(self, rows: list[Row]) -> list[Row]:
-        """The rows with bounds, MFU and what else is known of them."""
+        """The rows with bounds, MFU, the parts of our step, and what else is known of them."""
         flops = self.step_flops()
         own = Ceiling.of(self.compute)
         theirs = published_compute(self.compute)
-        ceilings = {STEP: own, BASELINE: own}
+        published = own
         if precision_of(theirs) != precision_of(self.compute):
-            ceilings[BASELINE] = Ceiling.of(theirs)
-        if self.files is not None:
-            ceilings[self.files_name] = own
+            published = Ceiling.of(theirs)
+        ceilings = {STEP: own, BASELINE: published, PUBLISHED_FILES: published}
+        ceilings |= dict.fromkeys(self.opened, own)
         done = []
         for row in rows:
-            step_ms = 1000 * self.batch_size / row.median
-            if row.name not in ceilings:  # a part of a step
-                ratios = {} if row.name == AUGMENTATION else {STEP: row.ratios[STEP]}
-                baseline, ratio = next(iter(ratios.items()), (None, None))
-                row = replace(row, baseline=baseline, ratio=ratio, ratios=ratios)
-                done.append(replace(row, step_ms=step_ms))
-                continue
-            ceiling, is_files = ceilings[row.name], row.name.startswith(f"{STEP} from files")
-            memory = self.memory.get(row.name)
             row = replace(
                 row,
-                ratios={} if row.name == BASELINE else row.ratios,
-                step_ms=step_ms,
+                step_ms=1000 * self.batch_size / row.median,
+                model=self.config.model.model,
+                image_size=self.config.data.image_size,
+                batch_size=self.batch_size,
+                settings={"precision": precision_of(self.compute)},
+            )
+            if row.name not in ceilings:  # a part of a step
+                ratios = {} if row.name == AUGMENTATION else {STEP: row.ratios[STEP]}
+                done.append(compared_with(row, ratios))
+                continue
+            ceiling, memory = ceilings[row.name], self.memory.get(row.name)
+            waits = self.wait_fracs.get(row.name)
+            row = replace(
+                row,
                 mfu=row.median * self.work.train_flops / ceiling.peak.flops_per_s,
                 peak_what=f"{ceiling.peak.flops_per_s / 1e12:.4g} TFLOP/s, {ceiling.peak.source}",
                 # The first round is the warm-up.
-                data_wait_frac=statistics.median(self.wait_fracs[1:]) if is_files else None,
+                data_wait_frac=None if waits is None else statistics.median(waits[1:]),
                 gpu_memory_gib=None if memory is None else memory.peak_gib,
+                phases_ms=self.phases() if row.name == STEP else {},
             )
+            # Rates from files are compared like with like: with the other one from files.
+            ratios = row.ratios
+            if row.name in self.opened and PUBLISHED_FILES in ratios:
+                ratios = {name: ratios[name] for name in (PUBLISHED_FILES, STEP)}
+            elif row.name in (STEP, BASELINE):
+                ratios = {BASELINE: ratios[BASELINE]} if row.name == STEP else {}
+            elif row.name == PUBLISHED_FILES:
+                ratios = {BASELINE: ratios[BASELINE]}
+            row = compared_with(row, ratios)
             done.append(
                 with_bound(row, ceiling.matrix_flops * self.batch_size / flops, ceiling.what)
             )
         return done
+
+    def phases(self) -> dict[str, float]:
+        """Milliseconds of the parts of our step, one after another, in a pass of its own.
+
+        Here nothing overlaps: in training the next batch is augmented while a step runs.
+        """
+        num_steps, config = PHASE_STEPS[self.compute.device.type], self.config
+        clock = PhaseClock(self.compute)
+        stream = endless(next(iter(self.opened.values()), self.synthetic))
+        dtype = self.compute.autocast_dtype or torch.float32
+        next(stream)
+        with clock.running():
+            for _ in range(num_steps):
+                with clock.on_host("data wait"):
+                    batch = next(stream)
+                with clock.span("augmentation"):
+                    shown = augment(
+                        batch.to(self.compute.device), config.augment, config.run.seed, 0, dtype
+                    )
+                train_step(config, self.session, shown, config.optim.warmup_lr)
+        stream.close()
+        return {name: total / num_steps for name, total in clock.milliseconds().items()}
 
     def step_flops(self) -> float:
         """Floating-point operations of one of our steps, counted by torch on two of its images."""
@@ -276,64 +384,16 @@ class StepBench:
         return count_flops(self.config, session, few) * self.batch_size / len(few.images)
 
 
+def compared_with(row: Row, ratios: dict[str, float]) -> Row:
+    """The row with these ratios only, the first of them the main one."""
+    baseline, ratio = next(iter(ratios.items()), (None, None))
+    if baseline != row.baseline:
+        row = replace(row, ratio_p20=None, ratio_p80=None)
+    return replace(row, baseline=baseline, ratio=ratio, ratios=ratios)
+
+
 def count_flops(config: TrainConfig, session: Session, batch: AugmentedBatch) -> int:
     """Floating-point operations of one step, counted by torch while it is taken."""
     with FlopCounterMode(display=False) as counter:
         train_step(config, session, batch, config.optim.warmup_lr)
     return int(counter.get_total_flops())
-
-
-@dataclass(frozen=True, slots=True)
-class Ceiling:
-    """What a device can do in a precision."""
-
-    peak: Peak
-    """Of the datasheet, if it has one."""
-    matrix_flops: float
-    """Floating-point operations a second of a large matrix product."""
-    what: str
-    """The same in words."""
-
-    @classmethod
-    def of(cls, compute: Compute) -> Ceiling:
-        """Look up and measure; waits for the device."""
-        side, peak = MATRIX_SIDE[compute.device.type], peak_flops(compute)
-        # On a CPU the peak is that product already.
-        is_cpu = compute.device.type == "cpu"
-        rate = peak.flops_per_s if is_cpu else matrix_flops(compute, side)
-        what = f"a {side}^3 matrix product in {precision_of(compute)}, {rate / 1e9:.0f} GFLOP/s"
-        return cls(peak, rate, what)
-
-
-@dataclass(slots=True)
-class Memory:
-    """How much GPU memory a case takes at most, without that of the others."""
-
-    compute: Compute
-    """Where."""
-    peak_gib: float | None = None
-    """In the first round, its models included; None on a CPU."""
-    _built: int = field(default=0)
-
-    @contextmanager
-    def building(self) -> Iterator[None]:
-        """What is allocated here belongs to the case."""
-        before = self._allocated()
-        yield
-        self._built += self._allocated() - before
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """A round."""
-        if self.compute.device.type != "cuda" or self.peak_gib is not None:
-            yield
-            return
-        before = self._allocated()
-        torch.cuda.reset_peak_memory_stats(self.compute.device)
-        yield
-        peak = torch.cuda.max_memory_allocated(self.compute.device)
-        self.peak_gib = (self._built + peak - before) / 2**30
-
-    def _allocated(self) -> int:
-        is_gpu = self.compute.device.type == "cuda"
-        return torch.cuda.memory_allocated(self.compute.device) if is_gpu else 0

@@ -30,6 +30,7 @@ from fastdeit.losses import (
 )
 from fastdeit.models import forward_train, num_parameters
 from fastdeit.optim import learning_rate
+from fastdeit.phases import phase
 from fastdeit.resume import Position, cut_metrics, run_state
 from fastdeit.session import Session
 from fastdeit.stopping import stop_requests
@@ -220,20 +221,23 @@ def train_step(config: TrainConfig, session: Session, batch: AugmentedBatch, lr:
             if world.size > 1 and not is_last:
                 # Gradients are added up over the processes once, in the last part.
                 stack.enter_context(session.forward.no_sync())  # type: ignore[operator]
-            with session.compute.autocast():
+            with session.compute.autocast(), phase("forward"):
                 loss = loss_of(config, session, part)
             # Shares of a step may differ by an image; each image counts alike.
             loss = loss * (len(part.images) / config.data.batch_size)
             # The processes' gradients are averaged, where they must be added.
-            scaler.scale(loss * world.size).backward()
+            with phase("backward"):
+                scaler.scale(loss * world.size).backward()
         total += loss.detach()
-    if config.optim.clip_grad > 0:
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(session.model.parameters(), config.optim.clip_grad)
-    scaler.step(optimizer)
-    scaler.update()
+    with phase("optimizer"):
+        if config.optim.clip_grad > 0:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(session.model.parameters(), config.optim.clip_grad)
+        scaler.step(optimizer)
+        scaler.update()
     if session.ema is not None:
-        session.ema.update()
+        with phase("average"):
+            session.ema.update()
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,8 @@ def why_not_installed() -> str | None:
 
 def pytest_configure() -> None:
     """Stop before collecting anything if the tests would run on something else."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as for `make test &` in a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     why = why_not_installed()
     if why is not None:
         raise pytest.UsageError(

@@ -8,6 +8,7 @@ its options and help (tyro); its return value is the exit code.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import signal
 import sys
@@ -126,13 +127,42 @@ def run(args: list[str]) -> int:
         check = getattr(command, "check_args", None)
         if check is not None:
             check(args[1:])
-        code = tyro.cli(command, args=args[1:], prog=f"fastdeit {args[0]}", config=PARSING)
+        prog, several = f"fastdeit {args[0]}", getattr(command, "subcommands", None)
+        if several is not None:
+            code = run_one_of(several, command, args[1:], prog)
+        else:
+            code = tyro.cli(command, args=args[1:], prog=prog, config=PARSING)
     else:
         tree = {name: with_short_help(load_command(point)) for name, point in commands.items()}
         code = tyro.extras.subcommand_cli_from_dict(
             tree, prog="fastdeit", description=ABOUT, args=args, config=PARSING
         )
     return int(code or 0)
+
+
+def run_one_of(
+    several: dict[str, Callable[..., int]], group: Callable[..., int], args: list[str], prog: str
+) -> int:
+    """Call the command of a group that `args` names.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if args and not args[0].startswith("-"):
+        name = args[0]
+        if name not in several:
+            known = ", ".join(several)
+            raise UserError(f"no such subcommand of {prog}. Found: {name}. Known: {known}.")
+        command = several[name]
+        return int(tyro.cli(command, args=args[1:], prog=f"{prog} {name}", config=PARSING) or 0)
+    tree = {name: with_short_help(command) for name, command in several.items()}
+    about = inspect.cleandoc(group.__doc__ or "")
+    return int(
+        tyro.extras.subcommand_cli_from_dict(
+            tree, prog=prog, description=about, args=args, config=PARSING
+        )
+        or 0
+    )
 
 
 def load_command(point: EntryPoint) -> Callable[..., int]:

@@ -87,7 +87,7 @@ def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> 
             "train demo-teacher --train a --val b --out {tmp}/run --loss bce",
             "smoothing must be 0 with --loss bce",
         ),
-        ("bench loaders", "bench loaders needs a dataset. Found: none. Pass --data"),
+        ("bench loders", "no such subcommand of fastdeit bench. Found: loders. Known: step, "),
         ("bench step --device cuda:99", "device cuda:99 is not there. Found: "),
     ],
 )
@@ -118,16 +118,14 @@ def test_half_a_job_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "line", ["inspect {val} --sheet {tmp}/a.png", "bench step --out {tmp}/a.png"]
-)
+@pytest.mark.parametrize("line", ["inspect {val} --sheet {tmp}/a.png", "bench step --out {tmp}"])
 def test_other_files_are_not_replaced(
     line: str, containers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A picture of somebody's is neither a contact sheet nor rows of ours."""
     (tmp_path / "a.png").write_bytes(b"mine")
     assert main(line.format(val=containers["val"], tmp=tmp_path).split()) == 2
-    assert "must be a new file or" in capsys.readouterr().err
+    assert "must be a new" in capsys.readouterr().err
     assert (tmp_path / "a.png").read_bytes() == b"mine"
 
 

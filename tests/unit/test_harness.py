@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fastdeit.benchmarks.harness import Case, format_table, measure, percentile, write_rows
-from fastdeit.benchmarks.harness import with_bound as bounded
+from fastdeit.benchmarks.harness import Case, Effort, measure, percentile
+from fastdeit.benchmarks.rows import Kept, read_rows, write_rows
+from fastdeit.benchmarks.rows import with_bound as bounded
+from fastdeit.benchmarks.table import format_table
 
 
 def sleeper(seconds: float) -> Case:
@@ -25,7 +27,9 @@ def sleeper(seconds: float) -> Case:
 
 def test_a_planted_sleep_is_found() -> None:
     """Ten units in 50 ms are measured as 200 a second, and half as fast as in 25 ms."""
-    slow, fast = measure("test", "unit/s", [sleeper(0.05), sleeper(0.025)], 5, ["sleep 0.05"])
+    slow, fast = measure(
+        "test", "unit/s", [sleeper(0.05), sleeper(0.025)], Effort(5), ["sleep 0.05"]
+    )
     assert slow.median == pytest.approx(200, rel=0.1)
     assert slow.ratio is None
     assert fast.ratio == pytest.approx(2, rel=0.15)
@@ -44,7 +48,7 @@ def test_warm_up_is_not_counted() -> None:
         time.sleep(0.3 if calls == 1 else 0.01)
         return 1
 
-    (row,) = measure("test", "unit/s", [Case(name="a", run=run)], 3)
+    (row,) = measure("test", "unit/s", [Case(name="a", run=run)], Effort(3))
     assert calls == 4
     assert row.p20 > 30
 
@@ -63,20 +67,45 @@ def test_what_is_done_around_a_round_is_not_timed() -> None:
         return 1
 
     case = Case(name="a", run=run, before=lambda: slowly("before"), after=lambda: slowly("after"))
-    (row,) = measure("test", "unit/s", [case], 2)
+    (row,) = measure("test", "unit/s", [case], Effort(2))
     assert done == ["before", "run", "after"] * 3
     assert row.p20 > 30
 
 
 def test_a_column_is_shown_where_it_is_known() -> None:
     """Milliseconds of a step, MFU, wait; n/a in rows without."""
-    one, other = measure("test", "unit/s", [sleeper(0.001), sleeper(0.002)], 1)
+    one, other = measure("test", "unit/s", [sleeper(0.001), sleeper(0.002)], Effort(1))
     one = replace(one, step_ms=12.5, data_wait_frac=0.25)
     header, first, second = format_table([one, other]).splitlines()
     assert header.endswith("of bound  ms/step  data wait")
     assert first.split()[-2:] == ["12.5", "25%"]
     assert second.split()[-2:] == ["n/a", "n/a"]
     assert "ms/step" not in format_table([other])
+
+
+def test_a_limit_of_time_ends_the_rounds() -> None:
+    """No round is begun that would end too late, but two are always done."""
+    (row,) = measure("test", "unit/s", [sleeper(0.05)], Effort(100, 0.5))
+    assert 4 <= row.n <= 9
+    (row,) = measure("test", "unit/s", [sleeper(0.05)], Effort(100, 0.001))
+    assert row.n == 2
+    (row,) = measure("test", "unit/s", [sleeper(0.001)], Effort(3, 60))
+    assert row.n == 3
+
+
+def test_the_ratio_has_a_spread() -> None:
+    """Its percentiles are those of the rounds' ratios."""
+    sleeps = iter([0.0, 0.0, 0.02, 0.02, 0.02, 0.04])  # a, b; a, b; a, b
+
+    def run() -> int:
+        time.sleep(next(sleeps))
+        return 1
+
+    cases = [Case(name="a", run=run), Case(name="b", run=run)]
+    _, row = measure("test", "unit/s", cases, Effort(2), ["a"])
+    assert row.ratio_p20 == pytest.approx(0.6, abs=0.1)
+    assert row.ratio == pytest.approx(0.75, abs=0.1)
+    assert row.ratio_p80 == pytest.approx(0.9, abs=0.1)
 
 
 def test_cases_take_turns() -> None:
@@ -90,7 +119,7 @@ def test_cases_take_turns() -> None:
 
         return Case(name=name, run=run)
 
-    measure("test", "unit/s", [case("a"), case("b")], 2)
+    measure("test", "unit/s", [case("a"), case("b")], Effort(2))
     assert "".join(order) == "ababab"
 
 
@@ -102,9 +131,10 @@ def test_percentile_interpolates() -> None:
 
 def test_rows_are_written_with_their_environment(tmp_path: Path) -> None:
     """Each line is a row with environment, bound and its fraction."""
-    (row,) = measure("test", "unit/s", [sleeper(0.01)], 1)
+    (row,) = measure("test", "unit/s", [sleeper(0.01)], Effort(1))
     row = bounded(row, 2 * row.median, "twice as much")
-    write_rows(tmp_path / "rows.jsonl", [row], {"cpu": "a chip"})
+    write_rows(tmp_path / "rows.jsonl", [Kept(row, {"cpu": "a chip"})])
+    assert read_rows(tmp_path / "rows.jsonl") == [Kept(row, {"cpu": "a chip"})]
     (line,) = (tmp_path / "rows.jsonl").read_text().splitlines()
     content = json.loads(line)
     assert content["environment"] == {"cpu": "a chip"}

@@ -1,0 +1,133 @@
+"""What a machine can do at most: the bounds of rates, measured in the same run."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from fastdeit.benchmarks.harness import Case, Effort, measure
+from fastdeit.benchmarks.photographs import photograph
+from fastdeit.benchmarks.rows import Row
+from fastdeit.device import Compute
+from fastdeit.flops import MATRIX_SIDE, Peak, matrix_flops, peak_flops, precision_of
+
+COPY_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
+"""How much one copy moves: far more than any cache."""
+TRANSFER_BYTES = 1 << 30
+NUM_JPEGS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What a device can do in a precision."""
+
+    peak: Peak
+    """Of the datasheet, if it has one."""
+    matrix_flops: float
+    """Floating-point operations a second of a large matrix product."""
+    what: str
+    """The same in words."""
+
+    @classmethod
+    def of(cls, compute: Compute) -> Ceiling:
+        """Look up and measure; waits for the device."""
+        side, peak = MATRIX_SIDE[compute.device.type], peak_flops(compute)
+        # On a CPU the peak is that product already.
+        is_cpu = compute.device.type == "cpu"
+        rate = peak.flops_per_s if is_cpu else matrix_flops(compute, side)
+        what = f"a {side}^3 matrix product in {precision_of(compute)}, {rate / 1e9:.0f} GFLOP/s"
+        return cls(peak, rate, what)
+
+
+def bench_ceilings(computes: list[Compute], effort: Effort) -> list[Row]:
+    """Measure what the parts of a machine can do.
+
+    Args:
+        computes: one device in each precision that is of interest.
+        effort: of each.
+
+    Returns:
+        Rows: a matrix product in each precision (TFLOP/s), copying within the device's memory
+        (GB/s, read and written bytes both counted), copying from the host to a GPU (GB/s), and
+        decoding by PIL on one core (img/s, of 500 x 375 pixels).
+    """
+    device = computes[0].device
+    rows = []
+    for compute in computes:
+        rows += measure("ceilings", "TFLOP/s", [matrix_case(compute)], effort)
+    rows += measure("ceilings", "GB/s", [copy_case(computes[0])], effort)
+    if device.type == "cuda":
+        rows += measure("ceilings", "GB/s", [transfer_case(computes[0])], effort)
+    return rows + measure("ceilings", "img/s", [decode_case()], effort)
+
+
+def matrix_case(compute: Compute) -> Case:
+    """A large matrix product."""
+    side = MATRIX_SIDE[compute.device.type]
+    dtype = compute.autocast_dtype or torch.float32
+    # Not ones: a GPU's clock falls with the bits that change.
+    left = torch.randn(side, side, device=compute.device).to(dtype)
+    num = 16 if compute.device.type == "cuda" else 2
+    teraflops = num * 2 * side**3 / 1e12
+
+    def run() -> float:
+        for _ in range(num):
+            left @ left
+        compute.synchronize()
+        return teraflops
+
+    name = f"{side}^3 matrix product, {precision_of(compute)}"
+    return Case(name=name, run=run, note=compute.reason)
+
+
+def copy_case(compute: Compute) -> Case:
+    """A copy from the device's memory into it."""
+    num_bytes = COPY_BYTES[compute.device.type]
+    source = torch.ones(num_bytes, dtype=torch.uint8, device=compute.device)
+    target = torch.empty_like(source)
+    num = 10 if compute.device.type == "cuda" else 2
+
+    def run() -> float:
+        for _ in range(num):
+            target.copy_(source)
+        compute.synchronize()
+        return 2 * num * num_bytes / 1e9
+
+    return Case(name="copy within memory", run=run, note="bytes read and bytes written counted")
+
+
+def transfer_case(compute: Compute) -> Case:
+    """A copy from pinned memory of the host to a GPU."""
+    source = torch.ones(TRANSFER_BYTES, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty_like(source, device=compute.device)
+
+    def run() -> float:
+        target.copy_(source, non_blocking=True)
+        compute.synchronize()
+        return TRANSFER_BYTES / 1e9
+
+    return Case(name="copy from the host, pinned", run=run)
+
+
+def decode_case() -> Case:
+    """Decode JPEGs of photographs one after another."""
+    files = [jpeg_bytes(number) for number in range(NUM_JPEGS)]
+
+    def run() -> int:
+        for file in files:
+            Image.open(io.BytesIO(file)).convert("RGB").load()
+        return len(files)
+
+    size = sum(map(len, files)) / len(files) / 1000
+    note = f"{NUM_JPEGS} pictures, {size:.0f} kB on average"
+    return Case(name="decode by PIL, 500 px q90, one core", run=run, note=note)
+
+
+def jpeg_bytes(number: int) -> bytes:
+    """One of our own pictures as a JPEG."""
+    file = io.BytesIO()
+    photograph(number).save(file, "JPEG", quality=90)
+    return file.getvalue()

@@ -1,0 +1,167 @@
+"""`fastdeit bench loaders`, `footprint`, `augment`, `convert`, `scale`: before the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastdeit import UserError
+from fastdeit.benchmarks.commands.shared import BATCH_SIZE, IMAGE_SIZE, require_at_least
+
+
+def loaders(
+    data: Path,
+    source: Path | None = None,
+    image_size: int = IMAGE_SIZE,
+    batch_size: int = BATCH_SIZE,
+    num_images: int = 1024,
+    threads: int = 0,
+    rounds: int = 5,
+    out: Path | None = None,
+) -> int:
+    """Measure every engine beside FFCV's, DALI's and DeiT's own loaders, on one core and on all.
+
+    Args:
+        data: dataset for our engines and FFCV's loader, best a .beton.
+        source: ImageFolder of the same images, for DALI's and DeiT's own pipelines; they are left
+            out without it.
+        image_size: side of the crops in pixels.
+        batch_size: samples a step.
+        num_images: a round is an epoch over so many images.
+        threads: threads or workers of each loader; 0 takes every usable core.
+        rounds: timed rounds of each.
+        out: folder for the rows and a chart; rows of other benchmarks there stay.
+
+    Returns:
+        0.
+    """
+    require_at_least(1, rounds=rounds, batch_size=batch_size, num_images=num_images)
+    require_at_least(0, threads=threads)
+    require_at_least(16, image_size=image_size)
+    if batch_size > num_images:
+        raise UserError(
+            f"batch_size must be at most num_images ({num_images}). Found: {batch_size}. "
+            "Pass a smaller --batch-size or a larger --num-images."
+        )
+    import torch
+
+    from fastdeit.benchmarks.loaders import bench_loaders
+    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.cores import num_usable_cores
+    from fastdeit.pipelines.datasets.index import open_dataset
+
+    open_dataset(data)  # so that what is wrong with it is said at once
+    cores = threads or num_usable_cores()
+    with BenchRun(out, torch.device("cpu")) as run:
+        effort = run.effort(rounds)
+        run.add(bench_loaders(data, source, image_size, batch_size, cores, num_images, effort))
+        return run.end()
+
+
+def footprint(
+    data: Path, image_size: int = IMAGE_SIZE, threads: int = 0, out: Path | None = None
+) -> int:
+    """Measure the memory of a rank of each loader, and its overhead of a batch.
+
+    Args:
+        data: dataset, best a .beton.
+        image_size: side of the crops in pixels.
+        threads: threads or workers of each loader; 0 takes every usable core.
+        out: folder for the rows and a chart; rows of other benchmarks there stay.
+
+    Returns:
+        0.
+    """
+    require_at_least(0, threads=threads)
+    require_at_least(16, image_size=image_size)
+    import torch
+
+    from fastdeit.benchmarks.footprint import bench_footprint
+    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.cores import num_usable_cores
+    from fastdeit.pipelines.datasets.index import open_dataset
+
+    open_dataset(data)
+    with BenchRun(out, torch.device("cpu")) as run:
+        run.add(bench_footprint(data, image_size, threads or num_usable_cores(), run.effort(1)))
+        return run.end()
+
+
+def augment(
+    image_size: int = IMAGE_SIZE,
+    batch_size: int = BATCH_SIZE,
+    device: str = "auto",
+    rounds: int = 5,
+    out: Path | None = None,
+) -> int:
+    """Measure each operation, policies and the whole augmentation beside timm's on PIL.
+
+    timm's runs on one core; ours on one core too, or on a GPU.
+
+    Args:
+        image_size: side of the images in pixels.
+        batch_size: images of a round.
+        device: where ours runs: auto, cpu, cuda or cuda:N.
+        rounds: timed rounds of each.
+        out: folder for the rows and a chart; rows of other benchmarks there stay.
+
+    Returns:
+        0.
+    """
+    require_at_least(1, rounds=rounds, batch_size=batch_size)
+    require_at_least(16, image_size=image_size)
+    from fastdeit.benchmarks.augment import bench_augment
+    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.device import choose_compute
+
+    compute = choose_compute(device)
+    with BenchRun(out, compute.device) as run:
+        run.add(bench_augment(batch_size, image_size, compute.device, run.effort(rounds)))
+        return run.end()
+
+
+def convert(source: Path, threads: int = 0, rounds: int = 5, out: Path | None = None) -> int:
+    """Measure conversion beside FFCV's own writer and a bare copy of the files.
+
+    Args:
+        source: an ImageFolder.
+        threads: worker processes of each; 0 takes every usable core.
+        rounds: timed rounds of each.
+        out: folder for the rows and a chart; rows of other benchmarks there stay.
+
+    Returns:
+        0.
+    """
+    require_at_least(1, rounds=rounds)
+    require_at_least(0, threads=threads)
+    import torch
+
+    from fastdeit.benchmarks.convert import bench_convert
+    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.cores import num_usable_cores
+
+    with BenchRun(out, torch.device("cpu")) as run:
+        run.add(bench_convert(source, threads or num_usable_cores(), run.effort(rounds)))
+        return run.end()
+
+
+def scale(num_images: int = 1_281_167, out: Path | None = None) -> int:
+    """Convert as many tiny images as ImageNet has, in the temporary folder: time and memory.
+
+    Args:
+        num_images: how many.
+        out: folder for the rows and a chart; rows of other benchmarks there stay.
+
+    Returns:
+        0.
+    """
+    require_at_least(1, num_images=num_images)
+    from tempfile import gettempdir
+
+    import torch
+
+    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.benchmarks.scale import bench_scale
+
+    with BenchRun(out, torch.device("cpu")) as run:
+        run.add(bench_scale(Path(gettempdir()), num_images, run.on_round))
+        return run.end()

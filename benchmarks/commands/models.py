@@ -1,0 +1,230 @@
+"""`fastdeit bench step` and `end-to-end`: training, without and with its loader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fastdeit import UserError
+from fastdeit.benchmarks.commands.shared import Precision, require_at_least
+from fastdeit.config import TrainConfig
+from fastdeit.errors import require
+from fastdeit.recipes import RECIPES, fill_recipe
+from fastdeit.recipes.entry import changed
+
+if TYPE_CHECKING:
+    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.benchmarks.step import Files
+    from fastdeit.device import Compute
+    from fastdeit.pipelines.open import Engine
+
+RECIPES_OF = {"cpu": ("demo",), "cuda": ("deit-ti", "deit-s", "deit-b", "deit-b-distilled")}
+"""Which recipes are measured unless told otherwise; the others take a CPU minutes a step."""
+GPU_BATCH = 256
+"""On a GPU unless told otherwise: the share of a step of 1,024 on four."""
+
+
+def step(
+    recipe: tuple[str, ...] = (),
+    batch_size: tuple[int, ...] = (),
+    model: str | None = None,
+    image_size: int | None = None,
+    data: Path | None = None,
+    engine: Literal["auto", "ffcv", "dali", "pil"] = "auto",
+    threads: int = 0,
+    device: str = "auto",
+    precision: Precision = "auto",
+    rounds: int = 5,
+    out: Path | None = None,
+) -> int:
+    """Measure the training step beside that of the published code, and where its time goes.
+
+    Compared things take turns in one run, so read the ratios: they hold on a noisy machine, where
+    single rates do not. The images are noise that lies on the device. Random weights of the paper's
+    regnety_160 teach a distilled recipe, or of demo-teacher's model for demo.
+
+    Args:
+        recipe: whose steps; unless given deit-ti, deit-s, deit-b and deit-b-distilled on a GPU and
+            demo on a CPU.
+        batch_size: images a step; several give each recipe several times. Unless given 256 on a
+            GPU and the recipe's on a CPU.
+        model: in place of the recipe's, a name of timm.
+        image_size: in place of the recipe's, in pixels.
+        data: dataset to decode, best a .beton, for the step from files and the loader alone.
+        engine: what decodes it.
+        threads: of the engine; 0 takes every usable core.
+        device: where to train; auto, cpu, cuda or cuda:N.
+        precision: of our step; auto is bf16 autocast on a GPU and fp32 on a CPU. The published
+            loop takes fp16 on a GPU and fp32 on a CPU.
+        rounds: timed rounds of each.
+        out: folder for the rows and a chart; rows of other benchmarks there stay.
+
+    Returns:
+        0, or 1 if one of the recipes could not be measured.
+    """
+    for name, is_given in (("engine", engine != "auto"), ("threads", threads != 0)):
+        found = engine if name == "engine" else threads
+        require(
+            data is not None or not is_given,
+            name,
+            found,
+            "has no effect without a dataset to decode",
+            f"Pass --data X.beton too, or leave out --{name}.",
+        )
+    check(recipe, batch_size, image_size, threads, rounds)
+    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.benchmarks.step import Files
+    from fastdeit.device import choose_compute
+
+    compute = choose_compute(device, precision)
+    files = None if data is None else Files(data, (engine,))
+    with BenchRun(out, compute.device) as run:
+        asked = recipe, batch_size, model, image_size, threads
+        measure_recipes("step", run, *asked, compute, files, rounds)
+        return run.end()
+
+
+def end_to_end(
+    data: Path,
+    source: Path | None = None,
+    recipe: tuple[str, ...] = (),
+    batch_size: tuple[int, ...] = (),
+    model: str | None = None,
+    image_size: int | None = None,
+    engine: tuple[Literal["ffcv", "dali", "pil"], ...] = (),
+    threads: int = 0,
+    device: str = "auto",
+    precision: Precision = "auto",
+    rounds: int = 5,
+    out: Path | None = None,
+) -> int:
+    """Measure training from files on disk through each engine, beside DeiT's own pipeline.
+
+    Each engine's rate is compared with the step on images that lie on the device: what is missing
+    to 1 is the time that the loader costs.
+
+    Args:
+        data: dataset for our engines, best a .beton.
+        source: ImageFolder of the same images, for the published loop with its own loader (torch's
+            DataLoader, PIL, timm's transform); it is left out without it.
+        recipe: as in `bench step`.
+        batch_size: as in `bench step`.
+        model: in place of the recipe's, a name of timm.
+        image_size: in place of the recipe's, in pixels.
+        engine: which; unless given, all that are installed and read the dataset.
+        threads: of each loader; 0 takes every usable core.
+        device: where to train; auto, cpu, cuda or cuda:N.
+        precision: as in `bench step`.
+        rounds: timed rounds of each.
+        out: folder for the rows and a chart; rows of other benchmarks there stay.
+
+    Returns:
+        0, or 1 if one of the recipes could not be measured.
+    """
+    check(recipe, batch_size, image_size, threads, rounds)
+    from fastdeit.benchmarks.loaders import engines_for
+    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.benchmarks.step import Files
+    from fastdeit.device import choose_compute
+    from fastdeit.pipelines.datasets.index import open_dataset
+
+    engines: tuple[Engine, ...] = engine or tuple(engines_for(open_dataset(data)))
+    compute = choose_compute(device, precision)
+    files = Files(data, engines, source)
+    with BenchRun(out, compute.device) as run:
+        measure_recipes(
+            "end-to-end",
+            run,
+            recipe,
+            batch_size,
+            model,
+            image_size,
+            threads,
+            compute,
+            files,
+            rounds,
+        )
+        return run.end()
+
+
+def check(
+    recipes: tuple[str, ...],
+    batch_sizes: tuple[int, ...],
+    image_size: int | None,
+    threads: int,
+    rounds: int,
+) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        UserError: a number is too small, or a recipe is not known.
+    """
+    require_at_least(1, rounds=rounds)
+    require_at_least(0, threads=threads)
+    require_at_least(16, image_size=image_size)
+    for batch_size in batch_sizes:
+        require_at_least(1, batch_size=batch_size)
+    for recipe in recipes:
+        if recipe not in RECIPES:
+            raise UserError(f"no such recipe. Found: {recipe}. See `fastdeit train --list`.")
+
+
+def measure_recipes(
+    case: str,
+    run: BenchRun,
+    recipes: tuple[str, ...],
+    batch_sizes: tuple[int, ...],
+    model: str | None,
+    image_size: int | None,
+    threads: int,
+    compute: Compute,
+    files: Files | None,
+    rounds: int,
+    seconds: float | None = None,
+) -> None:
+    """Measure each recipe at each batch size; what does not fit is said, and the others go on.
+
+    Args:
+        case: what the rows are of; recipe and batch are added.
+        run: takes the rows.
+        recipes: empty takes the device's.
+        batch_sizes: empty takes the device's.
+        model: see `step`.
+        image_size: see `step`.
+        threads: see `step`.
+        compute: device and precision.
+        files: what the steps from files read.
+        rounds: timed rounds of each.
+        seconds: most of the time for all of them; None sets no limit.
+    """
+    from fastdeit.benchmarks.step import bench_step
+    from fastdeit.pipelines.pace import usual_teacher
+
+    kind = compute.device.type
+    recipes = recipes or RECIPES_OF[kind]
+    sizes: tuple[int | None, ...] = batch_sizes or ((GPU_BATCH,) if kind == "cuda" else (None,))
+    each_s = None if seconds is None else seconds / (len(recipes) * len(sizes))
+    for recipe in recipes:
+        for batch_size in sizes:
+            config = resolve(recipe, model, image_size, batch_size, threads)
+            what = f"{case}: {recipe}, batch {config.data.batch_size}"
+            with run.part(what):
+                effort = run.effort(rounds, each_s)
+                teacher = usual_teacher(recipe)
+                run.add(bench_step(what, config, teacher, compute, files, effort))
+
+
+def resolve(
+    recipe: str, model: str | None, image_size: int | None, batch_size: int | None, threads: int
+) -> TrainConfig:
+    """The recipe with what is changed in it; its paths are not used.
+
+    Raises:
+        UserError: the changes do not fit to it.
+    """
+    data = {"image_size": image_size, "batch_size": batch_size}
+    return changed(
+        fill_recipe(recipe, Path("unused")),
+        data={"threads": threads} | {name: v for name, v in data.items() if v is not None},
+        model={} if model is None else {"model": model},
+    )

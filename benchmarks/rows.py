@@ -1,0 +1,147 @@
+"""A measured rate, and the files that keep such rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from fastdeit import UserError
+from fastdeit.files import replace_file
+
+ROWS = "rows.jsonl"
+"""The rows of an --out folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One measured rate."""
+
+    case: str
+    """Which benchmark it belongs to."""
+    name: str
+    """What was measured."""
+    unit: str
+    """What a rate counts, such as img/s."""
+    n: int
+    """How many timed rounds."""
+    median: float
+    """Median rate of the rounds."""
+    p20: float
+    """20th percentile of the rates."""
+    p80: float
+    """80th percentile of the rates."""
+    baseline: str | None = None
+    """Name of the row that this one is compared with."""
+    ratio: float | None = None
+    """Median over rounds of this rate over the baseline's in the same round."""
+    ratio_p20: float | None = None
+    """20th percentile of the same."""
+    ratio_p80: float | None = None
+    """80th percentile of the same."""
+    bound: float | None = None
+    """A rate that physics or another stage does not let it exceed."""
+    bound_what: str | None = None
+    """What that bound is."""
+    frac_of_bound: float | None = None
+    """median / bound."""
+    note: str | None = None
+    """What a reader must know."""
+    ratios: dict[str, float] = field(default_factory=dict)
+    """As `ratio`, to each of several baselines."""
+    step_ms: float | None = None
+    """Milliseconds of a training step, at the median rate."""
+    mfu: float | None = None
+    """Model FLOPs utilisation: part of the device's peak that the model's operations took."""
+    peak_what: str | None = None
+    """What that peak is."""
+    data_wait_frac: float | None = None
+    """Part of the time in which the loader was waited for; median of the rounds."""
+    gpu_memory_gib: float | None = None
+    """The most memory that its tensors took on a GPU."""
+    model: str | None = None
+    """timm's name, where one was measured."""
+    image_size: int | None = None
+    """Side of its images in pixels."""
+    batch_size: int | None = None
+    """Images of a batch."""
+    params_m: float | None = None
+    """Its parameters in millions."""
+    gmacs: float | None = None
+    """Multiply-adds of one image's forward pass, in thousand millions."""
+    paper: float | None = None
+    """What the paper gives for the same, in the same unit."""
+    paper_what: str | None = None
+    """Where in the paper, and on what."""
+    phases_ms: dict[str, float] = field(default_factory=dict)
+    """Parts of a step in milliseconds, from one pass of its own."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What else tells it from a row of the same name: both must be alike to be compared."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What a row is a measurement of."""
+        return self.case, self.name, json.dumps(self.settings, sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A row from a file."""
+
+    row: Row
+    """The row."""
+    environment: dict[str, Any]
+    """What it was measured on."""
+
+
+def with_bound(row: Row, bound: float, what: str) -> Row:
+    """The row beside a rate that it cannot exceed."""
+    return replace(row, bound=bound, bound_what=what, frac_of_bound=row.median / bound)
+
+
+def write_rows(path: Path, rows: Iterable[Kept]) -> None:
+    """Write rows as JSON lines, each with its environment; the file appears when it is complete."""
+    lines = [
+        json.dumps({**asdict(kept.row), "environment": kept.environment}) + "\n" for kept in rows
+    ]
+    replace_file(path, "".join(lines).encode())
+
+
+def read_rows(path: Path) -> list[Kept]:
+    """Read what `write_rows` wrote; fields that rows had or will have are left out.
+
+    Raises:
+        UserError: the file holds anything else.
+        OSError: it cannot be read.
+    """
+    names = {each.name for each in fields(Row)}
+    kept = []
+    for number, text in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+        try:
+            values = json.loads(text)
+            environment = values.pop("environment")
+            row = Row(**{name: value for name, value in values.items() if name in names})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise UserError(
+                f"rows must be JSON lines of `fastdeit bench`. Found: {path}, line {number}, "
+                f"{text[:60]!r}. Give the folder or a file that it wrote."
+            ) from None
+        kept.append(Kept(row, environment))
+    return kept
+
+
+def find_rows(path: Path) -> list[Path]:
+    """The files of rows that a path stands for: itself, or those in the folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
+    if not files:
+        raise UserError(
+            f"there must be rows of `fastdeit bench`. Found: no .jsonl at {path}. Give the folder "
+            "that was its --out, or a file of rows."
+        )
+    return files

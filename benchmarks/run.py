@@ -1,0 +1,164 @@
+"""A run of `fastdeit bench`: rows are kept as they come, so that a stop loses only the last."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fastdeit import UserError
+from fastdeit.benchmarks.harness import Effort
+from fastdeit.benchmarks.plots import plot_bars
+from fastdeit.benchmarks.rows import ROWS, Kept, Row, read_rows, write_rows
+from fastdeit.benchmarks.table import format_table
+from fastdeit.environment import describe_environment
+
+NOT_OF_A_MACHINE = ("date",)
+"""What may differ between two runs that are one measurement."""
+
+
+class BenchRun:
+    """Rows of one call, their environment, their files and the progress bar."""
+
+    def __init__(self, out: Path | None, device: torch.device) -> None:
+        """Look at the folder, before anything is measured.
+
+        Args:
+            out: folder for rows.jsonl and a chart of each case; rows of other measurements that
+                are there stay, older ones of the same are replaced. None keeps nothing.
+            device: where it is measured.
+
+        Raises:
+            UserError: the folder holds anything but what a benchmark wrote.
+            OSError: it cannot be made or written to.
+        """
+        self.environment = {**describe_environment(), "device": str(device)}
+        self.rows: list[Row] = []
+        """What this run measured, in order."""
+        self.failed: dict[str, str] = {}
+        """What could not be measured, and why."""
+        self._out = out
+        self._before = [] if out is None else open_folder(out)
+        self._bar = tqdm(desc="measuring", unit="round", delay=2, disable=not sys.stderr.isatty())
+
+    def __enter__(self) -> BenchRun:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+    def effort(self, rounds: int, seconds: float | None = None) -> Effort:
+        """How long to measure, with this run's progress bar."""
+        return Effort(rounds, seconds, self.on_round)
+
+    @property
+    def on_round(self) -> Callable[[], None]:
+        """What moves the bar by a round."""
+
+        def on_round() -> None:
+            self._bar.update()
+
+        return on_round
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar, on stderr."""
+        self._bar.write(text, file=sys.stderr)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Keep rows, at once."""
+        self.rows += rows
+        if self._out is not None:
+            own = {row.key for row in self.rows}
+            others = [kept for kept in self._before if kept.row.key not in own]
+            mine = [Kept(row, self.environment) for row in self.rows]
+            write_rows(self._out / ROWS, [*others, *mine])
+
+    def known(self, case: str, name: str, **settings: Any) -> Row | None:
+        """The row of an earlier run in the same folder, in the same environment."""
+        for kept in self._before:
+            row = kept.row
+            if (row.case, row.name, row.settings) == (case, name, settings) and self._is_here(kept):
+                return row
+        return None
+
+    def _is_here(self, kept: Kept) -> bool:
+        then = {**kept.environment, "date": None}
+        return then == {**self.environment, "date": None}
+
+    @contextmanager
+    def part(self, what: str) -> Iterator[None]:
+        """Measure something; if it cannot be, say so in one line and go on.
+
+        Args:
+            what: it, for the line.
+        """
+        try:
+            yield
+        except UserError as error:
+            self.failed[what] = str(error)
+            self.say(f"fastdeit: left out: {what}: {error}")
+
+    def end(self) -> int:
+        """Draw the charts, print the table on stderr and all rows as one JSON object on stdout.
+
+        Returns:
+            The exit code: 0, or 1 if something could not be measured.
+        """
+        self._bar.close()
+        if self._out is not None:
+            for case in dict.fromkeys(row.case for row in self.rows):
+                rows = [row for row in self.rows if row.case == case]
+                plot_bars(rows, self._out / f"{file_name(case)}.png")
+        if self.rows:
+            print(format_table(self.rows), file=sys.stderr)
+        for what, why in self.failed.items():
+            print(f"not measured: {what}: {why}", file=sys.stderr)
+        facts = {
+            "rows": [asdict(row) for row in self.rows],
+            "failed": self.failed,
+            "environment": self.environment,
+        }
+        print(json.dumps(facts))
+        return 1 if self.failed else 0
+
+
+def open_folder(out: Path) -> list[Kept]:
+    """The rows that an --out folder holds; the folder is made.
+
+    Raises:
+        UserError: it holds something else.
+        OSError: it cannot be made.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out must be a folder. Found: the file {out}. Give another --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / ROWS).exists():
+        return read_rows(out / ROWS)
+    foreign = next(out.iterdir(), None)
+    if foreign is not None:
+        raise UserError(
+            "out must be a new or empty folder, or that of earlier measurements. Found: "
+            f"{foreign}. Give another --out."
+        )
+    return []
+
+
+def file_name(case: str) -> str:
+    """A case's name as that of a file: `loaders, 1 core` is loaders_1_core."""
+    words = "".join(letter if letter.isalnum() else " " for letter in case).split()
+    return "_".join(words)

@@ -1,0 +1,70 @@
+"""Rows as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastdeit.benchmarks.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure that some rows have."""
+
+    title: str
+    """Above it."""
+    form: str
+    """How it is written, for str.format."""
+    of: Callable[[Row], float | None]
+    """The figure of a row."""
+
+    def text(self, row: Row) -> str:
+        """What the table shows."""
+        value = self.of(row)
+        return "n/a" if value is None else self.form.format(value)
+
+
+MORE = (
+    Column("ms/step", "{:,.4g}", lambda row: row.step_ms),
+    Column("MFU", "{:.1%}", lambda row: row.mfu),
+    Column("data wait", "{:.0%}", lambda row: row.data_wait_frac),
+    Column("GPU GiB", "{:.1f}", lambda row: row.gpu_memory_gib),
+)
+"""Columns that a table has where they are known."""
+
+
+def format_table(rows: list[Row]) -> str:
+    """Rows as a table for a terminal."""
+    baselines = list(dict.fromkeys(name for row in rows for name in row.ratios))
+    # A column for each baseline, where rows are compared with several.
+    has_several = any(len(row.ratios) > 1 for row in rows)
+    if has_several:
+        ratio_names = [f"x {name.split(' (')[0]}" for name in baselines]
+    else:
+        ratio_names = ["ratio"]
+    more = [column for column in MORE if any(column.of(row) is not None for row in rows)]
+    header = ["case", "what", "median", "p20 to p80", "n", *ratio_names, "of bound"]
+    lines = [[*header, *(column.title for column in more)]]
+    for row in rows:
+        if has_several:
+            ratios = [row.ratios.get(name) for name in baselines]
+        else:
+            ratios = [row.ratio]
+        lines.append(
+            [
+                row.case,
+                row.name,
+                f"{row.median:.4g} {row.unit}",
+                f"{row.p20:.4g} to {row.p80:.4g}",
+                str(row.n),
+                *("n/a" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+                "n/a" if row.frac_of_bound is None else f"{100 * row.frac_of_bound:.0f}%",
+                *(column.text(row) for column in more),
+            ]
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
