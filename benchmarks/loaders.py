@@ -54,7 +54,8 @@ def bench_loaders(
         image_size: side of the crops.
         batch_size: samples a step.
         threads: cores, and threads or workers of each loader.
-        num_images: a round is one whole epoch over the first so many images.
+        num_images: a round is one whole epoch over the first so many images for each core, or over
+            all if there are fewer.
         effort: of each number of cores.
 
     Returns:
@@ -69,7 +70,7 @@ def bench_loaders(
             "image_size": image_size,
             "batch_size": batch_size,
             "threads": cores,
-            "num_images": num_images,
+            "num_images": num_images * cores,
         }
         rows += run_pinned("fastdeit.benchmarks.loaders:measure_loaders", options, cores, effort)
     return rows

@@ -51,6 +51,8 @@ from fastdeit.train import train_step
 STEP = "fastdeit step"
 AUGMENTATION = "fastdeit augmentation alone"
 PUBLISHED_FILES = f"{BASELINE} from files (its own loader)"
+OF_STEP = (BASELINE, STEP, AUGMENTATION)
+"""Rows of the case step; the others are end to end."""
 STEPS = {"cpu": 8, "cuda": 30}
 """Steps of a round."""
 PHASE_STEPS = {"cpu": 3, "cuda": 20}
@@ -72,7 +74,7 @@ class Files:
 
 
 def bench_step(
-    case: str,
+    label: str,
     config: TrainConfig,
     stand_in: ModelConfig,
     compute: Compute,
@@ -82,7 +84,7 @@ def bench_step(
     """Measure the step of one recipe.
 
     Args:
-        case: what the rows are of.
+        label: recipe and batch, for the names of the rows' cases.
         config: the recipe, with the threads of the engines.
         stand_in: what teaches it, with random weights, if it is distilled.
         compute: device and precision.
@@ -91,10 +93,10 @@ def bench_step(
 
     Returns:
         Rows for the published loop, our step on batches that lie on the device, our augmentation
-        alone; with files also the published loop with its own loader, and for each engine our step
-        and the loader alone. Ratios are to the published loop and to our step on batches that lie
-        there. The bound of a step is the rate of a large matrix product over the step's
-        floating-point operations.
+        alone: the case `step`. With files also the case `end-to-end`: the published loop with its
+        own loader, and for each engine our step and the loader alone. Ratios are to the published
+        loop and to our step on batches that lie there. The bound of a step is the rate of a large
+        matrix product over the step's floating-point operations.
 
     Raises:
         UserError: the dataset cannot be read, or the step does not fit into the memory.
@@ -102,8 +104,11 @@ def bench_step(
     with ExitStack() as stack:
         stack.enter_context(in_memory(config.data.batch_size, compute))
         bench = StepBench(config, stand_in, compute, files, stack)
-        rows = measure(case, "img/s", bench.cases(), effort, bench.baselines)
-        return bench.completed(rows)
+        rows = measure(f"step: {label}", "img/s", bench.cases(), effort, bench.baselines)
+        return [
+            row if row.name in OF_STEP else replace(row, case=f"end-to-end: {label}")
+            for row in bench.completed(rows)
+        ]
 
 
 class StepBench:

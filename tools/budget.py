@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fastdeit.config import TrainConfig
+from fastdeit.durations import duration, parse_hours
 from fastdeit.errors import require
 from fastdeit.recipes import fill_recipe
 from fastdeit.tools.progress import progress
-from fastdeit.tools.progress_line import duration
 from fastdeit.tools.recipe_list import check_recipe
 
 if TYPE_CHECKING:
@@ -250,26 +250,6 @@ def resolve(
         optim=config.optim if epochs is None else replace(config.optim, epochs=epochs),
         run=replace(config.run, device=device, precision=precision),
     )
-
-
-def parse_hours(text: str) -> float:
-    """Hours of a duration such as 72h, 90m, 3d, 1.5d or 1d12h.
-
-    Raises:
-        UserError: it is none.
-    """
-    number = r"(?:(\d+(?:\.\d+)?){})?"
-    match = re.fullmatch("".join(number.format(unit) for unit in "dhm"), text.replace(" ", ""))
-    days, hours, minutes = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    total = 24 * days + hours + minutes / 60
-    require(
-        total > 0,
-        "within",
-        repr(text),
-        "must be a duration in days, hours and minutes",
-        "Pass --within 72h, 90m, 3d or 1d12h, say.",
-    )
-    return total
 
 
 def count_steps(config: TrainConfig, num_images: int) -> int:

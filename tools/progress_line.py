@@ -1,8 +1,10 @@
-"""What the progress bar of training says beside its bar, and durations in words."""
+"""What the progress bar of training says beside its bar."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from fastdeit.durations import duration
 
 
 def progress_text(row: dict[str, Any], budget_hours: float | None = None) -> str:
@@ -37,16 +39,3 @@ def progress_text(row: dict[str, Any], budget_hours: float | None = None) -> str
             elif not least:
                 said.append(f"inside {budget_hours:g} h")
     return ", ".join(said)
-
-
-def duration(seconds: float) -> str:
-    """A duration in two units at most: "45 s", "12 min", "27 h 50 min", "5 d 3 h"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds < 59.5 else "1 min"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
-    hours = round(seconds / 3600)
-    return f"{hours // 24} d {hours % 24} h" if hours % 24 else f"{hours // 24} d"

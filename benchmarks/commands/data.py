@@ -26,7 +26,7 @@ def loaders(
             out without it.
         image_size: side of the crops in pixels.
         batch_size: samples a step.
-        num_images: a round is an epoch over so many images.
+        num_images: a round is an epoch over so many images for each core.
         threads: threads or workers of each loader; 0 takes every usable core.
         rounds: timed rounds of each.
         out: folder for the rows and a chart; rows of other benchmarks there stay.

@@ -80,7 +80,7 @@ def step(
     files = None if data is None else Files(data, (engine,))
     with BenchRun(out, compute.device) as run:
         asked = recipe, batch_size, model, image_size, threads
-        measure_recipes("step", run, *asked, compute, files, rounds)
+        measure_recipes(run, *asked, compute, files, rounds)
         return run.end()
 
 
@@ -170,7 +170,6 @@ def check(
 
 
 def measure_recipes(
-    case: str,
     run: BenchRun,
     recipes: tuple[str, ...],
     batch_sizes: tuple[int, ...],
@@ -185,7 +184,6 @@ def measure_recipes(
     """Measure each recipe at each batch size; what does not fit is said, and the others go on.
 
     Args:
-        case: what the rows are of; recipe and batch are added.
         run: takes the rows.
         recipes: empty takes the device's.
         batch_sizes: empty takes the device's.
@@ -206,12 +204,12 @@ def measure_recipes(
     each_s = None if seconds is None else seconds / (len(recipes) * len(sizes))
     for recipe in recipes:
         for batch_size in sizes:
-            config = resolve(recipe, model, image_size, batch_size, threads)
-            what = f"{case}: {recipe}, batch {config.data.batch_size}"
-            with run.part(what):
+            with run.part(recipe if batch_size is None else f"{recipe}, batch {batch_size}"):
+                config = resolve(recipe, model, image_size, batch_size, threads)
+                label = f"{recipe}, batch {config.data.batch_size}"
                 effort = run.effort(rounds, each_s)
                 teacher = usual_teacher(recipe)
-                run.add(bench_step(what, config, teacher, compute, files, effort))
+                run.add(bench_step(label, config, teacher, compute, files, effort))
 
 
 def resolve(

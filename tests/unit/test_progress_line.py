@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fastdeit.tools.progress_line import duration, progress_text
+from fastdeit.durations import duration
+from fastdeit.tools.progress_line import progress_text
 
 ROW: dict[str, Any] = {
     "kind": "train",
