@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastdeit.benchmarks.commands.data import augment, convert, footprint, loaders, scale
 from fastdeit.benchmarks.commands.models import end_to_end, step
+from fastdeit.benchmarks.commands.suite import everything
 
 
 def bench() -> int:
@@ -17,6 +18,7 @@ def bench() -> int:
 
 
 bench.subcommands = {  # type: ignore[attr-defined]
+    "all": everything,
     "step": step,
     "end-to-end": end_to_end,
     "loaders": loaders,

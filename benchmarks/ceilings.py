@@ -46,7 +46,8 @@ def bench_ceilings(computes: list[Compute], effort: Effort) -> list[Row]:
     """Measure what the parts of a machine can do.
 
     Args:
-        computes: one device in each precision that is of interest.
+        computes: one device in each precision that is of interest; the switches of the first are
+            left set.
         effort: of each.
 
     Returns:
@@ -58,6 +59,7 @@ def bench_ceilings(computes: list[Compute], effort: Effort) -> list[Row]:
     rows = []
     for compute in computes:
         rows += measure("ceilings", "TFLOP/s", [matrix_case(compute)], effort)
+    computes[0].set_switches()
     rows += measure("ceilings", "GB/s", [copy_case(computes[0])], effort)
     if device.type == "cuda":
         rows += measure("ceilings", "GB/s", [transfer_case(computes[0])], effort)
@@ -80,7 +82,7 @@ def matrix_case(compute: Compute) -> Case:
         return teraflops
 
     name = f"{side}^3 matrix product, {precision_of(compute)}"
-    return Case(name=name, run=run, note=compute.reason)
+    return Case(name=name, run=run, before=compute.set_switches, note=compute.reason)
 
 
 def copy_case(compute: Compute) -> Case:

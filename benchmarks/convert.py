@@ -9,6 +9,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +38,7 @@ def bench_convert(source: Path, threads: int, effort: Effort) -> list[Row]:
     """
     _, names, _, _ = list_imagefolder(source)
     rows: list[Row] = []
+    note = f"{len(names)} images, a whole program with its start"
     with TemporaryDirectory(prefix="fastdeit-bench-", dir=source.parent) as folder:
         work = Path(folder)
 
@@ -47,7 +50,7 @@ def bench_convert(source: Path, threads: int, effort: Effort) -> list[Row]:
 
             kind = ".beton" if name.endswith(".beton") else "shards"
             what = f"re-encoded at {MAX_SIDE} px q{QUALITY}" if options else "pass-through"
-            return Case(name=f"fastdeit convert, {kind}, {what}", run=run)
+            return Case(name=f"fastdeit convert, {kind}, {what}", run=run, note=note)
 
         def peer(max_resolution: int | None) -> list[Case]:
             if not is_installed("ffcv"):
@@ -120,6 +123,7 @@ def write_with_ffcv(source: Path, work: Path, threads: int, max_resolution: int 
     image = RGBImageField(write_mode="jpg", max_resolution=max_resolution, jpeg_quality=QUALITY)
     fields = {"image": image, "label": IntField()}
     writer = DatasetWriter(str(out), fields, num_workers=threads)
-    writer.from_indexed_dataset(dataset, chunksize=100)
+    with redirect_stderr(StringIO()):  # its progress bar
+        writer.from_indexed_dataset(dataset, chunksize=100)
     out.unlink()
     return len(dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +45,8 @@ class BenchRun:
         """What this run measured, in order."""
         self.failed: dict[str, str] = {}
         """What could not be measured, and why."""
+        self.left_out: dict[str, str] = {}
+        """What was not to be measured here, and why."""
         self._out = out
         self._before = [] if out is None else open_folder(out)
         self._bar = tqdm(desc="measuring", unit="round", delay=2, disable=not sys.stderr.isatty())
@@ -78,6 +80,10 @@ class BenchRun:
     def say(self, text: str) -> None:
         """Print a line above the bar, on stderr."""
         self._bar.write(text, file=sys.stderr)
+
+    def leave_out(self, what: str, why: str) -> None:
+        """Say that something is not measured, which is no failure."""
+        self.left_out[what] = why
 
     def add(self, rows: Iterable[Row]) -> None:
         """Keep rows, at once."""
@@ -113,24 +119,31 @@ class BenchRun:
             self.failed[what] = str(error)
             self.say(f"fastdeit: left out: {what}: {error}")
 
-    def end(self) -> int:
-        """Draw the charts, print the table on stderr and all rows as one JSON object on stdout.
+    def end(self, shown: Sequence[Row] | None = None) -> int:
+        """Draw the charts, print a table on stderr and all rows as one JSON object on stdout.
+
+        Args:
+            shown: rows of the table; all unless given.
 
         Returns:
             The exit code: 0, or 1 if something could not be measured.
         """
         self._bar.close()
         if self._out is not None:
-            for case in dict.fromkeys(row.case for row in self.rows):
-                rows = [row for row in self.rows if row.case == case]
-                plot_bars(rows, self._out / f"{file_name(case)}.png")
-        if self.rows:
-            print(format_table(self.rows), file=sys.stderr)
+            for family in dict.fromkeys(family_of(row.case) for row in self.rows):
+                rows = [row for row in self.rows if family_of(row.case) == family]
+                plot_bars(rows, self._out / f"{family}.png")
+        rows = self.rows if shown is None else list(shown)
+        if rows:
+            print(tables_of(rows), file=sys.stderr)
+        for what, why in self.left_out.items():
+            print(f"left out: {what}: {why}", file=sys.stderr)
         for what, why in self.failed.items():
             print(f"not measured: {what}: {why}", file=sys.stderr)
         facts = {
             "rows": [asdict(row) for row in self.rows],
             "failed": self.failed,
+            "left_out": self.left_out,
             "environment": self.environment,
         }
         print(json.dumps(facts))
@@ -158,7 +171,24 @@ def open_folder(out: Path) -> list[Kept]:
     return []
 
 
-def file_name(case: str) -> str:
-    """A case's name as that of a file: `loaders, 1 core` is loaders_1_core."""
-    words = "".join(letter if letter.isalnum() else " " for letter in case).split()
-    return "_".join(words)
+def tables_of(rows: Sequence[Row]) -> str:
+    """A table for each benchmark, so that its columns are its own."""
+    parts = []
+    for family in dict.fromkeys(family_of(row.case) for row in rows):
+        own = [row for row in rows if family_of(row.case) == family]
+        parts.append(format_table(own))
+        parts += [
+            f"{row.case}, one after another: {said}" for row in own if (said := parts_of(row))
+        ]
+        parts.append("")
+    return "\n".join(parts[:-1])
+
+
+def parts_of(row: Row) -> str:
+    """The parts of a step in words, or nothing."""
+    return ", ".join(f"{name} {took:.3g} ms" for name, took in row.phases_ms.items())
+
+
+def family_of(case: str) -> str:
+    """Which benchmark a case is of: `loaders, 1 core` of loaders, `step: deit-b` of step."""
+    return case.split(":")[0].split(",")[0]

@@ -18,6 +18,7 @@ from fastdeit.batch import Batch, BatchSource
 from fastdeit.benchmarks.ceilings import Ceiling
 from fastdeit.benchmarks.harness import Case, Effort, measure
 from fastdeit.benchmarks.memory import Memory
+from fastdeit.benchmarks.parts import step_phases
 from fastdeit.benchmarks.peers import deit_loader
 from fastdeit.benchmarks.published import (
     BASELINE,
@@ -31,7 +32,6 @@ from fastdeit.cores import num_usable_cores
 from fastdeit.device import Compute
 from fastdeit.flops import precision_of
 from fastdeit.models import make_model
-from fastdeit.phases import PhaseClock
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import Engine, open_pipeline, pipeline_options, train_plan
 from fastdeit.pipelines.pace import (
@@ -55,8 +55,6 @@ OF_STEP = (BASELINE, STEP, AUGMENTATION)
 """Rows of the case step; the others are end to end."""
 STEPS = {"cpu": 8, "cuda": 30}
 """Steps of a round."""
-PHASE_STEPS = {"cpu": 3, "cuda": 20}
-"""Steps of the pass that looks at the parts."""
 READ_AHEAD = 4
 """Steps before each round of what reads files: more than an engine has ready when it starts."""
 
@@ -360,26 +358,9 @@ class StepBench:
         return done
 
     def phases(self) -> dict[str, float]:
-        """Milliseconds of the parts of our step, one after another, in a pass of its own.
-
-        Here nothing overlaps: in training the next batch is augmented while a step runs.
-        """
-        num_steps, config = PHASE_STEPS[self.compute.device.type], self.config
-        clock = PhaseClock(self.compute)
-        stream = endless(next(iter(self.opened.values()), self.synthetic))
-        dtype = self.compute.autocast_dtype or torch.float32
-        next(stream)
-        with clock.running():
-            for _ in range(num_steps):
-                with clock.on_host("data wait"):
-                    batch = next(stream)
-                with clock.span("augmentation"):
-                    shown = augment(
-                        batch.to(self.compute.device), config.augment, config.run.seed, 0, dtype
-                    )
-                train_step(config, self.session, shown, config.optim.warmup_lr)
-        stream.close()
-        return {name: total / num_steps for name, total in clock.milliseconds().items()}
+        """The parts of our step, with batches from files if there are any."""
+        source = next(iter(self.opened.values()), self.synthetic)
+        return step_phases(self.config, self.session, source)
 
     def step_flops(self) -> float:
         """Floating-point operations of one of our steps, counted by torch on two of its images."""

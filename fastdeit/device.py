@@ -29,6 +29,14 @@ class Compute:
         """Whether small gradients would vanish, so that the loss must be scaled (fp16)."""
         return self.autocast_dtype == torch.float16
 
+    def set_switches(self) -> None:
+        """Set torch's switches for TF32, which hold for the whole process, as this one wants them.
+
+        They are on by default in convolutions.
+        """
+        torch.set_float32_matmul_precision("high" if self.uses_tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = self.uses_tf32
+
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context in which the forward pass runs."""
         if self.autocast_dtype is None:
@@ -63,7 +71,7 @@ def choose_compute(device: str = "auto", precision: str = "auto", local_rank: in
     Raises:
         UserError: the device is not there, or cannot do the precision.
 
-    Note: sets torch's switches for TF32, which are on by default in convolutions.
+    Note: sets torch's switches, see `Compute.set_switches`.
     """
     chosen, why = _choose_device(device, local_rank)
     is_gpu = chosen.type == "cuda"
@@ -74,15 +82,15 @@ def choose_compute(device: str = "auto", precision: str = "auto", local_rank: in
         raise UserError(
             f"precision tf32 needs a GPU. Found: device {chosen}. Pass --precision fp32."
         )
-    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = name == "tf32"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
-    return Compute(
+    compute = Compute(
         device=chosen,
         autocast_dtype=dtype,
         reason=f"{chosen} ({why}), {name}{' autocast' if dtype else ''}",
         uses_tf32=name == "tf32",
     )
+    compute.set_switches()
+    return compute
 
 
 def choose_compile_mode(mode: str, compute: Compute) -> str | None:

@@ -8,13 +8,13 @@
 set -euo pipefail
 
 demo=${DEMO:-demo}
-sample=() teacher=() student=() bench=()
+sample=() teacher=() student=() within=4m
 if [ "${SHORT:-0}" = 1 ]; then
   demo=${DEMO:-demo-short}
   sample=(--train-images 1200 --val-images 300)
   teacher=(--epochs 6)
   student=(--epochs 8)
-  bench=(--num-images 256 --rounds 2)
+  within=1m
 fi
 
 run() { printf '\n$ %s\n' "$*"; "$@"; }
@@ -38,8 +38,8 @@ run fastdeit evaluate "$demo/student/checkpoint.pt" "$demo/val.beton"
 run fastdeit evaluate "$demo/teacher/checkpoint.pt" "$demo/val-shards"
 
 run fastdeit bench all --data "$demo/train.beton" --source "$demo/data/train" \
-  --out "$demo/bench.jsonl" "${bench[@]}"
-run fastdeit report "$demo/student" "$demo/teacher" --bench "$demo/bench.jsonl" \
+  --out "$demo/bench" --within "$within"
+run fastdeit report "$demo/student" "$demo/teacher" --bench "$demo/bench/rows.jsonl" \
   --out "$demo/report.html" --title "fastdeit demo"
 
 printf '\nThe demo took %s s. Open %s in a browser.\n' "$((SECONDS - started))" "$demo/report.html"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from fastdeit.benchmarks.run import BenchRun
     from fastdeit.benchmarks.step import Files
     from fastdeit.device import Compute
-    from fastdeit.pipelines.open import Engine
 
 RECIPES_OF = {"cpu": ("demo",), "cuda": ("deit-ti", "deit-s", "deit-b", "deit-b-distilled")}
 """Which recipes are measured unless told otherwise; the others take a CPU minutes a step."""
@@ -71,16 +71,19 @@ def step(
             "has no effect without a dataset to decode",
             f"Pass --data X.beton too, or leave out --{name}.",
         )
-    check(recipe, batch_size, image_size, threads, rounds)
+    require_at_least(1, rounds=rounds)
+    wanted = Wanted(recipe, batch_size, model, image_size, threads)
     from fastdeit.benchmarks.run import BenchRun
     from fastdeit.benchmarks.step import Files
     from fastdeit.device import choose_compute
+    from fastdeit.pipelines.datasets.index import open_dataset
 
+    if data is not None:
+        open_dataset(data)  # so that what is wrong with it is said at once
     compute = choose_compute(device, precision)
     files = None if data is None else Files(data, (engine,))
     with BenchRun(out, compute.device) as run:
-        asked = recipe, batch_size, model, image_size, threads
-        measure_recipes(run, *asked, compute, files, rounds)
+        measure_recipes(run, wanted, compute, files, rounds)
         return run.end()
 
 
@@ -121,108 +124,96 @@ def end_to_end(
     Returns:
         0, or 1 if one of the recipes could not be measured.
     """
-    check(recipe, batch_size, image_size, threads, rounds)
+    require_at_least(1, rounds=rounds)
+    wanted = Wanted(recipe, batch_size, model, image_size, threads)
     from fastdeit.benchmarks.loaders import engines_for
     from fastdeit.benchmarks.run import BenchRun
     from fastdeit.benchmarks.step import Files
     from fastdeit.device import choose_compute
     from fastdeit.pipelines.datasets.index import open_dataset
 
-    engines: tuple[Engine, ...] = engine or tuple(engines_for(open_dataset(data)))
+    engines = tuple(engine or engines_for(open_dataset(data)))
     compute = choose_compute(device, precision)
     files = Files(data, engines, source)
     with BenchRun(out, compute.device) as run:
-        measure_recipes(
-            "end-to-end",
-            run,
-            recipe,
-            batch_size,
-            model,
-            image_size,
-            threads,
-            compute,
-            files,
-            rounds,
-        )
+        measure_recipes(run, wanted, compute, files, rounds)
         return run.end()
 
 
-def check(
-    recipes: tuple[str, ...],
-    batch_sizes: tuple[int, ...],
-    image_size: int | None,
-    threads: int,
-    rounds: int,
-) -> None:
-    """Refuse what cannot be measured.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which steps are measured."""
 
-    Raises:
-        UserError: a number is too small, or a recipe is not known.
-    """
-    require_at_least(1, rounds=rounds)
-    require_at_least(0, threads=threads)
-    require_at_least(16, image_size=image_size)
-    for batch_size in batch_sizes:
-        require_at_least(1, batch_size=batch_size)
-    for recipe in recipes:
+    recipes: tuple[str, ...] = ()
+    """Empty takes those of the device."""
+    batch_sizes: tuple[int, ...] = ()
+    """Images a step; empty takes one, of the device."""
+    model: str | None = None
+    """In place of the recipes'."""
+    image_size: int | None = None
+    """In place of the recipes', in pixels."""
+    threads: int = 0
+    """Of each loader; 0 takes every usable core."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            UserError: a number is too small.
+        """
+        require_at_least(0, threads=self.threads)
+        require_at_least(16, image_size=self.image_size)
+        for batch_size in self.batch_sizes:
+            require_at_least(1, batch_size=batch_size)
+
+    def on(self, kind: str) -> list[tuple[str, int | None]]:
+        """Recipes and batch sizes on a kind of device; None is the recipe's own batch."""
+        own: tuple[int | None, ...] = (GPU_BATCH,) if kind == "cuda" else (None,)
+        sizes = self.batch_sizes or own
+        return [(recipe, size) for recipe in self.recipes or RECIPES_OF[kind] for size in sizes]
+
+    def resolve(self, recipe: str, batch_size: int | None) -> TrainConfig:
+        """The recipe with what is changed in it; its paths are not used.
+
+        Raises:
+            UserError: there is no such recipe, or the changes do not fit to it.
+        """
         if recipe not in RECIPES:
             raise UserError(f"no such recipe. Found: {recipe}. See `fastdeit train --list`.")
+        data = {"image_size": self.image_size, "batch_size": batch_size}
+        return changed(
+            fill_recipe(recipe, Path("unused")),
+            data={"threads": self.threads} | {n: v for n, v in data.items() if v is not None},
+            model={} if self.model is None else {"model": self.model},
+        )
 
 
 def measure_recipes(
     run: BenchRun,
-    recipes: tuple[str, ...],
-    batch_sizes: tuple[int, ...],
-    model: str | None,
-    image_size: int | None,
-    threads: int,
+    wanted: Wanted,
     compute: Compute,
     files: Files | None,
     rounds: int,
     seconds: float | None = None,
 ) -> None:
-    """Measure each recipe at each batch size; what does not fit is said, and the others go on.
+    """Measure each recipe at each batch size; what cannot be is said, and the others go on.
 
     Args:
         run: takes the rows.
-        recipes: empty takes the device's.
-        batch_sizes: empty takes the device's.
-        model: see `step`.
-        image_size: see `step`.
-        threads: see `step`.
+        wanted: which.
         compute: device and precision.
         files: what the steps from files read.
         rounds: timed rounds of each.
-        seconds: most of the time for all of them; None sets no limit.
+        seconds: most of the time for the rounds of all; None sets no limit.
     """
     from fastdeit.benchmarks.step import bench_step
     from fastdeit.pipelines.pace import usual_teacher
 
-    kind = compute.device.type
-    recipes = recipes or RECIPES_OF[kind]
-    sizes: tuple[int | None, ...] = batch_sizes or ((GPU_BATCH,) if kind == "cuda" else (None,))
-    each_s = None if seconds is None else seconds / (len(recipes) * len(sizes))
-    for recipe in recipes:
-        for batch_size in sizes:
-            with run.part(recipe if batch_size is None else f"{recipe}, batch {batch_size}"):
-                config = resolve(recipe, model, image_size, batch_size, threads)
-                label = f"{recipe}, batch {config.data.batch_size}"
-                effort = run.effort(rounds, each_s)
-                teacher = usual_teacher(recipe)
-                run.add(bench_step(label, config, teacher, compute, files, effort))
-
-
-def resolve(
-    recipe: str, model: str | None, image_size: int | None, batch_size: int | None, threads: int
-) -> TrainConfig:
-    """The recipe with what is changed in it; its paths are not used.
-
-    Raises:
-        UserError: the changes do not fit to it.
-    """
-    data = {"image_size": image_size, "batch_size": batch_size}
-    return changed(
-        fill_recipe(recipe, Path("unused")),
-        data={"threads": threads} | {name: v for name, v in data.items() if v is not None},
-        model={} if model is None else {"model": model},
-    )
+    pairs = wanted.on(compute.device.type)
+    for recipe, batch_size in pairs:
+        with run.part(recipe if batch_size is None else f"{recipe}, batch {batch_size}"):
+            config = wanted.resolve(recipe, batch_size)
+            label = f"{recipe}, batch {config.data.batch_size}"
+            effort = run.effort(rounds, None if seconds is None else seconds / len(pairs))
+            teacher = usual_teacher(recipe)
+            run.add(bench_step(label, config, teacher, compute, files, effort))

@@ -1,49 +1,156 @@
-"""`fastdeit bench` measures every loader and the step, beside baselines and bounds."""
+"""`fastdeit bench all`: every benchmark beside its baseline and bound, in a given time."""
 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from fastdeit import UserError
+from fastdeit.benchmarks import suite as suite_module
+from fastdeit.benchmarks.rows import ROWS, Row, read_rows
+from fastdeit.benchmarks.run import BenchRun, family_of
+from fastdeit.benchmarks.step import STEPS
+from fastdeit.benchmarks.suite import SHARES, Clock, fewer_images
+from fastdeit.flops import MATRIX_SIDE
 from fastdeit.tools.cli import main
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices, few steps, few photographs."""
+    monkeypatch.setitem(STEPS, "cpu", 2)
+    monkeypatch.setitem(MATRIX_SIDE, "cpu", 512)
+    monkeypatch.setattr(suite_module, "MIN_PHOTOGRAPHS", 128)
+    monkeypatch.setattr(suite_module, "MAX_PHOTOGRAPHS", 256)
+
+
 @pytest.mark.slow
-def test_bench_writes_rows(
-    containers: dict[str, Path],
-    sample_source: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Rows have their baseline, ratio and bound; nothing beats its bound; the JSON comes last."""
-    out = tmp_path / "rows.jsonl"
-    line = (
-        f"bench all --data {containers['beton']} --source {sample_source / 'train'} --out {out} "
-        "--rounds 1 --num-images 128 --batch-size 32 --image-size 64 --threads 1"
-    )
-    assert main(line.split()) == 0
+@pytest.mark.usefixtures("small")
+def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows have baseline, ratio and bound; files and JSON hold the same; no data is needed."""
+    out = tmp_path / "bench"
+    assert main(["bench", "all", "--within", "1m", "--device", "cpu", "--out", str(out)]) == 0
     captured = capsys.readouterr()
     printed = json.loads(captured.out.splitlines()[-1])
-    rows = [json.loads(text) for text in out.read_text().splitlines()]
-    assert [row["name"] for row in rows] == [row["name"] for row in printed["rows"]]
-    by_name = {row["name"]: row for row in rows}
-    assert {"fastdeit pil", "fastdeit step", "the published DeiT loop"} <= set(by_name)
-    assert any(name.startswith("fastdeit step from files (") for name in by_name)
-    ours = by_name["fastdeit pil"]
-    assert ours["baseline"] in ours["ratios"]
-    assert ours["ratios"]["DeiT's own (timm transform, torch DataLoader)"] > 0
+    rows = [kept.row for kept in read_rows(out / ROWS)]
+    assert [row.name for row in rows] == [row["name"] for row in printed["rows"]]
+    families = {family_of(row.case) for row in rows}
+    assert families == {
+        *("ceilings", "loaders", "augment", "step", "end-to-end", "convert", "table5")
+    }
+    by_name = {row.name: row for row in rows if row.case != "loaders, 1 core"}
+    assert by_name["fastdeit pil"].ratios["DeiT's own (timm transform, torch DataLoader)"] > 0
     for name in ("Rotate", "rand-m9-mstd0.5-inc1"):
         augmented = by_name[f"fastdeit: {name}"]
-        assert list(augmented["ratios"]) == [f"timm on PIL: {name}"]
-        assert augmented["ratio"] == augmented["ratios"][augmented["baseline"]]
+        assert list(augmented.ratios) == [f"timm on PIL: {name}"]
+        assert augmented.ratio == augmented.ratios[str(augmented.baseline)]
     stage = by_name["fastdeit: the whole stage"]
-    assert stage["bound_what"].startswith("reading uint8, writing float32: ")
-    assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
-    assert ours["environment"]["num_cores"] >= 1
+    assert str(stage.bound_what).startswith("reading uint8, writing float32: ")
+    step = by_name["fastdeit step"]
+    assert list(step.phases_ms)[:4] == ["data wait", "augmentation", "forward", "backward"]
+    # Parts one after another take about as long as the step, whose parts overlap on a GPU only.
+    assert step.step_ms is not None
+    assert 0.3 < sum(step.phases_ms.values()) / step.step_ms < 3
     for row in rows:
-        assert row["median"] > 0
-        if row["frac_of_bound"] is not None:
-            # One noisy round: the bound itself was measured in it.
-            assert row["frac_of_bound"] < 1.5, row
+        assert row.median > 0
+        if row.frac_of_bound is not None:
+            # Few noisy rounds: the bound itself was measured in them.
+            assert row.frac_of_bound < 1.5, row
+    for family in families:
+        assert (out / f"{family}.png").read_bytes()[:4] == b"\x89PNG"
+    assert "the published DeiT loop" in captured.err
+
+
+def test_shares_add_up_and_what_is_not_used_is_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shares are the whole; a part that takes no time leaves its share to those that follow."""
+    assert sum(SHARES.values()) == pytest.approx(1)
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    clock = Clock(60, begun=100)
+    names = list(SHARES)
+    first = clock.share_s(names[0])
+    assert first == pytest.approx(60 * SHARES[names[0]])
+    now += 30
+    shares = [clock.share_s(name) for name in names[1:]]  # none of them takes any time
+    assert shares[0] == pytest.approx(30 * SHARES[names[1]] / (1 - SHARES[names[0]]))
+    assert shares[-1] == pytest.approx(30)
+    assert Clock(None).share_s("train") is None
+
+
+def test_fewer_images(tmp_path: Path) -> None:
+    """At least one of each class; nothing of the source changes, nothing is left."""
+    for number in range(12):
+        place = tmp_path / "source" / f"class{number % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.jpg").write_bytes(b"x")
+    for wanted, each in ((6, 2), (0, 1), (100, 4)):
+        with fewer_images(tmp_path / "source", wanted) as few:
+            assert [len(list(folder.iterdir())) for folder in sorted(few.iterdir())] == [each] * 3
+        assert list(tmp_path.iterdir()) == [tmp_path / "source"]
+    assert len(list((tmp_path / "source").rglob("*.jpg"))) == 12
+
+
+def row(case: str, name: str, **changes: Any) -> Row:
+    """A row."""
+    return Row(case=case, name=name, unit="img/s", n=1, median=1, p20=1, p80=1, **changes)
+
+
+def test_rows_are_kept_as_they_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of others stay, older ones of the same are replaced, also if a run is killed."""
+    device = torch.device("cpu")
+    with BenchRun(tmp_path, device) as run:
+        run.add([row("a", "one"), row("b", "one")])
+        run.end()
+    with BenchRun(tmp_path, device) as run, pytest.raises(KeyboardInterrupt):
+        run.add([row("b", "one", note="again"), row("b", "two")])
+        raise KeyboardInterrupt
+    found = [(kept.row.case, kept.row.name, kept.row.note) for kept in read_rows(tmp_path / ROWS)]
+    assert found == [("a", "one", None), ("b", "one", "again"), ("b", "two", None)]
+    with BenchRun(tmp_path, device) as run:
+        assert run.known("b", "two") is not None
+        assert run.known("b", "two", batch=2) is None
+        assert run.known("c", "two") is None
+    monkeypatch.setattr("fastdeit.benchmarks.run.describe_environment", lambda: {"cpu": "another"})
+    with BenchRun(tmp_path, device) as run:
+        assert run.known("b", "two") is None
+    capsys.readouterr()
+
+
+def test_a_part_that_cannot_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is one line, the others go on, and the exit code says so."""
+    with BenchRun(None, torch.device("cpu")) as run:
+        with run.part("this"):
+            raise UserError("it does not fit. Found: 9. Take less.")
+        with run.part("that"):
+            run.add([row("a", "one")])
+        assert run.end() == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("this: it does not fit. Found: 9. Take less.") == 2
+    assert json.loads(captured.out)["failed"] == {"this": "it does not fit. Found: 9. Take less."}
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (
+            "all --within soon",
+            "within must be a duration in days, hours and minutes. Found: 'soon'",
+        ),
+        ("all --source x", "source has no effect without the dataset of its images. Found: x."),
+        ("all --threads -1", "threads must be at least 0. Found: -1."),
+        ("all --device cuda:99", "device cuda:99 is not there."),
+        ("all --within 1m --data none.beton", "dataset does not exist. Found: nothing at none."),
+    ],
+)
+def test_wrong_lines(line: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be is one line."""
+    assert main(["bench", *line.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("fastdeit: error: ") and text in captured.err

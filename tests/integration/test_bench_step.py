@@ -17,10 +17,12 @@ from torch import nn
 from fastdeit import UserError
 from fastdeit.benchmarks import published as published_module
 from fastdeit.benchmarks import step as step_module
+from fastdeit.benchmarks.harness import Effort
 from fastdeit.benchmarks.published import make_criterion, make_mixup, published_loop
 from fastdeit.config import TrainConfig
 from fastdeit.flops import MATRIX_SIDE, train_flops
 from fastdeit.models import make_model
+from fastdeit.pipelines.open import is_installed
 from fastdeit.pipelines.pace import stand_in_teacher, usual_teacher
 from fastdeit.pipelines.pil_engine import PilPipeline
 from fastdeit.recipes import RECIPES, fill_recipe
@@ -133,7 +135,7 @@ def test_other_recipes(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ("no Mixup, as the recipe" in rows[LOOP]["note"]) == (
         recipe in ("demo-teacher", "deit-b-no-mix")
     )
-    assert "data wait" not in table
+    assert "data wait" not in table.splitlines()[0]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -176,12 +178,11 @@ def test_the_published_loop_is_contiguous_and_learns(
     config: TrainConfig = fill_recipe(recipe, Path())
     config = changed(config, data={"image_size": 48})
     images = torch.randn(4, 3, 48, 48)
-    before = images.clone()
-    run = published_loop(config, None, images, torch.arange(4), 10, 2)
+    config = changed(config, data={"batch_size": 4})
+    take = published_loop(config, None, images.device, 10)
     (model,) = models
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    assert run() == 2 * 4
-    assert torch.equal(images, before)
+    assert take((images.clone(), torch.arange(4)) for _ in range(2)) == 2 * 4
     assert all(value.is_contiguous() for value in model.parameters())
     moved = [name for name, v in model.named_parameters() if not torch.equal(v, weights[name])]
     assert len(moved) > 0.9 * len(list(model.parameters()))
@@ -200,41 +201,110 @@ def test_out_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_module, "published_loop", full)
     with pytest.raises(UserError, match=r"Found: 64 images, too many for cpu\. Pass a smaller"):
         step_module.bench_step(
+            "demo-teacher",
             fill_recipe("demo-teacher", Path()),
             usual_teacher("demo-teacher"),
             step_module.Compute(torch.device("cpu"), None, "a test"),
             None,
-            1,
-            lambda: None,
+            Effort(1),
         )
 
 
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        (
-            "step --batch-size 15",
-            "batch_size must be even, for timm's Mixup takes pairs. Found: 15",
-        ),
-        ("step --engine pil", "engine has no effect without a dataset to decode. Found: pil."),
-        ("step --threads 2", "threads has no effect without a dataset to decode. Found: 2."),
-        ("step --num-images 9", "num_images has no effect in bench step. Found: 9."),
-        ("scale --rounds 9", "rounds has no effect in bench scale. Found: 9."),
-        ("augment --precision fp16", "precision has no effect in bench augment. Found: fp16."),
-        ("all --scale-images 9", "scale_images has no effect in bench all. Found: 9."),
-        (
-            "step --image-size 60",
-            "image_size must be a multiple of the patch's side (8). Found: 60",
-        ),
-        ("step --data none.beton", "dataset does not exist. Found: nothing at none.beton."),
-        ("step --precision tf32 --device cpu", "precision tf32 needs a GPU. Found: device cpu."),
-        ("step --batch-size 0", "batch_size must be at least 1. Found: 0."),
+        ("--engine pil", "engine has no effect without a dataset to decode. Found: pil."),
+        ("--threads 2", "threads has no effect without a dataset to decode. Found: 2."),
+        ("--precision tf32 --device cpu", "precision tf32 needs a GPU. Found: device cpu."),
+        ("--batch-size 0", "batch_size must be at least 1. Found: 0."),
+        ("--rounds 0", "rounds must be at least 1. Found: 0."),
+        ("--data none.beton", "dataset does not exist. Found: nothing at none.beton."),
     ],
 )
 def test_wrong_lines(line: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """An option without effect, or that cannot be, is one line."""
-    assert main(["bench", *line.split()]) == 2
+    assert main(["bench", "step", *line.split()]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("fastdeit: error: ") and text in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("--batch-size 15", "batch_size must be even, for timm's Mixup takes pairs. Found: 15"),
+        ("--recipe nope", "no such recipe. Found: nope."),
+        ("--image-size 60", "image_size must be a multiple of the patch's side (8). Found: 60"),
+    ],
+)
+def test_what_cannot_be_measured(line: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recipe that cannot be measured is one line, and the exit code says so."""
+    assert main(["bench", "step", *line.split()]) == 1
+    captured = capsys.readouterr()
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("not measured: ")]
+    assert text in line
+    assert "Traceback" not in captured.err
+    assert json.loads(captured.out)["rows"] == []
+
+
+@pytest.mark.slow
+def test_the_others_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """One recipe that cannot be measured does not stop another, at two batch sizes."""
+    line = "--recipe demo demo-teacher --batch-size 15 16 --image-size 48 --rounds 1 --device cpu"
+    assert main(["bench", "step", *line.split()]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed["failed"]) == ["demo, batch 15"]
+    cases = [(row["case"], row["batch_size"]) for row in printed["rows"] if row["name"] == STEP]
+    assert cases == [
+        ("step: demo, batch 16", 16),
+        ("step: demo-teacher, batch 15", 15),
+        ("step: demo-teacher, batch 16", 16),
+    ]
+
+
+@pytest.mark.slow
+def test_end_to_end(
+    containers: dict[str, Path], sample_source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each engine and DeiT's own pipeline, beside the step on images that lie there."""
+    line = f"end-to-end --data {containers['beton']} --source {sample_source / 'train'} "
+    line += f"--engine pil ffcv --threads 1 --recipe demo {SMALL}"
+    if not is_installed("ffcv"):
+        line = line.replace("pil ffcv", "pil")
+    assert main(["bench", *line.split()]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    own = f"{LOOP} from files (its own loader)"
+    assert rows[own]["ratios"] == {LOOP: pytest.approx(rows[own]["median"] / rows[LOOP]["median"])}
+    ours = [name for name in rows if name.startswith(f"{STEP} from files")]
+    assert len(ours) == (2 if is_installed("ffcv") else 1)
+    for name in ours:
+        row = rows[name]
+        assert row["case"] == "end-to-end: demo, batch 16"
+        assert row["ratios"] == {
+            other: pytest.approx(row["median"] / rows[other]["median"]) for other in (own, STEP)
+        }
+        assert row["baseline"] == own
+    assert rows[STEP]["case"] == "step: demo, batch 16"
+    assert rows[STEP]["phases_ms"].keys() >= {"data wait", "augmentation", "forward", "backward"}
+
+
+@pytest.mark.slow
+def test_a_planted_sleep_is_found_in_the_parts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the optimiser sleeps, the optimiser takes long, and nothing else does."""
+    rows, _ = bench(f"--recipe demo {SMALL}", capsys)
+    before = rows[STEP]["phases_ms"]
+    take = torch.optim.AdamW.step
+
+    def slow(self: torch.optim.AdamW, *args: Any, **options: Any) -> Any:
+        time.sleep(0.2)
+        return take(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", slow)
+    rows, _ = bench(f"--recipe demo {SMALL}", capsys)
+    after = rows[STEP]["phases_ms"]
+    assert after["optimizer"] > before["optimizer"] + 190
+    assert after["forward"] < before["forward"] + 100
+    assert rows[STEP]["step_ms"] > 200
