@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastdeit.benchmarks.commands.data import augment, convert, footprint, loaders, scale
+from fastdeit.benchmarks.commands.data import augment, ceilings, convert, footprint, loaders, scale
 from fastdeit.benchmarks.commands.models import end_to_end, step
 from fastdeit.benchmarks.commands.suite import everything
 
@@ -26,4 +26,5 @@ bench.subcommands = {  # type: ignore[attr-defined]
     "augment": augment,
     "convert": convert,
     "scale": scale,
+    "ceilings": ceilings,
 }

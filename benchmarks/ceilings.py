@@ -10,9 +10,9 @@ from PIL import Image
 
 from fastdeit.benchmarks.harness import Case, Effort, measure
 from fastdeit.benchmarks.photographs import photograph
-from fastdeit.benchmarks.rows import Row
-from fastdeit.device import Compute
-from fastdeit.flops import MATRIX_SIDE, Peak, matrix_flops, peak_flops, precision_of
+from fastdeit.benchmarks.rows import Row, with_bound
+from fastdeit.device import Compute, choose_compute
+from fastdeit.flops import MATRIX_SIDE, Peak, datasheet_peak, matrix_flops, peak_flops, precision_of
 
 COPY_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
 """How much one copy moves: far more than any cache."""
@@ -58,12 +58,33 @@ def bench_ceilings(computes: list[Compute], effort: Effort) -> list[Row]:
     device = computes[0].device
     rows = []
     for compute in computes:
-        rows += measure("ceilings", "TFLOP/s", [matrix_case(compute)], effort)
+        (row,) = measure("ceilings", "TFLOP/s", [matrix_case(compute)], effort)
+        rows.append(beside_datasheet(row, compute))
     computes[0].set_switches()
     rows += measure("ceilings", "GB/s", [copy_case(computes[0])], effort)
     if device.type == "cuda":
         rows += measure("ceilings", "GB/s", [transfer_case(computes[0])], effort)
     return rows + measure("ceilings", "img/s", [decode_case()], effort)
+
+
+def all_precisions(compute: Compute) -> list[Compute]:
+    """A device in every precision whose products it is asked for; the given one first."""
+    own = precision_of(compute)
+    names = ("fp32", "tf32", "bf16") if compute.device.type == "cuda" else ("fp32",)
+    return [
+        choose_compute(str(compute.device), name)
+        for name in (own, *(name for name in names if name != own))
+    ]
+
+
+def beside_datasheet(row: Row, compute: Compute) -> Row:
+    """A matrix product's rate beside the peak of the GPU's datasheet, if that is known."""
+    if compute.device.type != "cuda":
+        return row
+    name, precision = torch.cuda.get_device_name(compute.device), precision_of(compute)
+    family, rate = datasheet_peak(name, precision)
+    what = f"datasheet of {family}, dense {precision}"
+    return row if rate is None else with_bound(row, rate / 1e12, what)
 
 
 def matrix_case(compute: Compute) -> Case:

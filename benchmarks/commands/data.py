@@ -8,6 +8,28 @@ from fastdeit import UserError
 from fastdeit.benchmarks.commands.shared import BATCH_SIZE, IMAGE_SIZE, require_at_least
 
 
+def ceilings(device: str = "auto", rounds: int = 5, out: Path | None = None) -> int:
+    """Measure what the machine can do: matrix products, memory, the way to the GPU, JPEG decoding.
+
+    Args:
+        device: where products and copies run: auto, cpu, cuda or cuda:N.
+        rounds: timed rounds of each.
+        out: folder for the rows and a chart; rows of other benchmarks there stay.
+
+    Returns:
+        0.
+    """
+    require_at_least(1, rounds=rounds)
+    from fastdeit.benchmarks.ceilings import all_precisions, bench_ceilings
+    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.device import choose_compute
+
+    compute = choose_compute(device)
+    with BenchRun(out, compute.device) as run:
+        run.add(bench_ceilings(all_precisions(compute), run.effort(rounds)))
+        return run.end()
+
+
 def loaders(
     data: Path,
     source: Path | None = None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from fastdeit.benchmarks import suite as suite_module
 from fastdeit.benchmarks.rows import ROWS, Row, read_rows
 from fastdeit.benchmarks.run import BenchRun, family_of
 from fastdeit.benchmarks.step import STEPS
-from fastdeit.benchmarks.suite import SHARES, Clock, fewer_images
+from fastdeit.benchmarks.suite import RESERVE, SHARES, Clock, fewer_images
 from fastdeit.flops import MATRIX_SIDE
 from fastdeit.tools.cli import main
 
@@ -74,12 +76,25 @@ def test_shares_add_up_and_what_is_not_used_is_the_others(monkeypatch: pytest.Mo
     clock = Clock(60, begun=100)
     names = list(SHARES)
     first = clock.share_s(names[0])
-    assert first == pytest.approx(60 * SHARES[names[0]])
+    whole = 60 * (1 - RESERVE)
+    assert first == pytest.approx(whole * SHARES[names[0]])
     now += 30
     shares = [clock.share_s(name) for name in names[1:]]  # none of them takes any time
-    assert shares[0] == pytest.approx(30 * SHARES[names[1]] / (1 - SHARES[names[0]]))
-    assert shares[-1] == pytest.approx(30)
+    assert shares[0] == pytest.approx((whole - 30) * SHARES[names[1]] / (1 - SHARES[names[0]]))
+    assert shares[-1] == pytest.approx(whole - 30)
     assert Clock(None).share_s("train") is None
+
+
+def test_the_age_of_a_process() -> None:
+    """It grows as time does, and Python has just been started."""
+    code = "from fastdeit.benchmarks.suite import process_age_s as age; import time; a = age();"
+    code += "time.sleep(0.5); print(a, age())"
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    took_s = time.perf_counter() - begun
+    first, second = map(float, done.stdout.split())
+    assert 0 < first < second <= took_s + 0.1
+    assert second - first == pytest.approx(0.5, abs=0.3)
 
 
 def test_fewer_images(tmp_path: Path) -> None:
