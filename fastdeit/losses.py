@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastdeit.augment import MixedTargets
+from fastdeit.config import DistillConfig
 
 
 def mixed_cross_entropy(logits: Tensor, targets: MixedTargets, smoothing: float) -> Tensor:
@@ -51,20 +54,35 @@ def mixed_binary_cross_entropy(logits: Tensor, targets: MixedTargets) -> Tensor:
     return (F.softplus(logits).sum(-1) - positive).mean() / logits.shape[-1]
 
 
-def hard_distillation_loss(
-    class_loss: Tensor, dist_logits: Tensor, teacher_logits: Tensor
+def distilled_loss(
+    class_loss: Tensor,
+    student_logits: Tensor,
+    answer: Tensor,
+    config: DistillConfig,
+    compat: Literal["none", "upstream"] = "none",
 ) -> Tensor:
-    """Half the label's loss on the class head, half the teacher's decision on the other.
+    """The label's loss and the teacher's, each with its share.
 
     Args:
-        class_loss: () the loss of the class head.
-        dist_logits: (B, K) float, of the distillation head.
-        teacher_logits: (B, K) float, on the same augmented and mixed images.
+        class_loss: () the loss of the class head against the label.
+        student_logits: (B, K) float, of the head that learns from the teacher.
+        answer: the teacher's on the same images: (B,) int64 classes for hard distillation, (B, K)
+            float32 probabilities at the temperature for soft.
+        config: kind, temperature, shares, smoothing.
+        compat: upstream divides the soft term by the classes too, as the published code does.
 
     Returns:
-        () float32.
+        () float32: (1 - w) class_loss + w teacher_loss.
 
-    Source: paper equation 3; deit losses.py:DistillationLoss with alpha 0.5 and type hard.
+    Source: paper equations 2 and 3; deit losses.py:DistillationLoss.
     """
-    decision = teacher_logits.argmax(1)
-    return 0.5 * class_loss + 0.5 * F.cross_entropy(dist_logits.float(), decision)
+    if config.distillation == "hard":
+        taught = F.cross_entropy(
+            student_logits.float(), answer, label_smoothing=config.teacher_smoothing
+        )
+    else:
+        log_probs = F.log_softmax(student_logits.float() / config.temperature, dim=-1)
+        taught = config.temperature**2 * F.kl_div(log_probs, answer, reduction="batchmean")
+        if compat == "upstream":
+            taught = taught / student_logits.shape[-1]
+    return (1 - config.weight) * class_loss + config.weight * taught

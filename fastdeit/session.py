@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
+from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.config import TrainConfig
 from fastdeit.device import Compute, choose_compile_mode, choose_compute
 from fastdeit.distributed import World, say
 from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError, require
 from fastdeit.models import make_model, set_distilled_training
-from fastdeit.models.initialise import grid_of, initialise_from
+from fastdeit.models.initialise import initialise_from
 from fastdeit.optim import make_optimizer
 from fastdeit.resume import Position, load_run, restore
+from fastdeit.teacher import Answers, load_teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ class Session:
     scaler: torch.amp.GradScaler
     """Scales the loss where the precision needs it."""
     teacher: nn.Module | None = None
-    """In evaluation mode, frozen."""
+    """Gives logits of the student's images; frozen, compiled as the model is."""
+    answers: Answers | None = None
+    """What the teacher said before, in place of `teacher`."""
     ema: ModelEma | None = None
     """The averaged weights."""
     world: World = field(default_factory=World)
@@ -69,7 +72,7 @@ def make_session(
         became = initialise_from(model, load_checkpoint(config.init_from), class_names)
         if world.is_main:
             say(f"{config.init_from}: {became}")
-    teacher = load_teacher(config, class_names, compute)
+    teacher = load_teacher(config, class_names, compute, world.is_main)
     return assemble(config, model, teacher, compute, world, content)
 
 
@@ -111,7 +114,7 @@ def assemble(
         forward=compile_model(world.wrap(model, config.optim.accumulate > 1), config, compute),
         optimizer=optimizer,
         scaler=scaler,
-        teacher=teacher,
+        teacher=None if teacher is None else compile_model(teacher, config, compute),
         ema=ema,
         world=world,
         position=position,
@@ -152,32 +155,3 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
             f"activation_checkpointing must be something that the model can do. Found: {name}, for "
             "which timm has none. Leave out --activation-checkpointing."
         ) from error
-
-
-def load_teacher(
-    config: TrainConfig, class_names: tuple[str, ...], compute: Compute
-) -> nn.Module | None:
-    """Load the teacher of a distilled run, frozen, on the device.
-
-    Raises:
-        UserError: it knows other classes than the data has.
-    """
-    if config.distill.teacher is None:
-        return None
-    content = load_checkpoint(config.distill.teacher)
-    if tuple(content["class_names"]) != class_names:
-        raise UserError(
-            f"teacher must know the classes of the training set ({len(class_names)}). Found: "
-            f"{config.distill.teacher} with {len(content['class_names'])} others. "
-            "Train the teacher on the same data."
-        )
-    teacher = model_from_checkpoint(content).requires_grad_(False)
-    # A convnet takes any size, as the paper's teacher does when the student is fine-tuned.
-    if content["image_size"] != config.data.image_size and grid_of(teacher) is not None:
-        raise UserError(
-            f"teacher must see images of the student's size ({config.data.image_size}). Found: "
-            f"{config.distill.teacher} for {content['image_size']}. "
-            f"Pass --image-size {content['image_size']}, or fine-tune the teacher at "
-            f"{config.data.image_size}."
-        )
-    return compute.place(teacher)

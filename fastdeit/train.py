@@ -24,7 +24,7 @@ from fastdeit.flops import peak_flops, train_flops
 from fastdeit.forecast import Forecast
 from fastdeit.keyed import Purpose
 from fastdeit.losses import (
-    hard_distillation_loss,
+    distilled_loss,
     mixed_binary_cross_entropy,
     mixed_cross_entropy,
 )
@@ -34,6 +34,7 @@ from fastdeit.phases import phase
 from fastdeit.resume import Position, cut_metrics, run_state
 from fastdeit.session import Session
 from fastdeit.stopping import stop_requests
+from fastdeit.teacher import answer, answered
 from fastdeit.telemetry import METRICS, Metrics
 
 
@@ -124,7 +125,8 @@ def train(
             losses: list[Tensor] = []
             num_steps, since = 0, time.perf_counter()
             loader = Timed(train_batches)
-            for batch in augmented(loader, config.augment, run.seed, compute, mix_word):
+            shown = augmented(loader, config.augment, run.seed, compute, mix_word)
+            for batch in shown if session.answers is None else answered(shown, session.answers):
                 lr = learning_rate(optim, batch_size, step, steps_per_epoch, run.compat)
                 losses.append(train_step(config, session, batch, lr))
                 step += 1
@@ -176,8 +178,8 @@ def train(
             for each in models.values():
                 world.broadcast_buffers(each)
             try:
-                shown = until_stop(val_batches, votes)
-                scores = evaluate_all([*models.values()], shown, compute, world=world)
+                val_shown = until_stop(val_batches, votes)
+                scores = evaluate_all([*models.values()], val_shown, compute, world=world)
             except AskedToStop:
                 stop(Position(epoch, steps_per_epoch, step, (), best_top1_pct))
             for kind, score in zip(models, scores, strict=True):
@@ -248,10 +250,13 @@ def loss_of(config: TrainConfig, session: Session, batch: AugmentedBatch) -> Ten
         loss = mixed_binary_cross_entropy(logits, batch.targets)
     else:
         loss = mixed_cross_entropy(logits, batch.targets, config.augment.smoothing)
-    if session.teacher is not None and dist_logits is not None:
+    said = batch.answer
+    if said is None and session.teacher is not None:
         with torch.no_grad():
-            teacher_logits = session.teacher(batch.images)
-        loss = hard_distillation_loss(loss, dist_logits, teacher_logits)
+            said = answer(session.teacher(batch.images), config.distill)
+    if said is not None:
+        learner = logits if dist_logits is None else dist_logits
+        loss = distilled_loss(loss, learner, said, config.distill, config.run.compat)
     return loss
 
 

@@ -23,7 +23,8 @@ from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import choose_engine, open_pipeline, pipeline_options, train_plan
 from fastdeit.pipelines.synthetic import synthetic_index
 from fastdeit.recipes import demo_teacher
-from fastdeit.session import Session, assemble, load_teacher
+from fastdeit.session import Session, assemble
+from fastdeit.teacher import load_teacher
 from fastdeit.train import Timed, train_step
 
 NUM_CLASSES = 1000
@@ -139,7 +140,8 @@ def work_of(config: TrainConfig, model: nn.Module, teacher: nn.Module | None, na
 
 def is_taught(config: TrainConfig) -> bool:
     """Whether a teacher runs in each step."""
-    return config.distill.distillation != "none"
+    distill = config.distill
+    return distill.distillation != "none" and distill.teacher_labels is None
 
 
 def usual_teacher(recipe: str) -> ModelConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -67,6 +68,7 @@ def train(config: AnyRecipe) -> int:
         # Heavy imports come after the line is parsed, so that help and errors are quick.
         from fastdeit.device import choose_compute
         from fastdeit.distributed import joined, say
+        from fastdeit.pipelines.labels import LabelStore
         from fastdeit.pipelines.open import open_pipeline, pipeline_options
         from fastdeit.session import make_session
         from fastdeit.telemetry import check_telemetry
@@ -86,6 +88,9 @@ def train(config: AnyRecipe) -> int:
         check_folder(config)
         names = train_set[0].class_names
         session = make_session(config, names, compute, world)
+        if config.distill.teacher_labels is not None:
+            answers = LabelStore(config, train_set[1], names)
+            session = dataclasses.replace(session, answers=answers)
         if session.position.epoch >= epochs:
             if world.is_main:
                 say(f"the run in {out} has ended: all {epochs} epochs are done")

@@ -28,6 +28,8 @@ class AugmentedBatch:
     """From 0."""
     step: int
     """From 0 within the epoch."""
+    answer: Tensor | None = None
+    """What the teacher said of them, if it was asked before."""
 
     def parts(self, num: int) -> Iterator[AugmentedBatch]:
         """Cut the batch into at most `num` parts of nearly equal size, in order, none empty."""
@@ -43,6 +45,7 @@ class AugmentedBatch:
                     ),
                     self.epoch,
                     self.step,
+                    None if self.answer is None else self.answer[own],
                 )
 
 

@@ -56,14 +56,6 @@ class TrainConfig:
             f"must be at most the images of a step ({self.data.batch_size})",
             "Pass a smaller --accumulate.",
         )
-        if self.distill.distillation != "none":
-            require(
-                self.model.is_distilled,
-                "model",
-                self.model.model,
-                "must have a distillation token when --distillation is on",
-                "Pass --model deit_small_distilled_patch16_224, say.",
-            )
         require(
             not (self.model.is_distilled and self.distill.distillation == "none"),
             "distillation",

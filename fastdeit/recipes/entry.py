@@ -66,7 +66,7 @@ def table_9(
     out: Path,
     teacher: Path | None,
     init_from: Path | None,
-    distillation: Literal["none", "hard"] = "none",
+    distillation: Literal["none", "hard", "soft"] = "none",
 ) -> TrainConfig:
     """The column DeiT-B of Table 9, which holds for all sizes: the defaults, and drop path."""
     return TrainConfig(

@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from augment_batches import make_batch
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
@@ -21,7 +19,7 @@ from fastdeit.augment import MixedTargets, augment, dense_targets
 from fastdeit.config import ModelConfig, OptimConfig
 from fastdeit.config.augment import AugmentConfig
 from fastdeit.ema import ModelEma
-from fastdeit.losses import hard_distillation_loss, mixed_binary_cross_entropy
+from fastdeit.losses import mixed_binary_cross_entropy
 from fastdeit.models import make_model
 from fastdeit.optim import learning_rate, make_optimizer
 from fastdeit.recipes import RECIPES
@@ -29,23 +27,6 @@ from fastdeit.session import make_session
 from fastdeit.train import train_step
 
 NUM_CLASSES = 11
-
-
-def test_hard_distillation_is_equation_3() -> None:
-    """Half the label's cross-entropy, half that with the teacher's decision, in float64 numpy."""
-    class_logits, dist_logits, teacher_logits = torch.randn(3, 4, NUM_CLASSES)
-    labels = torch.tensor([1, 2, 3, 4])
-    class_loss = F.cross_entropy(class_logits, labels)
-    found = hard_distillation_loss(class_loss, dist_logits, teacher_logits)
-
-    def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> float:
-        values = logits.double().numpy()
-        log_sum = np.log(np.exp(values).sum(1))
-        return float((log_sum - values[np.arange(4), targets.numpy()]).mean())
-
-    expected = 0.5 * cross_entropy(class_logits, labels)
-    expected += 0.5 * cross_entropy(dist_logits, teacher_logits.argmax(1))
-    assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_binary_cross_entropy_is_deits() -> None:
