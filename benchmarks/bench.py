@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastdeit.benchmarks.commands.data import augment, convert, footprint, loaders, scale
 from fastdeit.benchmarks.commands.models import end_to_end, step
+from fastdeit.benchmarks.commands.results import compare, keep, report
 
 
 def bench() -> int:
@@ -24,4 +25,7 @@ bench.subcommands = {  # type: ignore[attr-defined]
     "augment": augment,
     "convert": convert,
     "scale": scale,
+    "compare": compare,
+    "keep": keep,
+    "report": report,
 }
