@@ -186,6 +186,8 @@ def test_rows_of_the_same_hardware_are_compared() -> None:
         '"environment": {}}\n',
         '{"case": "a", "name": "b", "unit": "c", "n": 1, "median": NaN, "p20": 1, "p80": 1, '
         '"environment": {}}\n',
+        '{"case": "a", "name": "b", "unit": "c", "n": 1, "median": 1, "p20": 1, "p80": Infinity, '
+        '"environment": {}}\n',
         '{"case": "a", "name": "b", "unit": "c", "n": 1, "median": 1, "p20": 1, "p80": 1, '
         '"environment": 5}\n',
         '{"case": "a", "name": "b", "unit": "c", "n": 1, "median": 1, "p20": 1, "p80": 1, '
