@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastdeit.benchmarks.commands.budget import budget
 from fastdeit.benchmarks.commands.data import augment, convert, footprint, loaders, scale
 from fastdeit.benchmarks.commands.models import end_to_end, step
 
@@ -24,4 +25,5 @@ bench.subcommands = {  # type: ignore[attr-defined]
     "augment": augment,
     "convert": convert,
     "scale": scale,
+    "budget": budget,
 }
