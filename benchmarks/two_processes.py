@@ -218,6 +218,7 @@ def take_part(job: Job, on_round: Callable[[], None]) -> dict[str, Any] | None:
     ):
         index = synthetic_index(max(256, 8 * job.batch_size), NUM_CLASSES)
         plan = train_plan(own.data, index, own.run)
+        share = train_plan(whole.data, index, whole.run, world.rank, world.size)
 
         def model() -> torch.nn.Module:
             return make_model(own.model, NUM_CLASSES, own.data.image_size, own.run.seed)
@@ -233,7 +234,7 @@ def take_part(job: Job, on_round: Callable[[], None]) -> dict[str, Any] | None:
         options = pipeline_options(own.data, compute.device)
         with (
             open_pipeline(index, plan, "synthetic", options) as batches,
-            open_pipeline(index, plan, "synthetic", options) as others,
+            open_pipeline(index, share, "synthetic", options) as others,
         ):
             by_one = TrainingSteps(own, alone, batches)
             by_two = TrainingSteps(whole, joint, others)
@@ -272,6 +273,9 @@ def take_part(job: Job, on_round: Callable[[], None]) -> dict[str, Any] | None:
                     rounds.append(times)
                 if world.is_main:
                     on_round()
+        # Their images differ: without the averaging their weights would too.
+        norms = [value.norm().item() for value in joint.model.parameters()]
+        world.check_alike("the weights of one model", f"{sum(norms)!r}", "This is a fault of ours.")
     if not world.is_main:
         return None
     return {
