@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastdeit.benchmarks.commands.budget import budget
 from fastdeit.benchmarks.commands.data import augment, ceilings, convert, footprint, loaders, scale
 from fastdeit.benchmarks.commands.models import end_to_end, step
 from fastdeit.benchmarks.commands.results import compare, keep, report
@@ -31,4 +32,5 @@ bench.subcommands = {  # type: ignore[attr-defined]
     "compare": compare,
     "keep": keep,
     "report": report,
+    "budget": budget,
 }
