@@ -302,9 +302,9 @@ def test_wrong_input_is_one_line(
 
 def test_what_rows_cannot_say_is_left_out(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Another recipe, another precision, two of them at once: one line each, exit code 1."""
-    code, _, text = bench(f"deit-s deit-b --from {kept} --gpus 1 --no-check", capsys)
+    code, facts, text = bench(f"deit-s deit-b --from {kept} --gpus 1 --no-check", capsys)
     assert code == 1 and "rows must hold those of the step of deit-s. Found: deit-b at" in text
-    assert "budget: deit-b  1 GPU" in text
+    assert {row["case"] for row in facts["rows"]} == {"budget: deit-b"}
     code, _, text = bench(f"--from {kept} --precision fp16 --no-check", capsys)
     assert code == 1 and "the step of deit-b in fp16" in text
     write_rows(kept / "more.jsonl", [step_row("deit-b", 256, 1900, "fp32")])
