@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fastdeit.benchmarks.commands.budget import budget
 from fastdeit.benchmarks.commands.data import augment, ceilings, convert, footprint, loaders, scale
 from fastdeit.benchmarks.commands.models import end_to_end, step
+from fastdeit.benchmarks.commands.results import compare, keep, report
 from fastdeit.benchmarks.commands.suite import everything
 
 
@@ -27,4 +29,8 @@ bench.subcommands = {  # type: ignore[attr-defined]
     "convert": convert,
     "scale": scale,
     "ceilings": ceilings,
+    "compare": compare,
+    "keep": keep,
+    "report": report,
+    "budget": budget,
 }

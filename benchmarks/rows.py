@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -85,6 +86,23 @@ class Row:
         """What a row is a measurement of."""
         return self.case, self.name, json.dumps(self.settings, sort_keys=True)
 
+    @property
+    def family(self) -> str:
+        """The benchmark: the case without what it was measured with."""
+        return self.case.replace(":", ",").split(",")[0].strip()
+
+    @property
+    def less_is_better(self) -> bool:
+        """Whether it counts what something costs, such as MB or ms, and not what a second gives."""
+        return not self.unit.endswith("/s")
+
+    @property
+    def all_ratios(self) -> dict[str, float]:
+        """`ratios`, also of older rows, which had but one."""
+        if not self.ratios and self.baseline is not None and self.ratio is not None:
+            return {self.baseline: self.ratio}
+        return self.ratios
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -116,13 +134,18 @@ def read_rows(path: Path) -> list[Kept]:
         UserError: the file holds anything else.
         OSError: it cannot be read.
     """
-    names = {each.name for each in fields(Row)}
+    types = {each.name: str(each.type) for each in fields(Row)}
     kept = []
     for number, text in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
         try:
             values = json.loads(text)
             environment = values.pop("environment")
-            row = Row(**{name: value for name, value in values.items() if name in names})
+            values = {name: value for name, value in values.items() if name in types}
+            row = Row(**values)
+            if not isinstance(environment, dict) or not all(
+                is_of(value, types[name]) for name, value in values.items()
+            ):
+                raise TypeError
         except (ValueError, TypeError, KeyError, AttributeError):
             raise UserError(
                 f"rows must be JSON lines of `fastdeit bench`. Found: {path}, line {number}, "
@@ -130,6 +153,21 @@ def read_rows(path: Path) -> list[Kept]:
             ) from None
         kept.append(Kept(row, environment))
     return kept
+
+
+def is_of(value: object, type_name: str) -> bool:
+    """Whether a value from JSON is what a field of `Row` holds; numbers are finite, 0 or more."""
+    if value is None:
+        return type_name.endswith("None")
+    if type_name.startswith("dict"):
+        is_plain = "Any" in type_name
+        return isinstance(value, dict) and (
+            is_plain or all(is_of(each, "float") for each in value.values())
+        )
+    if type_name.startswith("str"):
+        return isinstance(value, str)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value >= 0  # type: ignore[operator, arg-type]
 
 
 def find_rows(path: Path) -> list[Path]:

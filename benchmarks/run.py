@@ -16,13 +16,15 @@ from tqdm import tqdm
 
 from fastdeit import UserError
 from fastdeit.benchmarks.harness import Effort
+from fastdeit.benchmarks.markdown_report import report_text
 from fastdeit.benchmarks.plots import plot_bars
 from fastdeit.benchmarks.rows import ROWS, Kept, Row, read_rows, write_rows
 from fastdeit.benchmarks.table import format_table
 from fastdeit.environment import describe_environment
+from fastdeit.files import replace_file
 
-NOT_OF_A_MACHINE = ("date",)
-"""What may differ between two runs that are one measurement."""
+REPORT = "report.md"
+"""Of all rows in an --out folder."""
 
 
 class BenchRun:
@@ -32,8 +34,8 @@ class BenchRun:
         """Look at the folder, before anything is measured.
 
         Args:
-            out: folder for rows.jsonl and a chart of each case; rows of other measurements that
-                are there stay, older ones of the same are replaced. None keeps nothing.
+            out: folder for rows.jsonl, report.md and a chart of each benchmark; rows of other
+                measurements there stay, older ones of the same are replaced. None keeps nothing.
             device: where it is measured.
 
         Raises:
@@ -129,9 +131,11 @@ class BenchRun:
             The exit code: 0, or 1 if something could not be measured.
         """
         self._bar.close()
-        if self._out is not None:
-            for family in dict.fromkeys(family_of(row.case) for row in self.rows):
-                rows = [row for row in self.rows if family_of(row.case) == family]
+        if self._out is not None and (self._out / ROWS).exists():
+            text = report_text({ROWS: read_rows(self._out / ROWS)})
+            replace_file(self._out / REPORT, text.encode())
+            for family in dict.fromkeys(row.family for row in self.rows):
+                rows = [row for row in self.rows if row.family == family]
                 plot_bars(rows, self._out / f"{family}.png")
         rows = self.rows if shown is None else list(shown)
         if rows:
@@ -174,8 +178,8 @@ def open_folder(out: Path) -> list[Kept]:
 def tables_of(rows: Sequence[Row]) -> str:
     """A table for each benchmark, so that its columns are its own."""
     parts = []
-    for family in dict.fromkeys(family_of(row.case) for row in rows):
-        own = [row for row in rows if family_of(row.case) == family]
+    for family in dict.fromkeys(row.family for row in rows):
+        own = [row for row in rows if row.family == family]
         parts.append(format_table(own))
         parts += [
             f"{row.case}, one after another: {said}" for row in own if (said := parts_of(row))
@@ -187,8 +191,3 @@ def tables_of(rows: Sequence[Row]) -> str:
 def parts_of(row: Row) -> str:
     """The parts of a step in words, or nothing."""
     return ", ".join(f"{name} {took:.3g} ms" for name, took in row.phases_ms.items())
-
-
-def family_of(case: str) -> str:
-    """Which benchmark a case is of: `loaders, 1 core` of loaders, `step: deit-b` of step."""
-    return case.split(":")[0].split(",")[0]

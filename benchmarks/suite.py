@@ -17,7 +17,7 @@ from fastdeit.benchmarks.convert import bench_convert, convert
 from fastdeit.benchmarks.loaders import bench_loaders, engines_for
 from fastdeit.benchmarks.photographs import make_imagefolder, photograph
 from fastdeit.benchmarks.rows import Row
-from fastdeit.benchmarks.run import BenchRun, family_of
+from fastdeit.benchmarks.run import BenchRun
 from fastdeit.benchmarks.step import Files
 from fastdeit.device import Compute
 from fastdeit.pipelines.datasets.index import open_dataset
@@ -210,7 +210,7 @@ def fewer_images(source: Path, num_images: int) -> Iterator[Path]:
 
 def is_main(row: Row) -> bool:
     """Whether a row belongs into a short table."""
-    family, name = family_of(row.case), row.name
+    family, name = row.family, row.name
     if family in ("ceilings", "step", "table5"):
         return True
     if family == "loaders":

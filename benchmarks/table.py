@@ -63,6 +63,11 @@ def format_table(rows: list[Row]) -> str:
                 *(column.text(row) for column in more),
             ]
         )
+    return aligned(lines)
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """Lines of cells with their columns below each other."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

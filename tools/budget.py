@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,36 +17,18 @@ from fastdeit.errors import require
 from fastdeit.recipes import fill_recipe
 from fastdeit.tools.progress import progress
 from fastdeit.tools.recipe_list import check_recipe
+from fastdeit.training_time import (
+    IMAGENET_TRAIN,
+    IMAGENET_VAL,
+    PaperTime,
+    num_eval_passes,
+    paper_times,
+)
 
 if TYPE_CHECKING:
     from fastdeit.pipelines.pace import Pace
 
-IMAGENET_TRAIN, IMAGENET_VAL = 1_281_167, 50_000
 DEFAULT_STEPS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class PaperTime:
-    """A training time that the paper gives."""
-
-    models: str
-    """Pattern of timm's names."""
-    image_size: int
-    """In pixels."""
-    hours: float
-    """How long it took, or less."""
-    what: str
-    """What took so long."""
-
-
-# Source: arXiv:2012.12877, section 6, "Training time"; the GPUs were V100 (the authors,
-# facebookresearch/deit issue 21).
-PAPER_TIMES = (
-    PaperTime(r"deit_base_patch16_\d+", 224, 53, "300 epochs on one node of 8 V100"),
-    PaperTime(r"deit_base_patch16_\d+", 224, 37, "300 epochs on two nodes, 16 V100"),
-    PaperTime(r"deit_base_patch16_\d+", 384, 20, "fine-tuning for 25 epochs on 8 V100"),
-    PaperTime(r"deit_(tiny|small)_patch16_\d+", 224, 72, "300 epochs on 4 GPUs, less than this"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +159,7 @@ def budget(
     work = count_work(config, stand_in) if pace is None else pace.work
 
     # ---- how long ------------------------------------------------------------------------------
-    eval_passes = config.optim.epochs * (2 if config.optim.ema_decay > 0 else 1)
+    eval_passes = num_eval_passes(config)
     eval_rate = gpus * rate * work.train_flops / work.eval_flops
     estimate = Estimate(
         train_hours=hours_of(config.optim.epochs * steps_per_epoch * config.data.batch_size)
@@ -263,16 +244,6 @@ def count_steps(config: TrainConfig, num_images: int) -> int:
 def hours_of(num_images: float) -> float:
     """Hours at one image a second."""
     return num_images / 3600
-
-
-def paper_times(config: TrainConfig) -> list[PaperTime]:
-    """The paper's times of the same model at the same resolution; it has none of distilled runs."""
-    model, image_size = config.model.model, config.data.image_size
-    return [
-        time
-        for time in PAPER_TIMES
-        if re.fullmatch(time.models, model) and time.image_size == image_size
-    ]
 
 
 def assumptions(gpus: int, teacher: str | None, is_synthetic: bool) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 from fastdeit import UserError
 from fastdeit.benchmarks import suite as suite_module
 from fastdeit.benchmarks.rows import ROWS, Row, read_rows
-from fastdeit.benchmarks.run import BenchRun, family_of
+from fastdeit.benchmarks.run import BenchRun
 from fastdeit.benchmarks.step import STEPS
 from fastdeit.benchmarks.suite import RESERVE, SHARES, Clock, fewer_images
 from fastdeit.flops import MATRIX_SIDE
@@ -41,7 +41,7 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = json.loads(captured.out.splitlines()[-1])
     rows = [kept.row for kept in read_rows(out / ROWS)]
     assert [row.name for row in rows] == [row["name"] for row in printed["rows"]]
-    families = {family_of(row.case) for row in rows}
+    families = {row.family for row in rows}
     assert families == {
         *("ceilings", "loaders", "augment", "step", "end-to-end", "convert", "table5")
     }
@@ -63,6 +63,7 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if row.frac_of_bound is not None:
             # Few noisy rounds: the bound itself was measured in them.
             assert row.frac_of_bound < 1.5, row
+    assert (out / "report.md").read_text().startswith("# ")
     for family in families:
         assert (out / f"{family}.png").read_bytes()[:4] == b"\x89PNG"
     assert "the published DeiT loop" in captured.err

@@ -22,8 +22,9 @@ from fastdeit.models import make_model
 from fastdeit.pipelines import pace as pace_module
 from fastdeit.pipelines.pace import count_work, measure_pace, usual_teacher
 from fastdeit.recipes import RECIPES
-from fastdeit.tools.budget import paper_times, resolve
+from fastdeit.tools.budget import resolve
 from fastdeit.tools.cli import main
+from fastdeit.training_time import paper_times
 
 TINY = "demo-teacher --device cpu --batch-size 8"
 

@@ -1,0 +1,96 @@
+"""Filing rows among the kept results: CASE_HARDWARE_YYYYMM_COMMIT.jsonl."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from fastdeit import UserError
+from fastdeit.benchmarks.rows import Kept, read_rows, write_rows
+
+MAKERS = ("amd", "geforce", "instinct", "nvidia", "radeon", "tesla")
+"""Words of a GPU's name that do not tell it from others."""
+SERIES = ("gtx", "quadro", "rtx", "titan")
+"""Words that belong to the one behind them."""
+
+
+def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> list[Path]:
+    """Write rows into files under their names, all or none.
+
+    Args:
+        rows: of any benchmarks and environments.
+        results: folder of the files; it is made.
+        dirty: also take rows of a checkout with changes that were not committed.
+        overwrite: also replace a file that holds other rows.
+
+    Returns:
+        The files of the rows, sorted; one that holds the same rows already is left as it is.
+
+    Raises:
+        UserError: a row does not know its commit, its checkout was dirty, or a file holds others.
+        OSError: a file cannot be written.
+    """
+    num_dirty = sum(bool(kept.environment.get("dirty")) for kept in rows)
+    if num_dirty and not dirty:
+        raise UserError(
+            "rows must be of a commit, so that others can measure them again. Found: "
+            f"{num_dirty} of {len(rows)} of a checkout with other changes. Commit and measure "
+            "again, or pass --dirty."
+        )
+    files: dict[Path, list[Kept]] = {}
+    for kept in rows:
+        files.setdefault(results / name_of(kept), []).append(kept)
+    changed = {path: own for path, own in files.items() if not holds(path, own)}
+    others = [path for path in sorted(changed) if path.exists()]
+    if others and not overwrite:
+        raise UserError(
+            f"kept results must not be lost. Found: other rows in {others[0]}. Give another "
+            "--results, or replace them with --overwrite."
+        )
+    for path, own in changed.items():
+        write_rows(path, own)
+    return sorted(files)
+
+
+def holds(path: Path, rows: list[Kept]) -> bool:
+    """Whether a file has just these rows."""
+    return path.exists() and read_rows(path) == rows
+
+
+def name_of(kept: Kept) -> str:
+    """The name of the file that a row belongs into.
+
+    Raises:
+        UserError: its environment lacks the date or the commit.
+    """
+    environment = kept.environment
+    date, commit = environment.get("date"), environment.get("commit")
+    if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,40}", commit):
+        raise UserError(
+            f"rows must know their commit. Found: {commit} in {kept.row.case}. Measure from a git "
+            "checkout."
+        )
+    if not isinstance(date, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
+        raise UserError(
+            f"rows must know their date. Found: {date} in {kept.row.case}. Measure again."
+        )
+    month = date[:7].replace("-", "")
+    end = "-dirty" if environment.get("dirty") else ""
+    case = "-".join(re.findall(r"\w+", kept.row.family))  # end-to-end, memory-of-a-rank
+    return f"{case}_{hardware_slug(environment)}_{month}_{commit[:8]}{end}.jsonl"
+
+
+def hardware_slug(environment: dict[str, Any]) -> str:
+    """A short name of a machine: h200, rtx4090, or cpu-2cores without a GPU."""
+    gpu = environment.get("gpu")
+    if not gpu:
+        return f"cpu-{environment.get('num_cores')}cores"
+    words = [word for word in re.findall(r"[a-z0-9.]+", str(gpu).lower()) if word not in MAKERS]
+    slug = words[0] if words else "gpu"
+    if slug in SERIES and len(words) > 1:
+        slug += words[1]
+    # A part of a GPU is another machine.
+    if "mig" in words:
+        slug += "-mig" + "".join(f"-{word}" for word in words[words.index("mig") + 1 :])
+    return slug
