@@ -279,6 +279,7 @@ def test_the_head_that_learns(tmp_path: Path) -> None:
         for head in (None, logits[1]):
             batch = SimpleNamespace(
                 images=torch.zeros(2, 3, 48, 48),
+                answer=None,
                 targets=SimpleNamespace(
                     labels=torch.tensor([0, 1]),
                     partner_labels=torch.tensor([0, 1]),
