@@ -87,7 +87,7 @@ def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> 
             "train demo-teacher --train a --val b --out {tmp}/run --loss bce",
             "smoothing must be 0 with --loss bce",
         ),
-        ("bench loders", "no such subcommand of fastdeit bench. Found: loders. Known: step, "),
+        ("bench loders", "no such subcommand of fastdeit bench. Found: loders. Known: all, "),
         ("bench step --device cuda:99", "device cuda:99 is not there. Found: "),
     ],
 )
