@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastdeit.benchmarks.commands.data import augment, convert, footprint, loaders, scale
+from fastdeit.benchmarks.commands.inference import resolutions, table5
 from fastdeit.benchmarks.commands.models import end_to_end, step
 
 
@@ -17,6 +18,8 @@ def bench() -> int:
 
 
 bench.subcommands = {  # type: ignore[attr-defined]
+    "table5": table5,
+    "resolutions": resolutions,
     "step": step,
     "end-to-end": end_to_end,
     "loaders": loaders,
