@@ -59,6 +59,17 @@ def short_name(row: PaperRow) -> str:
     return name.replace(" distilled", "").replace(", 1000 epochs", "")
 
 
+def rates_by_protocol(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """The rate of every row of Table 5 that a measurement stands for, by protocol and name."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.model is None or row.image_size is None or "protocol" not in row.settings:
+            continue
+        for one in rows_of_architecture(row.model, row.image_size):
+            found.setdefault(str(row.settings["protocol"]), {})[one.name] = row.median
+    return found
+
+
 def plot_figure1(rows: list[Row], path: Path) -> None:
     """Draw a panel for each protocol: the paper's points, and in colour ours.
 
@@ -67,12 +78,7 @@ def plot_figure1(rows: list[Row], path: Path) -> None:
             nothing is drawn.
         path: a .png; it appears when it is complete.
     """
-    panels: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if row.model is None or row.image_size is None or "protocol" not in row.settings:
-            continue
-        for one in rows_of_architecture(row.model, row.image_size):
-            panels.setdefault(str(row.settings["protocol"]), {})[one.name] = row.median
+    panels = rates_by_protocol(rows)
     if not panels:
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
