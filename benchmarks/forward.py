@@ -201,7 +201,9 @@ def free_memory(device: torch.device) -> None:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the host, has no more memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    # cuBLAS and the host's allocator say so in words of their own.
+    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def first_line(error: Exception) -> str:

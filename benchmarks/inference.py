@@ -270,6 +270,8 @@ class InferenceBench:
                 row = self.timed(name, Forward(network, way, compute), batch, share_s)
         finally:
             torch.backends.cudnn.benchmark = False
+            if protocol == "bf16-compiled":
+                torch.compiler.reset()  # what it keeps of this model is not needed again
         assert row.batch_size is not None and row.mean is not None
         if row.batch_size < batch:
             why = f"{why}, less what the kernels' work space takes"
