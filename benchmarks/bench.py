@@ -18,10 +18,10 @@ def bench() -> int:
 
 
 bench.subcommands = {  # type: ignore[attr-defined]
-    "table5": table5,
-    "resolutions": resolutions,
     "step": step,
     "end-to-end": end_to_end,
+    "table5": table5,
+    "resolutions": resolutions,
     "loaders": loaders,
     "footprint": footprint,
     "augment": augment,
