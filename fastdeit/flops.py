@@ -147,7 +147,8 @@ def train_flops(model: nn.Module, teacher: nn.Module | None, image_size: int) ->
     """Operations of training on one image, for the model FLOPs utilisation (MFU).
 
     Three times the student's forward pass, of which two for the backward pass (less where a part
-    of it is frozen), and the teacher's forward pass. What activation checkpointing computes twice counts once.
+    of it is frozen), and the teacher's forward pass. What activation checkpointing computes twice
+    counts once.
 
     Args:
         model: the student.

@@ -106,7 +106,7 @@ def how_to_make(config: TrainConfig) -> str:
     """The lines that make both sets of the recipe's dataset."""
     data = config.data
     root, train, val = ROOTS[data.dataset]
-    return (
-        f"{dataset_row(data.dataset).name} is made by `fastdeit convert SOURCE {data.train} --split "
-        f"{train}` and `fastdeit convert SOURCE {data.val} --split {val}`, where SOURCE is {root}."
-    )
+    lines = [f"fastdeit convert SOURCE {data.train} --split {train}"]
+    lines.append(f"fastdeit convert SOURCE {data.val} --split {val}")
+    name = dataset_row(data.dataset).name
+    return f"{name} is made by `{'` and `'.join(lines)}`, where SOURCE is {root}."

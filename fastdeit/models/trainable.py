@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -54,7 +54,7 @@ def classifiers(model: nn.Module) -> list[nn.Module]:
     Raises:
         UserError: it has none.
     """
-    found = getattr(model, "get_classifier", tuple)()
+    found: Any = getattr(model, "get_classifier", tuple)()
     heads = [*found] if isinstance(found, tuple) else [found]
     if not any(True for head in heads for _ in head.parameters()):
         raise UserError(
