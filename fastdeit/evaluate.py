@@ -77,7 +77,7 @@ def evaluate_all(
     """Score models in one pass; every sample that `batches` yields, in any process, counts once.
 
     Args:
-        models: from `make_model`, on the device; their mode is restored afterwards.
+        models: from `make_model`, on the device; the modes of their modules are restored.
         batches: centre crops, in any order, the last batch may be smaller.
         compute: device and precision.
         right_labels: gives (B, K) which labels are right for images with some stable keys; None
@@ -89,7 +89,8 @@ def evaluate_all(
 
     Note: sums stay on the device; they are read once, at the end.
     """
-    were_training = [model.training for model in models]
+    # Of each module, for a part of a model may be frozen in evaluation mode.
+    modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
     # The last number counts the samples.
@@ -112,8 +113,8 @@ def evaluate_all(
             for number, name in enumerate(head_names(model)):
                 total[number, :width] += _count(heads[name], batch.labels, right)
             total[:, width] += len(batch.labels)
-    for model, was_training in zip(models, were_training, strict=True):
-        model.train(was_training)
+    for module, was_training in modes:
+        module.training = was_training
     evaluations = []
     for model, total in zip(models, sums, strict=True):
         if world is not None:

@@ -99,6 +99,36 @@ def forward_flops(model: nn.Module, image_size: int) -> int:
     Returns:
         Floating-point operations, two for a multiply-add.
     """
+    structure = structure_of(model)
+    image = torch.empty(1, 3, image_size, image_size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        structure(image)
+    return int(counter.get_total_flops())
+
+
+def backward_flops(model: nn.Module, image_size: int) -> int:
+    """Count the operations of one image's backward pass, two for a multiply-add.
+
+    Twice the forward pass: gradients of weights and of inputs. Of a model that is frozen in part,
+    what its backward pass computes.
+
+    Args:
+        model: as in `forward_flops`, as it is trained.
+        image_size: side of the square image in pixels.
+    """
+    parameters = list(model.parameters())
+    if all(parameter.requires_grad for parameter in parameters):
+        return 2 * forward_flops(model, image_size)
+    structure = structure_of(model)
+    image = torch.empty(1, 3, image_size, image_size, device="meta")
+    logits = structure(image)
+    with FlopCounterMode(display=False) as counter:
+        logits.sum().backward()
+    return int(counter.get_total_flops())
+
+
+def structure_of(model: nn.Module) -> nn.Module:
+    """A copy of a model on torch's meta device, without numbers, in float32 and evaluation mode."""
     model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
     memo: dict[int, object] = {}
     for module in model.modules():
@@ -107,20 +137,18 @@ def forward_flops(model: nn.Module, image_size: int) -> int:
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 empty = torch.empty_like(tensor, device="meta", requires_grad=False)
                 is_parameter = isinstance(tensor, nn.Parameter)
-                memo[id(tensor)] = nn.Parameter(empty, False) if is_parameter else empty
+                needs_grad = tensor.requires_grad
+                memo[id(tensor)] = nn.Parameter(empty, needs_grad) if is_parameter else empty
     # deepcopy takes what is in the memo for copied, so no numbers are.
-    structure = copy.deepcopy(model, memo).to(dtype=torch.float32).eval()
-    image = torch.empty(1, 3, image_size, image_size, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        structure(image)
-    return int(counter.get_total_flops())
+    return copy.deepcopy(model, memo).to(dtype=torch.float32).eval()
 
 
 def train_flops(model: nn.Module, teacher: nn.Module | None, image_size: int) -> int:
     """Operations of training on one image, for the model FLOPs utilisation (MFU).
 
-    Three times the student's forward pass, of which two for the backward pass, and the teacher's
-    forward pass. What activation checkpointing computes twice counts once.
+    Three times the student's forward pass, of which two for the backward pass (less where a part
+    of it is frozen), and the teacher's forward pass. What activation checkpointing computes twice
+    counts once.
 
     Args:
         model: the student.
@@ -129,7 +157,7 @@ def train_flops(model: nn.Module, teacher: nn.Module | None, image_size: int) ->
 
     Source: PaLM, arXiv:2204.02311, appendix B; there for language models.
     """
-    own = 3 * forward_flops(model, image_size)
+    own = forward_flops(model, image_size) + backward_flops(model, image_size)
     return own if teacher is None else own + forward_flops(teacher, image_size)
 
 

@@ -24,7 +24,8 @@ from fastdeit.files import replace_file
 
 MAY_DIFFER = frozenset(
     (
-        "data.bad_images", "data.engine", "data.hw_decoder_load", "data.threads", "data.train",
+        "data.bad_images", "data.dataset", "data.engine", "data.hw_decoder_load", "data.threads",
+        "data.train",
         "data.val", "distill.teacher", "dry_run", "init_from", "optim.accumulate",
         "run.activation_checkpointing", "run.budget_hours", "run.compile", "run.device",
         "run.keep_checkpoints", "run.log_every_steps", "run.out", "run.overwrite", "run.resume",

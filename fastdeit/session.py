@@ -16,6 +16,7 @@ from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError, require
 from fastdeit.models import make_model, set_distilled_training
 from fastdeit.models.initialise import initialise_from
+from fastdeit.models.trainable import set_trainable
 from fastdeit.optim import make_optimizer
 from fastdeit.resume import Position, load_run, restore
 from fastdeit.teacher import Answers, load_teacher
@@ -69,7 +70,8 @@ def make_session(
     compute = compute or choose_compute(config.run.device, config.run.precision)
     model = make_model(config.model, len(class_names), config.data.image_size, config.run.seed)
     if config.init_from is not None and content is None:
-        became = initialise_from(model, load_checkpoint(config.init_from), class_names)
+        checkpoint = load_checkpoint(config.init_from)
+        became = initialise_from(model, checkpoint, class_names, config.init_weights)
         if world.is_main:
             say(f"{config.init_from}: {became}")
     teacher = load_teacher(config, class_names, compute, world.is_main)
@@ -100,6 +102,7 @@ def assemble(
     world = world or World()
     model = compute.place(model).train()
     set_distilled_training(model)
+    set_trainable(model, config.optim.trainable)
     if config.run.activation_checkpointing:
         checkpoint_activations(model, config.model.model)
     optimizer = make_optimizer(model, config.optim, config.data.batch_size, config.run.compat)

@@ -52,9 +52,9 @@ class CropRule(NamedTuple):
 
 def crop_rule(plan: Plan) -> CropRule:
     """The rule of a plan's cuts."""
-    kind = CENTER if not plan.is_training else RESIZED if plan.crop == "resized" else PADDED
+    kinds = {"center": CENTER, "resized": RESIZED, "padded": PADDED}
     return CropRule(
-        kind=kind,
+        kind=kinds[plan.crop] if plan.is_training else CENTER,
         size=plan.image_size,
         shorter=int(plan.image_size / plan.eval_crop_ratio),
         scale_low=float(plan.crop_scale[0]),

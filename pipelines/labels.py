@@ -57,6 +57,8 @@ def settings_of(config: TrainConfig, plan: Plan) -> dict[str, Any]:
         **{f"augment.{n}": v for n, v in augment.items() if n not in NOT_OF_THE_IMAGES},
         "distill.distillation": config.distill.distillation,
     }
+    if plan.crop == "center":
+        settings["data.eval_crop_ratio"] = plan.eval_crop_ratio
     if config.distill.distillation == "soft":
         settings["distill.temperature"] = config.distill.temperature
         settings["distill.teacher_top_k"] = config.distill.teacher_top_k

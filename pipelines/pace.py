@@ -19,6 +19,7 @@ from fastdeit.device import Compute, choose_compute
 from fastdeit.errors import UserError
 from fastdeit.flops import Peak, forward_flops, peak_flops, train_flops
 from fastdeit.models import make_model
+from fastdeit.models.trainable import set_trainable
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import choose_engine, open_pipeline, pipeline_options, train_plan
 from fastdeit.pipelines.synthetic import synthetic_index
@@ -127,6 +128,7 @@ def count_work(config: TrainConfig, stand_in: ModelConfig = TEACHER) -> Work:
     """
     with torch.device("meta"):
         model = make_model(config.model, NUM_CLASSES, config.data.image_size)
+        set_trainable(model, config.optim.trainable)
         teacher = stand_in_teacher(config, NUM_CLASSES, stand_in) if is_taught(config) else None
     return work_of(config, model, teacher, random_weights(stand_in))
 

@@ -57,8 +57,9 @@ class Plan:
     """How often an image is shown in a row; without effect in evaluation."""
     order: Literal["keyed", "upstream"] = "keyed"
     """upstream: that of the published RASampler; without effect in evaluation."""
-    crop: Literal["resized", "padded"] = "resized"
-    """resized: RandomResizedCrop; padded: a random part of the black-bordered image, unresized."""
+    crop: Literal["resized", "padded", "center"] = "resized"
+    """resized: RandomResizedCrop; padded: a random part of the black-bordered image, unresized;
+    center: as in evaluation, where this has no effect."""
     crop_scale: tuple[float, float] = DEFAULT_SCALE
     """Least and greatest part of the image's area in a resized crop."""
     crop_ratio: tuple[float, float] = DEFAULT_RATIO
@@ -68,7 +69,7 @@ class Plan:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """How pixels are resampled, in evaluation too."""
     eval_crop_ratio: float = 0.875
-    """image_size over the shorter side after resizing; without effect in training."""
+    """Of centre crops: image_size over the shorter side after resizing."""
     rank: int = 0
     """Which process this is."""
     world_size: int = 1
@@ -86,7 +87,11 @@ class Plan:
             ("image_size", self.image_size >= 1, "be at least 1"),
             ("repeats", self.repeats >= 1, "be at least 1"),
             ("order", self.order in ("keyed", "upstream"), "be keyed or upstream"),
-            ("crop", self.crop in ("resized", "padded"), "be resized or padded"),
+            (
+                "crop",
+                self.crop in ("resized", "padded", "center"),
+                "be resized, padded or center",
+            ),
             ("crop_scale", 0 < low <= high <= 1, "be two numbers above 0 and at most 1"),
             ("crop_ratio", 0 < narrow <= wide, "be two numbers above 0, the smaller first"),
             ("crop_padding", self.crop_padding >= 0, "be 0 or more"),

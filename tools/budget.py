@@ -14,12 +14,11 @@ import tyro
 from fastdeit.config import TrainConfig
 from fastdeit.durations import duration, parse_hours
 from fastdeit.errors import require
+from fastdeit.paper.transfer import dataset_row
 from fastdeit.recipes import fill_recipe
 from fastdeit.tools.progress import progress
 from fastdeit.tools.recipe_list import check_recipe
 from fastdeit.training_time import (
-    IMAGENET_TRAIN,
-    IMAGENET_VAL,
     PaperTime,
     num_eval_passes,
     paper_times,
@@ -58,7 +57,7 @@ def budget(
     within: str | None = None,
     steps: int | None = None,
     num_images: int | None = None,
-    num_val_images: int = IMAGENET_VAL,
+    num_val_images: int | None = None,
     batch_size: int | None = None,
     model: str | None = None,
     image_size: int | None = None,
@@ -80,8 +79,9 @@ def budget(
         rate: images a second of one device, measured elsewhere; then nothing is run.
         within: a limit such as 72h, 90m, 3d or 1d12h; the exit code is 1 if the run takes longer.
         steps: timed steps; 50 unless given. Give more with --train, whose loader has read ahead.
-        num_images: images of the training set; those of --train, else ImageNet's 1,281,167.
-        num_val_images: images of the validation set.
+        num_images: images of the training set; those of --train, else those of the recipe's dataset
+            (ImageNet: 1,281,167).
+        num_val_images: images of the validation set; unless given those of the recipe's dataset.
         batch_size: in place of the recipe's.
         model: in place of the recipe's, a name of timm.
         image_size: in place of the recipe's, in pixels.
@@ -144,8 +144,10 @@ def budget(
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.pipelines.pace import count_work, measure_pace, num_warm_up, usual_teacher
 
+    about = dataset_row(config.data.dataset)
     if num_images is None:
-        num_images = IMAGENET_TRAIN if train is None else len(open_dataset(train))
+        num_images = about.train if train is None else len(open_dataset(train))
+    num_val_images = num_val_images or about.test
     steps_per_epoch = count_steps(config, num_images)
     pace, stand_in = None, usual_teacher(recipe)
     if rate is None:

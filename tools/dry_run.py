@@ -11,19 +11,31 @@ import torch
 
 from fastdeit import launch
 from fastdeit.config import TrainConfig
+from fastdeit.config.data import Dataset
 from fastdeit.models import make_model, num_parameters
+from fastdeit.paper.transfer import dataset_row
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
 from fastdeit.pipelines.derived import derive
 from fastdeit.pipelines.open import train_plan
 
-IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1_000
 PAPERS_BATCH = 1_024
+ROOTS: dict[Dataset, tuple[str, str, str]] = {
+    "imagenet": ("the folder with ILSVRC2012's archives", "train", "val"),
+    "cifar10": ("the folder that holds cifar-10-batches-py", "train", "test"),
+    "cifar100": ("the folder that holds cifar-100-python", "train", "test"),
+    "flowers102": ("the folder that holds flowers-102", "trainval", "test"),
+    "cars": ("the folder that holds stanford_cars", "train", "test"),
+    "inat18": ("the folder that holds train2018.json and train_val2018", "train", "val"),
+    "inat19": ("the folder that holds train2019.json and train_val2019", "train", "val"),
+}
+"""What `fastdeit convert` makes a dataset from: (SOURCE, the splits to train on and to test on)."""
 
 
 def dry_run(config: TrainConfig) -> int:
     """Print the configuration and a "derived" object as JSON; make nothing.
 
-    A batch other than the paper's is pointed out on stderr.
+    A batch other than the paper's is pointed out on stderr, and how a training set that does not
+    exist yet is made, where the recipe is for another dataset than ImageNet.
 
     Returns:
         0.
@@ -39,7 +51,7 @@ def dry_run(config: TrainConfig) -> int:
         world_size=launch.world_size(),
     )
     derived = derive(config, plan)
-    num_classes = len(index.class_ids) or IMAGENET_CLASSES
+    num_classes = len(index.class_ids) or dataset_row(config.data.dataset).classes
     with torch.device("meta"):  # no weights: shapes only
         model = make_model(config.model, num_classes, config.data.image_size)
     if not launch.is_first_process():
@@ -51,6 +63,8 @@ def dry_run(config: TrainConfig) -> int:
         "num_params": num_parameters(model),
     }
     print(json.dumps({**config.to_dict(), "derived": facts}, indent=1))
+    if not index.class_ids and config.data.dataset != "imagenet":
+        print(f"fastdeit: {how_to_make(config)}", file=sys.stderr)
     if plan.batch_size != PAPERS_BATCH:
         how = (
             f"base_lr {config.optim.base_lr:g} x {plan.batch_size} / 512"
@@ -66,10 +80,11 @@ def dry_run(config: TrainConfig) -> int:
 
 
 def training_set(config: TrainConfig) -> tuple[DatasetIndex, str]:
-    """The training set, or one of ImageNet's size where there is none yet, and which it is."""
+    """The training set, or one of its size where there is none yet, and which it is."""
     path = config.data.train
     if path.exists():
         return open_dataset(path), f"the dataset {path}"
+    row = dataset_row(config.data.dataset)
     nothing = np.zeros(0, dtype=np.int64)
     index = DatasetIndex(
         path=path,
@@ -82,6 +97,16 @@ def training_set(config: TrainConfig) -> tuple[DatasetIndex, str]:
         labels=nothing,
         widths=nothing.astype(np.int32),
         heights=nothing.astype(np.int32),
-        keys=np.arange(IMAGENET_IMAGES, dtype=np.uint64),
+        keys=np.arange(row.train, dtype=np.uint64),
     )
-    return index, f"the size of ImageNet, for {path} does not exist"
+    return index, f"the size of {row.name}, for {path} does not exist"
+
+
+def how_to_make(config: TrainConfig) -> str:
+    """The lines that make both sets of the recipe's dataset."""
+    data = config.data
+    root, train, val = ROOTS[data.dataset]
+    lines = [f"fastdeit convert SOURCE {data.train} --split {train}"]
+    lines.append(f"fastdeit convert SOURCE {data.val} --split {val}")
+    name = dataset_row(data.dataset).name
+    return f"{name} is made by `{'` and `'.join(lines)}`, where SOURCE is {root}."

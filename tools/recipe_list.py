@@ -51,7 +51,8 @@ def list_recipes() -> str:
         lines.append(_line(row, widths))
     lines += [
         "",
-        "top-1: ImageNet accuracy in percent that the source reports; none is measured by us yet.",
+        "top-1: percent that the source reports, on ImageNet or the dataset of the heading; none "
+        "is measured by us yet.",
         "source: a table of arXiv:2012.12877, or DeiT-III's own README (arXiv:2204.07118).",
         "`fastdeit train RECIPE --help` says more of one.",
     ]

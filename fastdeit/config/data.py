@@ -8,6 +8,7 @@ from typing import Literal
 
 from fastdeit.errors import require, require_effect
 
+Dataset = Literal["imagenet", "cifar10", "cifar100", "flowers102", "cars", "inat18", "inat19"]
 PADDED_UP_TO = 32
 """Up to this image size DeiT pads and cuts instead of resizing (CIFAR from scratch)."""
 
@@ -29,9 +30,9 @@ class DataConfig:
     """Images a step over all processes, repeats counted (the paper's 1,024)."""
     repeats: int = 3
     """Repeated augmentation: how often an image is shown in an epoch, 1 to switch it off."""
-    train_crop: Literal["auto", "resized", "padded"] = "auto"
+    train_crop: Literal["auto", "resized", "padded", "center"] = "auto"
     """resized (RandomResizedCrop), padded (a random part of the image with a black border of 4
-    pixels), or auto: padded up to 32 pixels, as DeiT does."""
+    pixels), center (that of evaluation: FixRes), or auto: padded up to 32 pixels, as DeiT does."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Least and greatest part of the image's area in a resized crop."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -48,6 +49,9 @@ class DataConfig:
     """Where DALI decodes: cpu gives PIL's pixels; gpu (with the JPEG engine) differs a little."""
     hw_decoder_load: float = 0.65
     """Part of the images for the GPU's JPEG engine, with --dali-device gpu."""
+    dataset: Dataset = "imagenet"
+    """Which dataset the recipe is meant for: where --train does not exist yet, --dry-run counts
+    with its size, and says where it comes from."""
 
     def __post_init__(self) -> None:
         require(
@@ -135,7 +139,7 @@ class DataConfig:
         )
 
     @property
-    def crop(self) -> Literal["resized", "padded"]:
+    def crop(self) -> Literal["resized", "padded", "center"]:
         """How training crops, with auto resolved."""
         if self.train_crop != "auto":
             return self.train_crop

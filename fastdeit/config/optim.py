@@ -28,6 +28,9 @@ class OptimConfig:
     """Where the warm-up starts (not scaled by the batch, as upstream)."""
     weight_decay: float = 0.05
     """Weight decay, on matrices only; decoupled except with sgd."""
+    trainable: Literal["all", "classifier"] = "all"
+    """classifier: only the classifier and, in a convnet, the last batch norm before it are trained;
+    all else is frozen, in evaluation mode (FixRes, for a teacher at another resolution)."""
     momentum: float = 0.9
     """Momentum of sgd."""
     accumulate: int = 1

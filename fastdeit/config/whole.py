@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastdeit.config.augment import AugmentConfig
 from fastdeit.config.data import DataConfig
@@ -29,6 +29,8 @@ class TrainConfig:
     init_from: Path | None = None
     """Begin with the weights of this checkpoint (fine-tuning): position embeddings are resized,
     heads for other classes begin anew."""
+    init_weights: Literal["raw", "ema"] = "raw"
+    """Which of its weights: raw, as they were trained, or ema, their moving average."""
     dry_run: bool = False
     """Print the resolved configuration and what follows from it, and stop."""
 
@@ -63,6 +65,29 @@ class TrainConfig:
             f"must be on for the distilled model {self.model.model}",
             "Pass --distillation hard --teacher PATH, or a model without the token.",
         )
+
+        require(
+            self.init_weights == "raw" or self.init_from is not None,
+            "init_weights",
+            self.init_weights,
+            "has no effect without a checkpoint to begin with",
+            "Pass --init-from RUN/checkpoint.pt, or leave it out.",
+        )
+        if self.optim.trainable == "classifier":
+            self._check_frozen()
+
+    def _check_frozen(self) -> None:
+        """Refuse what could not act, because it is frozen."""
+        frozen = "has no effect with --trainable classifier, which freezes what it acts on"
+        for name, value in (
+            ("drop_path", self.model.drop_path),
+            ("dropout", self.model.dropout),
+            ("activation_checkpointing", self.run.activation_checkpointing),
+        ):
+            way_out = f"Pass --{name.replace('_', '-')} 0."
+            if value is True:
+                way_out = f"Leave out --{name.replace('_', '-')}."
+            require(not value, name, value, frozen, way_out)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as nested plain types, as saved in a run's config.json."""

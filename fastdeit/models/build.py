@@ -118,5 +118,5 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """How many trainable numbers a model has."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    """How many numbers the parameters of a model have, frozen ones counted."""
+    return sum(p.numel() for p in model.parameters())

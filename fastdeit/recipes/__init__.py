@@ -7,7 +7,7 @@ holds the same as fields. "The paper" is arXiv:2012.12877. Nothing here imports 
 from typing import Any
 
 from fastdeit.config import TrainConfig
-from fastdeit.recipes import ablation, convnets, deit, deit3, demo, finetune
+from fastdeit.recipes import ablation, convnets, deit, deit3, demo, finetune, transfer
 from fastdeit.recipes.demo import demo_teacher
 from fastdeit.recipes.entry import Entry, Recipe
 
@@ -18,6 +18,7 @@ ENTRIES: dict[str, Entry] = {
     **ablation.ENTRIES,
     **convnets.ENTRIES,
     **deit3.ENTRIES,
+    **transfer.ENTRIES,
 }
 """What is known of every recipe, by its name on the command line."""
 

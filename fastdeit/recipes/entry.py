@@ -50,7 +50,7 @@ class Entry:
     table: str | None = None
     """Where the numbers of the recipe and its accuracy come from; None without a source."""
     top1_pct: float | None = None
-    """ImageNet top-1 in percent that the source gives; None if it gives none."""
+    """Top-1 in percent that the source gives, on the recipe's dataset; None if it gives none."""
     paper_time: str | None = None
     """What the source says of time and hardware; None if it says nothing."""
     needs_teacher: bool = False

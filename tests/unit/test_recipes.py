@@ -16,6 +16,7 @@ from fastdeit.augment import augment
 from fastdeit.config import TrainConfig
 from fastdeit.device import choose_compute
 from fastdeit.models import make_model, num_parameters, set_distilled_training
+from fastdeit.paper import resolutions
 from fastdeit.recipes import ENTRIES, RECIPES, fill_recipe
 from fastdeit.session import assemble
 from fastdeit.train import train_step
@@ -114,6 +115,42 @@ def test_distilled_twins(size: str) -> None:
     }
     for name in (f"deit-{size}", f"deit-{size}-distilled"):
         assert changes(f"{name}-1000", name) == {"optim.epochs": 1000}
+
+
+@pytest.mark.parametrize(("size", "top1"), [(160, 79.9), (320, 82.7)])
+def test_other_resolutions(size: int, top1: float) -> None:
+    """Table 10's sizes are fine-tuned as 384 pixels are."""
+    assert changes(f"deit-b-{size}", "deit-b-384") == {
+        "data.image_size": size,
+        "model.model": "deit_base_patch16_224",
+    }
+    row = next(each for each in resolutions() if each.image_size == size)
+    assert row.top1 == ENTRIES[f"deit-b-{size}"].top1_pct == top1
+
+
+def test_fixres() -> None:
+    """The published FixRes of a ResNet-50 at 384 pixels: its README and its optimiser."""
+    found = changes("regnety-16gf-fixres-384", "regnety-16gf")
+    config = recipe_of("regnety-16gf-fixres-384")
+    assert found.pop("init_from.") == WHERE
+    for part in ("auto_augment", "erase_prob", "mixup_alpha", "cutmix_alpha", "smoothing"):
+        assert found.pop(f"augment.{part}") in (0, "none")
+    assert config.optim.lr(64 * 8) == pytest.approx(8 * 1e-3 * 64 * 8 / 512)
+    assert found == {
+        "data.image_size": 384,
+        "data.batch_size": 64 * 8,
+        "data.repeats": 1,
+        "data.train_crop": "center",
+        "model.drop_path": 0.0,
+        "optim.trainable": "classifier",
+        "optim.epochs": 56,
+        "optim.optimizer": "sgd",
+        "optim.base_lr": 8e-3,
+        "optim.min_lr": 0.0,
+        "optim.warmup_epochs": 0,
+        "optim.weight_decay": 1e-4,
+        "optim.ema_decay": 0.0,
+    }
 
 
 @pytest.mark.parametrize("kind", ["deit-b", "deit-b-distilled"])
@@ -231,9 +268,12 @@ def test_parameters(name: str) -> None:
     with torch.device("meta"):
         model = make_model(config.model, 1000, config.data.image_size)
     millions = num_parameters(model) / 1e6
-    # DeiT-III's base trains at 192 pixels with fewer positions than the card's 224.
-    missing = 0.04 if name == "deit3-b" else 0
-    assert millions == pytest.approx(MILLIONS[config.model.model] - missing, abs=0.006)
+    # Other resolutions than the card's have fewer positions, or more.
+    more = 0.0
+    if "patch16" in config.model.model:
+        sides = config.data.image_size // 16, int(config.model.model.rsplit("_", 1)[1]) // 16
+        more = (sides[0] ** 2 - sides[1] ** 2) * 768 / 1e6
+    assert millions == pytest.approx(MILLIONS[config.model.model] + more, abs=0.006)
 
 
 def take_step(

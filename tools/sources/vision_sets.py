@@ -22,6 +22,8 @@ from fastdeit.tools.sources.vision_open import VisionItem, VisionSet, find_class
 # Their order is the file system's, which differs from machine to machine.
 UNORDERED = ("INaturalist", "SUN397")
 NUM_PROBES = 8
+JOINED: dict[str, dict[str, tuple[str, ...]]] = {"Flowers102": {"trainval": ("train", "val")}}
+"""Splits of several of torchvision's: DeiT trains on both of Flowers-102 (Table 6: 2,040)."""
 
 
 def guess_vision_set(path: Path) -> str | None:
@@ -50,7 +52,7 @@ def list_vision_set(root: Path, name: str, split: str | None = None) -> Listing:
         root: the argument `root` of the class. Nothing is downloaded.
         name: the class, in any case.
         split: train, val or test, or a word of the class's own; train if none is given. What is
-            not split is taken whole.
+            not split is taken whole. Flowers-102 has trainval too, which DeiT is fine-tuned on.
 
     Raises:
         UserError: no such dataset or split, or its files are missing or broken.
@@ -61,13 +63,19 @@ def list_vision_set(root: Path, name: str, split: str | None = None) -> Listing:
     name = find_class(name)
     if name == "INaturalist" and find_year(root):
         return list_inaturalist(root, split)
-    vision_set, dataset = open_split(name, root, split)
+    parts = JOINED.get(name, {}).get(split or "", (split,))
+    opened = [open_split(name, root, part) for part in parts]
+    vision_set, dataset = opened[0]
     if not len(dataset):
         raise UserError(f"{name} must hold images. Found: none in {root}. Unpack it there.")
-    found = find_files(dataset)
-    if found is None:
-        return list_pixels(vision_set, split)
-    files, labels = found
+    files: list[str] = []
+    labels: list[int] = []
+    for _, each in opened:
+        found = find_files(each)
+        if found is None:
+            return list_pixels(vision_set, split)
+        files += found[0]
+        labels += found[1]
     base = Path(vision_set.root)
     names = [Path(os.path.relpath(file, base)).as_posix() for file in files]
     order = list(range(len(names)))
