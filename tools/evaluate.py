@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from fastdeit import UserError
+from fastdeit.checkpoints.classes import knows_classes
 from fastdeit.files import replace_file
-from fastdeit.launch import local_rank
+from fastdeit.launch import is_first_process, local_rank
 from fastdeit.tools.progress import progress
 
 if TYPE_CHECKING:
@@ -120,13 +121,22 @@ def evaluate(
 def check_classes(class_names: tuple[str, ...], index: DatasetIndex) -> None:
     """Make sure that a dataset has the classes that a model knows.
 
-    Folders that are only numbered, as in ImageNet-V2, are taken for the classes in their order.
+    Folders that are only numbered, as in ImageNet-V2, are taken for the classes in their order; so
+    are the classes of a model that was imported without names, which is said.
 
     Raises:
         UserError: it has others.
     """
     found = index.class_names
-    if found == class_names or found == tuple(map(str, range(len(class_names)))):
+    if knows_classes(class_names, found):
+        if found != class_names and is_first_process():
+            print(
+                f"note: the {len(found)} classes of the model are numbered, and taken for those of "
+                f"{index.path} in their order",
+                file=sys.stderr,
+            )
+        return
+    if found == tuple(map(str, range(len(class_names)))):
         return
     if len(found) != len(class_names):
         what = f"{len(found)} classes"
