@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastdeit.benchmarks.commands.budget import budget
 from fastdeit.benchmarks.commands.data import augment, ceilings, convert, footprint, loaders, scale
+from fastdeit.benchmarks.commands.inference import resolutions, table5
 from fastdeit.benchmarks.commands.models import end_to_end, step
 from fastdeit.benchmarks.commands.results import compare, keep, report
 from fastdeit.benchmarks.commands.suite import everything
@@ -23,6 +24,8 @@ bench.subcommands = {  # type: ignore[attr-defined]
     "all": everything,
     "step": step,
     "end-to-end": end_to_end,
+    "table5": table5,
+    "resolutions": resolutions,
     "loaders": loaders,
     "footprint": footprint,
     "augment": augment,

@@ -110,6 +110,7 @@ def row_of(
         median=statistics.median(own),
         p20=percentile(own, 0.2),
         p80=percentile(own, 0.8),
+        mean=statistics.fmean(own),
         baseline=main,
         ratio=None if main is None else statistics.median(in_rounds[main]),
         ratio_p20=None if main is None else percentile(in_rounds[main], 0.2),

@@ -34,6 +34,8 @@ class Row:
     """20th percentile of the rates."""
     p80: float
     """80th percentile of the rates."""
+    mean: float | None = None
+    """Mean of the rates, as the paper gives."""
     baseline: str | None = None
     """Name of the row that this one is compared with."""
     ratio: float | None = None

@@ -49,7 +49,8 @@ class BenchRun:
         """What could not be measured, and why."""
         self.left_out: dict[str, str] = {}
         """What was not to be measured here, and why."""
-        self._out = out
+        self.out = out
+        """Folder of the rows, or None."""
         self._before = [] if out is None else open_folder(out)
         self._bar = tqdm(desc="measuring", unit="round", delay=2, disable=not sys.stderr.isatty())
 
@@ -90,11 +91,11 @@ class BenchRun:
     def add(self, rows: Iterable[Row]) -> None:
         """Keep rows, at once."""
         self.rows += rows
-        if self._out is not None:
+        if self.out is not None:
             own = {row.key for row in self.rows}
             others = [kept for kept in self._before if kept.row.key not in own]
             mine = [Kept(row, self.environment) for row in self.rows]
-            write_rows(self._out / ROWS, [*others, *mine])
+            write_rows(self.out / ROWS, [*others, *mine])
 
     def known(self, case: str, name: str, **settings: Any) -> Row | None:
         """The row of an earlier run in the same folder, in the same environment."""
@@ -131,12 +132,12 @@ class BenchRun:
             The exit code: 0, or 1 if something could not be measured.
         """
         self._bar.close()
-        if self._out is not None and (self._out / ROWS).exists():
-            text = report_text({ROWS: read_rows(self._out / ROWS)})
-            replace_file(self._out / REPORT, text.encode())
+        if self.out is not None and (self.out / ROWS).exists():
+            text = report_text({ROWS: read_rows(self.out / ROWS)})
+            replace_file(self.out / REPORT, text.encode())
             for family in dict.fromkeys(row.family for row in self.rows):
                 rows = [row for row in self.rows if row.family == family]
-                plot_bars(rows, self._out / f"{family}.png")
+                plot_bars(rows, self.out / f"{family}.png")
         rows = self.rows if shown is None else list(shown)
         if rows:
             print(tables_of(rows), file=sys.stderr)

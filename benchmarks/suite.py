@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fastdeit.benchmarks.architectures import table5_architectures
 from fastdeit.benchmarks.augment import PAPER, bench_augment
 from fastdeit.benchmarks.ceilings import all_precisions, bench_ceilings, decode_case
 from fastdeit.benchmarks.commands.models import Wanted, measure_recipes
 from fastdeit.benchmarks.convert import bench_convert, convert
+from fastdeit.benchmarks.figure1 import plot_figure1
+from fastdeit.benchmarks.inference import Protocol, Sizes, bench_inference
 from fastdeit.benchmarks.loaders import bench_loaders, engines_for
 from fastdeit.benchmarks.photographs import make_imagefolder, photograph
 from fastdeit.benchmarks.rows import Row
@@ -27,6 +30,11 @@ NUM_CLASSES = 16
 MIN_PHOTOGRAPHS, MAX_PHOTOGRAPHS = 512, 16_384
 IMAGE_SIZE, BATCH_SIZE = 224, 64
 ALL_ROUNDS = 5
+BRIEF_PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
+    "cpu": ("fp32",),
+    "cuda": ("fp32", "tf32", "bf16"),
+}
+"""Of Table 5 in a limit of time: compiling takes longer than all else."""
 SHARES = {
     "photographs": 0.06,
     "ceilings": 0.05,
@@ -121,6 +129,7 @@ class Suite:
             if made.source is not None:
                 folder = made.source
                 self.part("convert", lambda seconds: self.convert(folder, seconds))
+            self.part("table5", self.table5)
 
     def part(self, name: str, work: Callable[[float | None], None]) -> None:
         """Do a part in its share of the time; what goes wrong in it does not stop the others."""
@@ -189,6 +198,23 @@ class Suite:
         with fewer_images(source, int(20 * seconds)) as few:
             self.run.add(bench_convert(few, self.threads, effort))
 
+    def table5(self, seconds: float | None) -> None:
+        """Inference; with a limit of time the paper's own models first, none of them compiled."""
+        device, is_brief = self.compute.device, seconds is not None
+        left_out = bench_inference(
+            self.run,
+            "table5",
+            table5_architectures(),
+            BRIEF_PROTOCOLS[device.type] if is_brief else (),
+            device,
+            Sizes.of(device, quick=is_brief),
+            seconds,
+        )
+        if left_out:
+            self.run.leave_out(f"{len(left_out)} rows of Table 5", "no time was left")
+        if self.run.out is not None:
+            plot_figure1(self.run.rows, self.run.out / "figure1.png")
+
 
 @contextmanager
 def fewer_images(source: Path, num_images: int) -> Iterator[Path]:
@@ -211,8 +237,10 @@ def fewer_images(source: Path, num_images: int) -> Iterator[Path]:
 def is_main(row: Row) -> bool:
     """Whether a row belongs into a short table."""
     family, name = row.family, row.name
-    if family in ("ceilings", "step", "table5"):
+    if family in ("ceilings", "step"):
         return True
+    if family == "table5":
+        return name.startswith("DeiT")
     if family == "loaders":
         return "3 copies" in name or "own" in name or "bare" in name
     if family == "augment":

@@ -30,6 +30,11 @@ MORE = (
     Column("MFU", "{:.1%}", lambda row: row.mfu),
     Column("data wait", "{:.0%}", lambda row: row.data_wait_frac),
     Column("GPU GiB", "{:.1f}", lambda row: row.gpu_memory_gib),
+    Column("batch", "{:,}", lambda row: row.batch_size),
+    Column("params M", "{:.1f}", lambda row: row.params_m),
+    Column("GMACs", "{:.2f}", lambda row: row.gmacs),
+    Column("paper V100", "{:,.5g}", lambda row: row.paper),
+    Column("x V100", "{:.3g}", lambda row: row.median / row.paper if row.paper else None),
 )
 """Columns that a table has where they are known."""
 
