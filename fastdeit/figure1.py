@@ -211,8 +211,10 @@ def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]
         label = axes.annotate(
             point.label,
             (point.img_per_s, point.top1_pct),
-            (7, 4),
+            (-6, -5),
             textcoords="offset points",
+            ha="right",
+            va="top",
             fontsize=8,
             fontweight="bold",
             color=OWN,
@@ -239,7 +241,11 @@ def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]
     axes.set_axisbelow(True)
     axes.set_title(f"{protocol}, measured here", loc="left", fontsize=11)
     axes.set_xlabel("images per second")
-    axes.set_ylabel("top-1, %" if points else "ImageNet top-1 of the paper, %")
+    axes.set_ylabel(
+        "top-1, % (stars: evaluated, others: the paper's)"
+        if points
+        else "ImageNet top-1 of the paper, %"
+    )
     axes.tick_params(labelbottom=True, labelleft=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from fastdeit.paper.published import published
 from fastdeit.tools.analyse.runs import RunCurves
 
 if TYPE_CHECKING:
@@ -125,9 +126,11 @@ def cosine_plot(name: str, found: Cosines, paper: TokenCosines) -> Figure:
     )
     names = ["learned", *(each.removeprefix("block ") for each in found.names)]
     axes.set_xticks([0, *places], names, fontsize=9)
-    axes.set_xlabel("after block (input: with position embeddings; norm: after the last block)")
+    axes.set_xlabel(
+        "after block (input: with position embeddings; norm: after the final normalisation)"
+    )
     axes.set_ylabel("cosine of class and distillation token")
-    axes.set_ylim(min(-0.05, *low, found.learned - 0.05), 1.05)
+    axes.set_ylim(min(0.0, *low, found.learned) - 0.05, 1.05)
     axes.set_title(
         f"{shorten(name)}: {found.num_images:,} images", loc="left", fontsize=10, parse_math=False
     )
@@ -143,10 +146,9 @@ def epochs_plot(runs: list[RunCurves], papers: dict[str, list[Published]]) -> Fi
         runs: what was read.
         papers: the paper's rows of each run's model, by the run's name.
     """
-    lengths = {run.num_epochs for run in runs if run.is_done}
-    has_lengths = len(lengths) > 1 or any(papers.values())
+    has_lengths = any(papers.values()) or any(len(line) > 1 for line in lines_of(runs))
     figure = new_figure(11.5 if has_lengths else 7.2, 4.8)
-    panels = figure.subplots(1, 2 if has_lengths else 1, squeeze=False, sharey=True)[0]
+    panels = figure.subplots(1, 2 if has_lengths else 1, squeeze=False)[0]
     axes = panels[0]
     for number, run in enumerate(runs):
         for curve in run.curves:
@@ -183,10 +185,11 @@ def draw_lengths(axes: Axes, runs: list[RunCurves], papers: dict[str, list[Publi
             marker = HEAD_MARKERS.get(row.head, "d")
             axes.scatter([row.epochs], [row.top1_pct], color=PAPERS, marker=marker, s=26, zorder=2)
             axes.annotate(
-                row.name.partition(",")[0],
+                row.name.partition(",")[0] if row.table == "Table 5" else "",
                 (row.epochs, row.top1_pct),
-                (6, -3),
+                (-7, 2),
                 textcoords="offset points",
+                ha="right",
                 fontsize=7.5,
                 color=PAPERS,
             )
@@ -205,19 +208,48 @@ def draw_lengths(axes: Axes, runs: list[RunCurves], papers: dict[str, list[Publi
                 s=36,
                 zorder=3,
             )
-    # As one line: the same model, head and weights after other numbers of epochs.
+    for points in lines_of(runs):
+        axes.plot(*zip(*points, strict=True), color="#555555", linewidth=0.7, zorder=1)
+    for run in runs:
+        plain = undistilled(run) if papers[run.name] else None
+        if plain is not None and plain.name not in shown:
+            shown.add(plain.name)
+            axes.axhline(plain.top1_pct, color=PAPERS, linestyle=":", linewidth=1.2, zorder=1)
+            axes.annotate(
+                f"{plain.name} of the paper, no distillation",
+                (0.99, plain.top1_pct),
+                (0, -4),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                fontsize=7.5,
+                color=PAPERS,
+            )
+    axes.set_xlabel("epochs of the whole run")
+    axes.set_ylabel("top-1, %")
+    axes.set_title("at the end (Figure 3)", loc="left", fontsize=10)
+    axes.margins(x=0.2, y=0.12)
+    whole_numbers(axes)
+    tidy(axes)
+
+
+def lines_of(runs: list[RunCurves]) -> list[list[tuple[int, float]]]:
+    """(epochs, top-1) at the end of runs that differ in their length, for each head and weights."""
     lines: dict[tuple[str | None, int | None, str, str], list[tuple[int, float]]] = {}
     for run in runs:
         for curve in run.curves if run.is_done else ():
             key = run.model, run.image_size, curve.head, curve.weights
             lines.setdefault(key, []).append((curve.epochs[-1], curve.top1_pct[-1]))
-    for points in lines.values():
-        axes.plot(*zip(*sorted(points), strict=True), color="#555555", linewidth=0.7, zorder=1)
-    axes.set_xlabel("epochs of the whole run")
-    axes.set_title("at the end (Figure 3)", loc="left", fontsize=10)
-    axes.margins(x=0.12)
-    whole_numbers(axes)
-    tidy(axes)
+    return [sorted(points) for points in lines.values() if len({x for x, _ in points}) > 1]
+
+
+def undistilled(run: RunCurves) -> Published | None:
+    """The paper's row of a distilled run's model without distillation."""
+    if run.model is None or "_distilled" not in run.model or run.image_size is None:
+        return None
+    rows = published(run.model.replace("_distilled", ""), run.image_size)
+    return rows[0] if rows else None
 
 
 def add_legend(figure: Figure, runs: list[RunCurves], has_papers: bool) -> None:
@@ -245,7 +277,14 @@ def add_legend(figure: Figure, runs: list[RunCurves], has_papers: bool) -> None:
         ]
     if any(curve.weights == "ema" for curve in curves):
         handles.append(
-            Line2D([], [], color="#333333", linewidth=2.4, alpha=0.45, label="averaged weights")
+            Line2D(
+                [],
+                [],
+                color="#333333",
+                linewidth=2.4,
+                alpha=0.45,
+                label="averaged weights (hollow: at the end)",
+            )
         )
     if has_papers:
         handles.append(Line2D([], [], color=PAPERS, marker="o", linestyle="", label="paper"))
