@@ -23,8 +23,8 @@ from fastdeit.tools import augment_sheet
 from fastdeit.tools.cli import main
 
 COMMANDS = (
-    "sample-data convert verify inspect train teach ablate evaluate import export predict bench "
-    "report budget"
+    "sample-data convert verify inspect train teach ablate evaluate analyse import export "
+    "predict bench report budget"
 ).split()
 
 
