@@ -75,7 +75,9 @@ PLANNED = tuple(name for name in BENCHMARKS if name != "scale")
 """Those that are to be measured on a GPU and without one."""
 ON_HOST = ("loaders", "footprint", "convert", "scale")
 """Those that work on the CPU of whatever machine they are on."""
-NOT_VERSIONS = "date cpu num_cores memory_gib gpu commit dirty device".split()
+NOT_VERSIONS = (
+    "date cpu num_cores memory_gib gpu num_gpus gpu_power_limit_w commit dirty device".split()
+)
 
 
 def report_text(kept: dict[str, list[Kept]]) -> str:
@@ -131,7 +133,7 @@ def machine_lines(files: dict[str, list[Kept]]) -> list[str]:
             own = [text for text in versions(environment) if text not in common]
             commit = environment.get("commit") or "n/a"
             dirty = ", dirty" if environment.get("dirty") else ""
-            cells = [environment.get("gpu") or "none", environment.get("cpu")]
+            cells = [gpu_text(environment), environment.get("cpu")]
             cells += [environment.get(key) for key in ("num_cores", "memory_gib", "device")]
             cells += [environment.get("date"), f"{commit}{dirty}", ", ".join(own) or "as below"]
             text = ["n/a" if cell is None else escaped(str(cell)) for cell in cells]
@@ -195,6 +197,13 @@ def target_lines(kept: list[Kept]) -> list[str]:
         "",
         *table(["what", "target", "measured", "reached"], lines),
     ]
+
+
+def gpu_text(environment: dict[str, Any]) -> str:
+    """A GPU with its power limit, where that is known: a capped one is another machine."""
+    watts = environment.get("gpu_power_limit_w")
+    limit = "" if watts is None else f", {watts:g} W"
+    return f"{environment['gpu']}{limit}" if environment.get("gpu") else "none"
 
 
 def is_on_gpu(kept: Kept) -> bool:

@@ -44,11 +44,15 @@ def run_pinned(function: str, options: dict[str, Any], cores: int, effort: Effor
         os.close(writer)
     rows: list[Row] | None = None
     with process, os.fdopen(reader) as lines:
-        for line in lines:
-            if line.startswith(ROWS):
-                rows = [Row(**row) for row in json.loads(line.removeprefix(ROWS))]
-            elif line.strip() == ROUND:
-                effort.on_round()
+        try:
+            for line in lines:
+                if line.startswith(ROWS):
+                    rows = [Row(**row) for row in json.loads(line.removeprefix(ROWS))]
+                elif line.strip() == ROUND:
+                    effort.on_round()
+        except BaseException:  # Ctrl-C, above all: it need not have reached the other one
+            process.kill()
+            raise
     if process.returncode != 0 or rows is None:
         raise UserError(
             f"measuring on {cores} cores failed. Found: exit code {process.returncode} of "
@@ -71,6 +75,8 @@ def main(function: str, options: str, writer: str) -> None:
             rows = getattr(importlib.import_module(module), name)(**given, effort=effort)
         except UserError as error:
             raise SystemExit(f"fastdeit bench: {error}") from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
         lines.write(ROWS + json.dumps([asdict(row) for row in rows]) + "\n")
 
 

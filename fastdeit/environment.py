@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import platform
@@ -22,7 +23,8 @@ def describe_environment() -> dict[str, Any]:
     """Hardware, versions and commit of this process, as plain types for JSON.
 
     Returns:
-        date, cpu, num_cores (usable ones), memory_gib, gpu (None without one), python, torch, the
+        date, cpu, num_cores (usable ones), memory_gib, gpu (None without one), num_gpus,
+        gpu_power_limit_w and driver (None where nvidia-smi says nothing), python, torch, the
         versions of timm, numpy, numba, pillow, ffcv and dali (None where missing), fastdeit,
         commit and dirty (None outside a git checkout).
     """
@@ -34,6 +36,8 @@ def describe_environment() -> dict[str, Any]:
         "num_cores": num_usable_cores(),
         "memory_gib": round(_memory_bytes() / 2**30, 1),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "num_gpus": torch.cuda.device_count(),
+        **_gpu_settings(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         **{name: _version(package) for name, package in PACKAGES.items()},
@@ -42,6 +46,20 @@ def describe_environment() -> dict[str, Any]:
         "commit": commit,
         "dirty": None if status is None else bool(status),
     }
+
+
+def _gpu_settings() -> dict[str, Any]:
+    """Power limit in watts and driver of the first GPU; a capped GPU is another machine."""
+    watts, driver = None, None
+    if torch.cuda.is_available():
+        said = _said(
+            "nvidia-smi", "--query-gpu=power.limit,driver_version", "--format=csv,noheader"
+        )
+        power, _, version = (said or "").split("\n")[0].partition(",")
+        driver = version.strip() or None
+        with contextlib.suppress(ValueError):
+            watts = float(power.replace("W", ""))
+    return {"gpu_power_limit_w": watts, "driver": driver}
 
 
 def _version(package: str) -> str | None:
@@ -54,9 +72,14 @@ def _version(package: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     """What git says of the checkout that this file is in; None where it is in none."""
+    return _said("git", *arguments)
+
+
+def _said(*line: str) -> str | None:
+    """What a program prints, run beside this file; None if it cannot."""
     try:
         return subprocess.run(
-            ["git", *arguments],
+            line,
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastdeit.augment import AugmentedBatch
 from fastdeit.augment.compose import MEAN, STD
+from fastdeit.checkpoints.classes import knows_classes
 from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
 from fastdeit.config import DistillConfig, TrainConfig
 from fastdeit.device import Compute
@@ -169,7 +170,11 @@ def load_teacher(
             say(f"{distill.teacher}: its {len(class_names)} classes are taken in our order")
     else:
         content = load_checkpoint(distill.teacher)
-        if tuple(content["class_names"]) != class_names:
+        known = tuple(content["class_names"])
+        if known != class_names and knows_classes(known, class_names):
+            if is_main:
+                say(f"{distill.teacher}: its {len(known)} classes are taken in our order")
+        elif known != class_names:
             raise UserError(
                 f"teacher must know the classes of the training set ({len(class_names)}). Found: "
                 f"{distill.teacher} with {len(content['class_names'])} others. "

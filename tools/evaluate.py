@@ -1,41 +1,46 @@
-"""`fastdeit evaluate`: accuracy of a checkpoint, head by head."""
+"""`fastdeit evaluate`: accuracy of a checkpoint, head by head, beside the paper's."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from fastdeit import UserError
 from fastdeit.files import replace_file
 from fastdeit.launch import local_rank
-from fastdeit.tools.progress import progress
+from fastdeit.tools.paper_rows import (
+    evaluation_table,
+    explain,
+    model_facts,
+    paper_facts,
+    papers_rows,
+    which_set,
+)
+from fastdeit.tools.validation import (
+    TIMEOUT_MINUTES,
+    PassOptions,
+    check_classes,
+    check_image_size,
+    one_pass,
+)
 
-if TYPE_CHECKING:
-    from fastdeit.pipelines.datasets.index import DatasetIndex
-
-TIMEOUT_MINUTES = 10.0
-"""How long a process waits for the others, as in training unless told otherwise."""
+DEFAULT_PASS = PassOptions()
 
 
 def evaluate(
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")],
     dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")],
     /,
-    engine: Literal["auto", "ffcv", "dali", "pil"] = "auto",
-    batch_size: int = 256,
-    eval_crop_ratio: float = 0.875,
-    weights: Literal["raw", "ema"] = "raw",
+    weights: Literal["raw", "ema", "both"] = "raw",
+    image_size: int | None = None,
     real: Path | None = None,
-    device: str = "auto",
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto",
-    threads: int = 0,
-    bad_images: Literal["stop", "skip"] = "stop",
+    paper: Literal["auto", "imagenet", "v2", "none"] = "auto",
+    reading: PassOptions = DEFAULT_PASS,
 ) -> int:
-    """Evaluate a checkpoint: top-1, top-5 and loss of the class, distillation and joint heads.
+    """Evaluate a checkpoint: top-1, top-5 and loss of each head, beside the paper's rows.
 
     The last line on stdout is one JSON object; it is written to evaluation.json beside the
     checkpoint too. Several GPUs: torchrun --nproc-per-node=8 --no-python fastdeit evaluate ...
@@ -43,15 +48,13 @@ def evaluate(
     Args:
         checkpoint: RUN/checkpoint.pt of `fastdeit train`.
         dataset: a .beton, a folder of shards or an ImageFolder; every image counts once.
-        engine: what decodes; auto takes the fastest that is installed.
-        batch_size: images a step of each process.
-        eval_crop_ratio: the shorter side becomes the model's size divided by this.
-        weights: raw, as trained, or ema, their moving average.
+        weights: raw, as trained, ema, their moving average, or both in one pass.
+        image_size: side of the images in pixels, for which position embeddings are resized; unless
+            given the checkpoint's.
         real: real.json of ImageNet-ReaL, for its top-1 too; DATASET is ImageNet's val then.
-        device: auto, cpu, cuda or cuda:N.
-        precision: as in `fastdeit train`; auto is bf16 autocast on a GPU and fp32 on a CPU.
-        threads: decoding threads of each process; 0 takes its share of the usable cores.
-        bad_images: stop at an image that does not decode, or count its neighbour in its place.
+        paper: which of the paper's columns stands beside: auto knows ImageNet's val and ImageNet-V2
+            by their images and classes (V2's are folders named 0 to 999).
+        reading: how images are read and models computed.
 
     Returns:
         0.
@@ -59,55 +62,46 @@ def evaluate(
     from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
     from fastdeit.device import choose_compute
     from fastdeit.distributed import joined
-    from fastdeit.evaluate import evaluate as score
+    from fastdeit.evaluate import evaluate_all
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.pipelines.datasets.real_labels import read_real_labels
-    from fastdeit.pipelines.open import eval_plan, open_pipeline
-    from fastdeit.pipelines.pipeline import PipelineOptions
 
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1. Found: {batch_size}. Pass 256, say.")
-    if not 0 < eval_crop_ratio <= 1:
-        raise UserError(
-            f"eval_crop_ratio must be above 0 and at most 1. Found: {eval_crop_ratio}. "
-            "Pass --eval-crop-ratio 0.875, say."
-        )
-    compute = choose_compute(device, precision, local_rank())
+    check_image_size(image_size)
+    compute = choose_compute(reading.device, reading.precision, local_rank())
     with joined(compute, TIMEOUT_MINUTES) as world, world.explain_loss("Start it again."):
         content = load_checkpoint(checkpoint)
         index = open_dataset(dataset)
         check_classes(tuple(content["class_names"]), index)
+        which = which_set(index, paper)
         right_labels = None if real is None else read_real_labels(real, index)
-        model = model_from_checkpoint(content, weights).to(compute.device)
-        image_size = content["image_size"]
-        step_size = min(batch_size * world.size, len(index))
-        plan = eval_plan(
-            index, image_size, eval_crop_ratio, step_size, rank=world.rank, world_size=world.size
+        kinds: tuple[Literal["raw", "ema"], ...] = (
+            ("raw", "ema") if weights == "both" else (weights,)
         )
-        options = PipelineOptions(threads=threads, device=compute.device, bad_images=bad_images)
-        with open_pipeline(index, plan, engine, options) as batches:
-            shown = progress(
-                batches, "evaluating", len(batches), unit="batch", is_shown=world.is_main
-            )
-            result = score(model, shown, compute, right_labels, world)
+        models = [
+            model_from_checkpoint(content, kind, image_size).to(compute.device) for kind in kinds
+        ]
+        size = image_size or content["image_size"]
+        with one_pass(index, size, reading, compute, world, "evaluating") as (shown, batches):
+            results = evaluate_all(models, shown, compute, right_labels, world)
             replaced = batches.replacements.num_samples(world)
     if not world.is_main:
         return 0
-    for name, head in result.heads.items():
-        also = "" if head.real_top1_pct is None else f"  ReaL top-1 {head.real_top1_pct:6.2f}%"
-        print(
-            f"{name:>6}: top-1 {head.top1_pct:6.2f}%  top-5 {head.top5_pct:6.2f}%  "
-            f"loss {head.loss:.4f}{also}",
-            file=sys.stderr,
-        )
+    facts: dict[str, Any] = model_facts(content)
+    rows = papers_rows(facts, size, which)
+    print(evaluation_table(dict(zip(kinds, results, strict=True)), rows, which), file=sys.stderr)
+    print(explain(facts, size, rows, which), file=sys.stderr)
     facts = {
         "checkpoint": str(checkpoint),
+        **facts,
         "dataset": str(dataset),
-        "image_size": image_size,
-        "eval_crop_ratio": eval_crop_ratio,
+        "set": which.name,
+        "image_size": size,
+        "eval_crop_ratio": reading.eval_crop_ratio,
         "weights": weights,
         "compute": compute.reason,
-        **result.to_dict(),
+        **results[0].to_dict(),
+        **({"ema_heads": results[1].to_dict()["heads"]} if weights == "both" else {}),
+        "paper": paper_facts(rows, which),
     }
     if replaced:
         facts["images_replaced"] = replaced
@@ -115,25 +109,3 @@ def evaluate(
     print(text)
     replace_file(checkpoint.with_name("evaluation.json"), (text + "\n").encode())
     return 0
-
-
-def check_classes(class_names: tuple[str, ...], index: DatasetIndex) -> None:
-    """Make sure that a dataset has the classes that a model knows.
-
-    Folders that are only numbered, as in ImageNet-V2, are taken for the classes in their order.
-
-    Raises:
-        UserError: it has others.
-    """
-    found = index.class_names
-    if found == class_names or found == tuple(map(str, range(len(class_names)))):
-        return
-    if len(found) != len(class_names):
-        what = f"{len(found)} classes"
-    else:
-        number = next(n for n, name in enumerate(found) if name != class_names[n])
-        what = f"class {number} is {found[number]}, not {class_names[number]}"
-    raise UserError(
-        f"dataset must have the {len(class_names)} classes of the checkpoint. Found: {what}, in "
-        f"{index.path}. Give a set of the same source."
-    )

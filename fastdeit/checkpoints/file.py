@@ -15,6 +15,7 @@ from fastdeit.config import ModelConfig
 from fastdeit.errors import UserError
 from fastdeit.files import replacing
 from fastdeit.models import make_model
+from fastdeit.models.initialise import initialise_from
 
 FORMAT = "fastdeit-checkpoint-1"
 
@@ -119,16 +120,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def model_from_checkpoint(
-    content: dict[str, Any], weights: Literal["raw", "ema"] = "raw"
+    content: dict[str, Any],
+    weights: Literal["raw", "ema"] = "raw",
+    image_size: int | None = None,
 ) -> nn.Module:
     """Build the model of a checkpoint with its weights, in evaluation mode on the CPU.
 
     Args:
         content: from `load_checkpoint`.
         weights: raw, as they were trained, or ema, their moving average.
+        image_size: side of the input in pixels, for which position embeddings are resized as for
+            fine-tuning; None takes that of the checkpoint.
 
     Raises:
-        UserError: the run kept no average.
+        UserError: the run kept no average, or the model cannot take that size.
     """
     if weights == "ema" and content.get("ema") is None:
         raise UserError(
@@ -136,8 +141,18 @@ def model_from_checkpoint(
             "Pass --weights raw."
         )
     config = ModelConfig(**content["model_config"])
-    model = make_model(config, len(content["class_names"]), content["image_size"])
-    model.load_state_dict(content["model" if weights == "raw" else "ema"])
+    own_size = content["image_size"]
+    model = make_model(config, len(content["class_names"]), image_size or own_size)
+    if image_size in (None, own_size):
+        model.load_state_dict(content["model" if weights == "raw" else "ema"])
+        return model.eval()
+    try:
+        initialise_from(model, content, tuple(content["class_names"]), weights)
+    except UserError as error:
+        raise UserError(
+            f"image_size must be the checkpoint's ({own_size}) for {config.model}, whose weights "
+            f"are made for it. Found: {image_size}. Leave --image-size out."
+        ) from error
     return model.eval()
 
 

@@ -33,6 +33,11 @@ class ModelConfig:
     """Number of blocks; None as in timm (transformers only)."""
     num_heads: int | None = None
     """Attention heads; None as in timm (transformers only)."""
+    reg_tokens: int | None = None
+    """Learned tokens beside the class token that no head reads; None as in timm (transformers
+    without a distillation token only)."""
+    norm_eps: float | None = None
+    """What LayerNorm adds to the variance; None as in timm (1e-6; models with LayerNorm only)."""
 
     def __post_init__(self) -> None:
         require(
@@ -53,7 +58,14 @@ class ModelConfig:
             require_effect(
                 self, name, self.drop_path > 0, "stochastic depth", "Pass --drop-path 0.1, say"
             )
-        for name in ("patch_size", "embed_dim", "depth", "num_heads"):
+        require(
+            self.reg_tokens is None or not self.is_distilled,
+            "reg_tokens",
+            self.reg_tokens,
+            f"cannot be chosen for {self.model}, whose second token has a head",
+            "Leave --reg-tokens out, or pass a model without a distillation token.",
+        )
+        for name in ("patch_size", "embed_dim", "depth", "num_heads", "reg_tokens", "norm_eps"):
             value = getattr(self, name)
             require(
                 value is None or value > 0,

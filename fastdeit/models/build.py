@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastdeit.config import ModelConfig
 from fastdeit.errors import UserError
-from fastdeit.models.options import check_effect, timm_options
+from fastdeit.models.options import check_effect, set_norm_eps, timm_options
 from fastdeit.models.stochastic_depth import set_constant_rate
 
 
@@ -56,6 +56,8 @@ def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int
             trunc_normal_(model.cls_token, std=0.02)
     if config.drop_path_decay == "constant":
         set_constant_rate(model.blocks, config.drop_path)
+    if config.norm_eps is not None:
+        set_norm_eps(model, config.norm_eps, config.model)
     check_effect(config, model)
 
     embed = getattr(model, "patch_embed", None)  # patches that overlap are of other classes

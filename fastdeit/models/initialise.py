@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdeit.checkpoints.classes import knows_classes
 from fastdeit.errors import UserError
 
 POS_EMBED = "pos_embed"
@@ -29,6 +30,8 @@ class Initialised:
     """Patches down and across, before and after, where position embeddings were resized."""
     norm_factor: float = 1.0
     """By what resized position embeddings were multiplied to keep their mean norm."""
+    are_numbered: bool = False
+    """Whether its classes were only numbered, and were taken for ours in our order."""
 
     def __str__(self) -> str:
         """For the log."""
@@ -39,6 +42,8 @@ class Initialised:
                 f"; position embeddings resized from {old_h} x {old_w} to {new_h} x {new_w} "
                 f"patches, times {self.norm_factor:.4f}"
             )
+        if self.are_numbered:
+            text += "; its numbered classes are taken in our order"
         return text + f"; begun anew: {', '.join(self.begun_anew) or 'nothing'}"
 
 
@@ -80,7 +85,8 @@ def initialise_from(
     given: dict[str, Tensor] = dict(state)
     anew: list[str] = []
 
-    same_classes = tuple(content["class_names"]) == class_names
+    known = tuple(content["class_names"])
+    same_classes = knows_classes(known, class_names)
     gains_token = DIST_TOKEN in target and DIST_TOKEN not in given
     heads = head_names(model)
     for name in target:
@@ -109,7 +115,8 @@ def initialise_from(
 
     check_fit(given, target, frozenset(anew), content["model_config"]["model"])
     model.load_state_dict(given, strict=False)
-    return Initialised(len(given), tuple(anew), grids, factor)
+    are_numbered = same_classes and known != class_names
+    return Initialised(len(given), tuple(anew), grids, factor, are_numbered)
 
 
 def resize_positions(

@@ -36,7 +36,7 @@ def timm_options(config: ModelConfig, image_size: int) -> dict[str, Any]:
     plain = plain_model(name)
     taken = accepted_options(type(plain))
     options: dict[str, Any] = {"img_size": image_size} if "img_size" in taken else {}
-    for option in ("patch_size", "embed_dim", "depth", "num_heads"):
+    for option in ("patch_size", "embed_dim", "depth", "num_heads", "reg_tokens"):
         value = getattr(config, option)
         if value is not None:
             require(
@@ -71,6 +71,24 @@ def timm_options(config: ModelConfig, image_size: int) -> dict[str, Any]:
     if config.drop_path_mode == "subset":
         options["block_fn"] = SubsetBlock
     return options
+
+
+def set_norm_eps(model: nn.Module, eps: float, name: str) -> None:
+    """Let every LayerNorm of a model add `eps` to the variance.
+
+    Raises:
+        UserError: the model has none.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.LayerNorm)]
+    require(
+        bool(layers),
+        "norm_eps",
+        eps,
+        f"cannot be chosen for {name}, which has no LayerNorm",
+        "Leave --norm-eps out, or pass another --model.",
+    )
+    for layer in layers:
+        layer.eps = eps
 
 
 def plain_model(name: str) -> nn.Module:

@@ -156,3 +156,16 @@ def assert_same_run(one: Path, other: Path) -> None:
     keys = ("kind", "epoch", "step", "loss", "lr", "heads", "num_images")
     rows = [[[row.get(key) for key in keys] for row in rows_of(out)] for out in (one, other)]
     assert rows[0] == rows[1]
+
+
+def in_session(session: int) -> list[str]:
+    """The processes of a session, ended ones that nobody waited for left out."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(folder.name)
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from jobs import in_session
 
 from fastdeit import UserError
 from fastdeit.benchmarks import suite as suite_module
@@ -42,9 +45,11 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [kept.row for kept in read_rows(out / ROWS)]
     assert [row.name for row in rows] == [row["name"] for row in printed["rows"]]
     families = {row.family for row in rows}
-    assert families == {
-        *("ceilings", "loaders", "augment", "step", "end-to-end", "convert", "table5")
-    }
+    if "table5" in families:
+        families.remove("table5")
+    else:  # the machine is slow
+        assert any("rows of Table 5" in what for what in printed["left_out"])
+    assert families == {"ceilings", "loaders", "augment", "step", "end-to-end", "convert"}
     by_name = {row.name: row for row in rows if row.case != "loaders, 1 core"}
     assert by_name["fastdeit pil"].ratios["DeiT's own (timm transform, torch DataLoader)"] > 0
     for name in ("Rotate", "rand-m9-mstd0.5-inc1"):
@@ -170,3 +175,34 @@ def test_wrong_lines(line: str, text: str, capsys: pytest.CaptureFixture[str]) -
     assert main(["bench", *line.split()]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("fastdeit: error: ") and text in captured.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reaches_all", [True, False])
+def test_ctrl_c(reaches_all: bool, tmp_path: Path) -> None:
+    """What was measured is kept; pictures and processes are gone; there is no traceback."""
+    out = tmp_path / "bench"
+    line = ["bench", "all", "--within", "3m", "--device", "cpu", "--out", str(out)]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "fastdeit.tools.cli", *line],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    with program:
+        end = time.monotonic() + 100
+        while not (out / ROWS).exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(5)  # in the loaders, whose processes are others
+        (os.killpg if reaches_all else os.kill)(program.pid, signal.SIGINT)
+        _, error = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert "Traceback" not in error and error.endswith("fastdeit: interrupted\n")
+    assert {kept.row.family for kept in read_rows(out / ROWS)} == {"ceilings"}
+    assert list(tmp_path.glob("fastdeit-bench-*")) == []
+    deadline = time.monotonic() + 10
+    while in_session(program.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert in_session(program.pid) == []

@@ -19,6 +19,7 @@ import pytest
 import torch
 from bad_images import CUT_OFF, NO_JPEG, with_bad_images
 from engines import ENGINES, make_plan
+from jobs import in_session
 from PIL import Image
 
 from fastdeit import UserError
@@ -318,19 +319,6 @@ def test_a_killed_program_leaves_no_workers(engine: str, containers: dict[str, P
     while in_session(program.pid) and time.perf_counter() < deadline:
         time.sleep(0.1)
     assert in_session(program.pid) == []
-
-
-def in_session(session: int) -> list[str]:
-    """The processes of a session, ended ones that nobody waited for left out."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(folder.name)
-    return found
 
 
 @pytest.mark.ffcv

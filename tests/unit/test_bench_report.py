@@ -136,13 +136,16 @@ def test_a_step_has_its_parts_mfu_wait_memory_and_the_papers_figure() -> None:
 def test_hardware_versions_and_dirt_are_listed() -> None:
     """A line for each environment of each file; versions that all share stand below."""
     files = one(rate("a", 1)) | {
-        "b.jsonl": [*kept(rate("a", 1), dirty=True, torch="2.12.0"), *kept(rate("b", 1), **H200)]
+        "b.jsonl": [
+            *kept(rate("a", 1), dirty=True, torch="2.12.0"),
+            *kept(rate("b", 1), **H200, gpu_power_limit_w=700.0),
+        ]
     }
     text = report_text(files)
     lines = [line for line in text.splitlines() if line.startswith(("| `a.jsonl`", "| `b.jsonl`"))]
     assert len(lines) == 3
     assert "0123456789ab, dirty | torch 2.12.0 |" in lines[1]
-    assert "| NVIDIA H200 | some CPU | 16 | 16.0 | cuda |" in lines[2]
+    assert "| NVIDIA H200, 700 W | some CPU | 16 | 16.0 | cuda |" in lines[2]
     assert "Everywhere: n/a." in text
     assert "Everywhere: torch 2.11.0." in report_text(one(rate("a", 1)))
 

@@ -22,7 +22,10 @@ from fastdeit.augment import Operations
 from fastdeit.tools import augment_sheet
 from fastdeit.tools.cli import main
 
-COMMANDS = "sample-data convert verify inspect train ablate evaluate bench report budget".split()
+COMMANDS = (
+    "sample-data convert verify inspect train teach ablate evaluate analyse import export "
+    "predict bench report budget"
+).split()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

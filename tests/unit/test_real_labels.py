@@ -18,7 +18,7 @@ from fastdeit.evaluate import evaluate
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.datasets.names import Names
 from fastdeit.pipelines.datasets.real_labels import read_real_labels
-from fastdeit.tools.evaluate import check_classes
+from fastdeit.tools.validation import check_classes
 
 
 class Guess(nn.Module):

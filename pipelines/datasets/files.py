@@ -1,0 +1,72 @@
+"""Image files without classes, for prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from fastdeit import UserError
+from fastdeit.pipelines.datasets.imagefolder import EXTENSIONS, read_size
+from fastdeit.pipelines.datasets.index import DatasetIndex, sample_key
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """Image files: those that are named, and all in folders that are named, at any depth.
+
+    Raises:
+        UserError: there is nothing at a path, or no image in a folder.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            if not path.exists():
+                raise UserError(
+                    f"every image must be there. Found: nothing at {path}. Give a file or folder."
+                )
+            found.append(path)
+            continue
+        inside = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS)
+        inside = [file for file in inside if not file.is_dir()]
+        if not inside:
+            raise UserError(
+                f"a folder must hold an image. Found: none in {path}. Give another folder."
+            )
+        found += inside
+    return found
+
+
+def open_files(files: Iterable[Path]) -> tuple[DatasetIndex | None, dict[Path, str]]:
+    """An index of image files, in their order, all of class 0.
+
+    Returns:
+        (the index of those that are images, None if none is; why each other file is none)
+    """
+    sizes, good, bad = [], [], {}
+    for file in files:
+        try:
+            sizes.append((*read_size(file), file.stat().st_size))
+            good.append(file)
+        except OSError as error:
+            bad[file] = error.strerror or str(error)
+        except UserError:
+            bad[file] = "in no format that PIL knows"
+    if not good:
+        return None, bad
+    columns = np.array(sizes, dtype=np.int64)
+    count = len(good)
+    index = DatasetIndex(
+        path=good[0].parent,
+        container="imagefolder",
+        files=tuple(good),
+        file_ids=np.arange(count, dtype=np.int32),
+        offsets=np.zeros(count, dtype=np.int64),
+        sizes=columns[:, 2].copy(),
+        modes=np.zeros(count, dtype=np.uint8),
+        labels=np.zeros(count, dtype=np.int64),
+        widths=columns[:, 0].astype(np.int32),
+        heights=columns[:, 1].astype(np.int32),
+        keys=np.array([sample_key(str(file)) for file in good], dtype=np.uint64),
+    )
+    return index, bad

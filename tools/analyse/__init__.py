@@ -1,0 +1,1 @@
+"""`fastdeit analyse`: agreement of models, tokens, and accuracy against epochs and throughput."""

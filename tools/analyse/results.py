@@ -1,0 +1,49 @@
+"""Where an analysis goes: one JSON object on stdout, and into a folder with its plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastdeit.errors import UserError
+from fastdeit.files import replace_file, replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a file as the folder, before anything is computed.
+
+    Raises:
+        UserError: `out` is a file.
+    """
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"out must be a folder. Found: the file {out}. Give another --out.")
+
+
+def finish(
+    name: str, facts: dict[str, Any], out: Path | None, draw: Callable[[], Figure] | None
+) -> None:
+    """Print the facts; with a folder, keep them and the plot there.
+
+    Args:
+        name: of the files, NAME.json and NAME.png; those of an earlier analysis are replaced.
+        facts: for JSON.
+        out: the folder, or None.
+        draw: makes the plot; None if there is nothing to draw.
+    """
+    text = json.dumps(facts)
+    if out is not None:
+        replace_file(out / f"{name}.json", (text + "\n").encode())
+        if draw is not None:
+            save_png(draw(), out / f"{name}.png")
+    print(text)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure; the file appears when it is complete."""
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
