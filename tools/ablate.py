@@ -199,6 +199,8 @@ def run_all(
         if run.begins_with is not None and run.begins_with not in state.finished:
             state.failed[run.name] = state.failed.get(run.begins_with, 1)
             say(f"{run.name} is left out, for {run.begins_with} failed")
+            state.save()
+            write_table(out, facts_of(out, state))
             continue
         line = run.line(config)
         say(f"{run.name} ({number} of {len(runs)}): {shlex.join(['fastdeit', *line])}")

@@ -21,6 +21,7 @@ from fastdeit.config import TrainConfig
 from fastdeit.paper.ablation import table8
 from fastdeit.recipes import ENTRIES, fill_recipe
 from fastdeit.recipes.table8 import ROWS, RowName, own_fields
+from fastdeit.tools import ablate as ablate_module
 from fastdeit.tools.ablation_runs import Finetuning, State, make_runs, pretraining
 from fastdeit.tools.ablation_table import facts_of, table_of
 from fastdeit.tools.cli import main
@@ -210,27 +211,46 @@ def test_the_table_alone_needs_the_folder_only(
     assert err.strip() == table_of(facts)
 
 
-@pytest.mark.slow
 def test_a_run_that_fails_does_not_end_the_others(
-    containers: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    containers: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Its line and its fine-tuning's are said; what failed is tried again."""
-    out = tmp_path / "out"
-    (out / "sgd").mkdir(parents=True)
-    (out / "sgd" / "mine.txt").write_text("a run must not write here")
+    """Its line and its fine-tuning's are said; what failed is tried again, what ended is not."""
+    out, started, bad = tmp_path / "out", [], {"sgd"}
+
+    def execute(line: list[str], processes: int, child: Any) -> tuple[int, dict[str, Any]]:
+        assert (processes, child.signal_number) == (1, 0)
+        name = Path(line[line.index("--out") + 1]).name
+        started.append(name)
+        return (1, {}) if name in bad else (0, {"heads": {"class": {"top1_pct": 12.5}}})
+
+    monkeypatch.setattr(ablate_module, "execute", execute)
     line = line_of(containers, out, "--rows", "sgd", "no-mix")
     assert main(line) == 1
     facts, err = result_of(capfd)
-    assert "sgd failed with exit code 2" in err
+    assert started == ["sgd", "no-mix", "no-mix-finetuned"]
+    assert "sgd failed with exit code 1" in err
     assert "sgd-finetuned is left out, for sgd failed" in err
     for column in ("pretrain", "finetune"):
         assert row(facts, "sgd")[column]["status"] == "failed"
-        assert row(facts, "no-mix")[column]["status"] == "done"
-    (out / "sgd" / "mine.txt").unlink()
+        assert row(facts, "no-mix")[column]["ours"] == 12.5
+    bad.clear()
     assert main(line) == 0
     facts, err = result_of(capfd)
+    assert started[3:] == ["sgd", "sgd-finetuned"]
     assert row(facts, "sgd")["finetune"]["status"] == "done"
-    assert "no-mix" not in err.split("|")[0]
+
+
+@pytest.mark.slow
+def test_the_code_of_a_run_is_seen(containers: dict[str, Path], tmp_path: Path) -> None:
+    """A run that the program refuses is one that failed."""
+    out = tmp_path / "out"
+    (out / "sgd").mkdir(parents=True)
+    (out / "sgd" / "mine.txt").write_text("a run must not write here")
+    assert main(line_of(containers, out, "--rows", "sgd")) == 1
+    assert State(out).failed == {"sgd": 2, "sgd-finetuned": 2}
 
 
 @pytest.mark.slow

@@ -237,6 +237,17 @@ def test_no_split_is_train(tmp_path: Path) -> None:
     assert inner.fingerprint == listing.fingerprint
 
 
+def test_flowers_train_and_val_together(tmp_path: Path) -> None:
+    """Trainval is train, then val: what DeiT is fine-tuned on (Table 6)."""
+    make_flowers(tmp_path)
+    both, train, val = (
+        list_vision_set(tmp_path, "Flowers102", split) for split in ("trainval", "train", "val")
+    )
+    assert list(both.names) == [*train.names, *val.names]
+    assert both.labels.tolist() == [*train.labels, *val.labels]
+    assert both.class_names == train.class_names
+
+
 def test_class_ids_are_wordnets_where_they_are_known(tmp_path: Path) -> None:
     """Imagenette says the WordNet ids of its classes."""
     make_imagenette(tmp_path)
