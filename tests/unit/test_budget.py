@@ -177,7 +177,7 @@ def test_a_given_teacher_is_taken(clock: Clock, tmp_path: Path) -> None:
     path = tmp_path / "teacher.pt"
     save_checkpoint(path, checkpoint_content(teacher, named, 64, ("a", "b", "c")))
     pace = measure_pace(config_of("demo"), 32, 1, None, path, lambda: None)
-    taken = clock.teachers[-1].state_dict()
+    taken = clock.teachers[-1].model.state_dict()
     assert all(torch.equal(value, taken[name]) for name, value in teacher.state_dict().items())
     assert pace.work.teacher == str(path)
 
