@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from fastdeit import UserError
 from fastdeit.benchmarks.harness import Effort
-from fastdeit.benchmarks.markdown_report import report_text
 from fastdeit.benchmarks.plots import plot_bars
+from fastdeit.benchmarks.reporting.report import report_text
 from fastdeit.benchmarks.rows import ROWS, Kept, Row, read_rows, write_rows
 from fastdeit.benchmarks.table import format_table
 from fastdeit.environment import describe_environment

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fastdeit.benchmarks.architectures import table5_architectures
 from fastdeit.benchmarks.augment import PAPER, bench_augment
 from fastdeit.benchmarks.ceilings import all_precisions, bench_ceilings, decode_case
 from fastdeit.benchmarks.commands.models import Wanted, measure_recipes
 from fastdeit.benchmarks.convert import bench_convert, convert
-from fastdeit.benchmarks.figure1 import plot_figure1
-from fastdeit.benchmarks.inference import Protocol, Sizes, bench_inference
+from fastdeit.benchmarks.inference.architectures import table5_architectures
+from fastdeit.benchmarks.inference.figure1 import plot_figure1
+from fastdeit.benchmarks.inference.measure import Protocol, Sizes, bench_inference
 from fastdeit.benchmarks.loaders import bench_loaders, engines_for
 from fastdeit.benchmarks.photographs import make_imagefolder, photograph
 from fastdeit.benchmarks.rows import Row

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from fastdeit.benchmarks.budget.scaling import MACHINES, Machine
 from fastdeit.benchmarks.commands.models import GPU_BATCH, Wanted
 from fastdeit.benchmarks.commands.shared import Precision, require_at_least
-from fastdeit.benchmarks.scaling import MACHINES, Machine
 from fastdeit.durations import parse_hours
 from fastdeit.errors import require
 
 if TYPE_CHECKING:
-    from fastdeit.benchmarks.budget import Budget
-    from fastdeit.benchmarks.budget_inputs import Known
+    from fastdeit.benchmarks.budget.inputs import Known
+    from fastdeit.benchmarks.budget.predict import Budget
+    from fastdeit.benchmarks.budget.two_processes import Job
     from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.benchmarks.two_processes import Job
     from fastdeit.config import TrainConfig
 
 GPUS = (1, 2, 4, 8, 16, 32, 64)
@@ -135,8 +135,8 @@ def budget(
 
     import torch
 
-    from fastdeit.benchmarks.budget import budget_rows, budget_table
-    from fastdeit.benchmarks.budget_plot import plot_budget
+    from fastdeit.benchmarks.budget.plot import plot_budget
+    from fastdeit.benchmarks.budget.predict import budget_rows, budget_table
     from fastdeit.benchmarks.run import BenchRun
     from fastdeit.device import choose_compute
 
@@ -155,7 +155,7 @@ def budget(
                 if out is not None:
                     plot_budget(one, out / f"budget_{name}_gpus.png")
         if check:
-            from fastdeit.benchmarks.scaling_check import CASE, check_two_processes
+            from fastdeit.benchmarks.budget.check import CASE, check_two_processes
 
             with run.part(CASE):
                 job = start.job(names[0], rounds)
@@ -244,7 +244,7 @@ class Start:
             UserError: the rows hold none.
         """
         if self.rows_at is not None:
-            from fastdeit.benchmarks.budget_inputs import read_folder, recipes_in
+            from fastdeit.benchmarks.budget.inputs import read_folder, recipes_in
 
             found = recipes_in(read_folder(self.rows_at), self.rows_at)
             return asked or tuple(found)
@@ -258,7 +258,7 @@ class Start:
         Raises:
             UserError: its step cannot be had.
         """
-        from fastdeit.benchmarks.budget import make_budget
+        from fastdeit.benchmarks.budget.predict import make_budget
 
         known, config = self.known(run, recipe)
         if self.loader_rate is not None:
@@ -268,7 +268,7 @@ class Start:
 
     def known(self, run: BenchRun, recipe: str) -> tuple[Known, TrainConfig]:
         """What is known of one GPU, and the recipe as it was measured."""
-        from fastdeit.benchmarks.budget_inputs import Known, known_of, read_folder
+        from fastdeit.benchmarks.budget.inputs import Known, known_of, read_folder
         from fastdeit.pipelines.pace import measure_pace, usual_teacher
 
         config = Wanted().resolve(recipe, None)
@@ -296,8 +296,8 @@ class Start:
         """
         import torch
 
-        from fastdeit.benchmarks.scaling_check import AVERAGES, BATCH, STEPS
-        from fastdeit.benchmarks.two_processes import Job
+        from fastdeit.benchmarks.budget.check import AVERAGES, BATCH, STEPS
+        from fastdeit.benchmarks.budget.two_processes import Job
 
         has_two = self.kind == "cuda" and torch.cuda.device_count() >= 2
         kind = "cuda" if has_two else "cpu"

@@ -12,7 +12,7 @@ from fastdeit.paper import resolutions as paper_resolutions
 if TYPE_CHECKING:
     import torch
 
-    from fastdeit.benchmarks.inference import Sizes
+    from fastdeit.benchmarks.inference.measure import Sizes
 
 Protocol = Literal["fp32", "tf32", "bf16", "bf16-compiled"]
 
@@ -49,9 +49,9 @@ def table5(
         0, or 1 if something could not be measured.
     """
     check(batch_size, max_batch_size, rounds)
-    from fastdeit.benchmarks.architectures import find_architecture, table5_architectures
-    from fastdeit.benchmarks.figure1 import plot_figure1
-    from fastdeit.benchmarks.inference import bench_inference
+    from fastdeit.benchmarks.inference.architectures import find_architecture, table5_architectures
+    from fastdeit.benchmarks.inference.figure1 import plot_figure1
+    from fastdeit.benchmarks.inference.measure import bench_inference
     from fastdeit.benchmarks.run import BenchRun
 
     at, sizes = prepare(device, rounds, batch_size, max_batch_size, quick)
@@ -95,8 +95,8 @@ def resolutions(
     check(batch_size, max_batch_size, rounds)
     for side in image_size:
         require_at_least(16, image_size=side)
-    from fastdeit.benchmarks.architectures import at_resolution
-    from fastdeit.benchmarks.inference import bench_inference
+    from fastdeit.benchmarks.inference.architectures import at_resolution
+    from fastdeit.benchmarks.inference.measure import bench_inference
     from fastdeit.benchmarks.run import BenchRun
 
     at, sizes = prepare(device, rounds, batch_size, max_batch_size, quick)
@@ -135,7 +135,7 @@ def prepare(
     Raises:
         UserError: the device is not there.
     """
-    from fastdeit.benchmarks.inference import Sizes
+    from fastdeit.benchmarks.inference.measure import Sizes
     from fastdeit.device import choose_compute
 
     at = choose_compute(device).device
@@ -146,7 +146,7 @@ def chosen(
     protocols: tuple[Protocol, ...], device: torch.device, quick: bool
 ) -> tuple[Protocol, ...]:
     """The protocols that are asked for, or the device's; compiling takes long and is not quick."""
-    from fastdeit.benchmarks.inference import PROTOCOLS
+    from fastdeit.benchmarks.inference.measure import PROTOCOLS
 
     usual = PROTOCOLS[device.type]
     return protocols or tuple(each for each in usual if not (quick and each == "bf16-compiled"))

@@ -36,7 +36,7 @@ def compare(
     Returns:
         0, or 1 if something became worse beyond noise.
     """
-    from fastdeit.benchmarks.compare import compare_rows
+    from fastdeit.benchmarks.reporting.compare import compare_rows
 
     least = as_part(threshold)
     before = [kept for rows in read_all(old).values() for kept in rows]
@@ -68,7 +68,7 @@ def keep(
         0.
     """
     rows = [kept for own in read_all(folder).values() for kept in own]
-    from fastdeit.benchmarks.keep import keep_rows
+    from fastdeit.benchmarks.reporting.keep import keep_rows
 
     files = keep_rows(rows, results, dirty, overwrite)
     for path in files:
@@ -94,8 +94,8 @@ def report(
         0.
     """
     kept = read_all(results)
-    from fastdeit.benchmarks.markdown_report import HEAD, report_text
-    from fastdeit.benchmarks.readme_table import readme_table, with_table
+    from fastdeit.benchmarks.reporting.readme_table import readme_table, with_table
+    from fastdeit.benchmarks.reporting.report import HEAD, report_text
     from fastdeit.files import replace_file
 
     if out.exists() and not out.read_text("utf-8", "replace").startswith(HEAD):

@@ -13,11 +13,9 @@ from typing import Any
 
 import pytest
 
-from fastdeit.benchmarks import scaling_check, two_processes
-from fastdeit.benchmarks.commands import budget as command
-from fastdeit.benchmarks.harness import Effort
-from fastdeit.benchmarks.rows import Kept, Row, write_rows
-from fastdeit.benchmarks.scaling_check import (
+from fastdeit.benchmarks.budget import check as scaling_check
+from fastdeit.benchmarks.budget import two_processes
+from fastdeit.benchmarks.budget.check import (
     ALL_REDUCE,
     ALONE,
     APART,
@@ -26,7 +24,10 @@ from fastdeit.benchmarks.scaling_check import (
     TOGETHER,
     check_two_processes,
 )
-from fastdeit.benchmarks.two_processes import Job
+from fastdeit.benchmarks.budget.two_processes import Job
+from fastdeit.benchmarks.commands import budget as command
+from fastdeit.benchmarks.harness import Effort
+from fastdeit.benchmarks.rows import Kept, Row, write_rows
 from fastdeit.errors import UserError
 from fastdeit.tools.cli import main
 

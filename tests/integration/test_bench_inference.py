@@ -14,16 +14,16 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fastdeit.benchmarks.architectures import (
+from fastdeit.benchmarks.inference.architectures import (
     Architecture,
     at_resolution,
     find_architecture,
     table5_architectures,
 )
-from fastdeit.benchmarks.figure1 import plot_figure1, rates_by_protocol
-from fastdeit.benchmarks.forward import Forward, Network, Way
-from fastdeit.benchmarks.inference import Protocol, Sizes, bench_inference
-from fastdeit.benchmarks.largest_batch import Fit, largest_batch
+from fastdeit.benchmarks.inference.figure1 import plot_figure1, rates_by_protocol
+from fastdeit.benchmarks.inference.forward import Forward, Network, Way
+from fastdeit.benchmarks.inference.largest_batch import Fit, largest_batch
+from fastdeit.benchmarks.inference.measure import Protocol, Sizes, bench_inference
 from fastdeit.benchmarks.rows import Row
 from fastdeit.benchmarks.run import BenchRun
 from fastdeit.benchmarks.table import format_table

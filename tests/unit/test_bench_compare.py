@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bench_rows import BASELINE, compared, kept, rate, written
 
-from fastdeit.benchmarks.compare import compare_rows
+from fastdeit.benchmarks.reporting.compare import compare_rows
 from fastdeit.benchmarks.rows import Kept, Row
 from fastdeit.tools.cli import main
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from bench_rows import ENVIRONMENT, H200, kept, rate, written
 
-from fastdeit.benchmarks.keep import hardware_slug
+from fastdeit.benchmarks.reporting.keep import hardware_slug
 from fastdeit.benchmarks.rows import ROWS, read_rows, write_rows
 from fastdeit.tools.cli import main
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from fastdeit.benchmarks.scaling import (
+from fastdeit.benchmarks.budget.scaling import (
     MACHINES,
     Machine,
     Measured,
@@ -160,7 +160,7 @@ def test_faster_parts_never_slow_it_down(machine: Machine) -> None:
 
 def test_it_needs_no_torch() -> None:
     """The model and the command's line are read before torch is imported."""
-    modules = "fastdeit.benchmarks.scaling, fastdeit.benchmarks.commands.budget"
+    modules = "fastdeit.benchmarks.budget.scaling, fastdeit.benchmarks.commands.budget"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from fastdeit import UserError
 from fastdeit.benchmarks.loaders import COPIES
-from fastdeit.benchmarks.markdown import bound, escaped, number, spread, table, times
-from fastdeit.benchmarks.markdown_report import benchmark_of, hardware, is_on_gpu
+from fastdeit.benchmarks.reporting.markdown import bound, escaped, number, spread, table, times
+from fastdeit.benchmarks.reporting.report import benchmark_of, hardware, is_on_gpu
+from fastdeit.benchmarks.reporting.targets import MODELS
 from fastdeit.benchmarks.rows import Kept, Row
 from fastdeit.benchmarks.step import STEP
-from fastdeit.benchmarks.targets import MODELS
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 """What the table stands between."""

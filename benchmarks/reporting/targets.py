@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdeit.benchmarks.loaders import COPIES
-from fastdeit.benchmarks.markdown import escaped, number, percent, times
+from fastdeit.benchmarks.reporting.markdown import escaped, number, percent, times
 from fastdeit.benchmarks.rows import Kept, Row
 from fastdeit.benchmarks.step import PUBLISHED_FILES, STEP
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastdeit.benchmarks.budget import NOT_MEASURED, Budget
-from fastdeit.benchmarks.scaling import Limit
+from fastdeit.benchmarks.budget.predict import NOT_MEASURED, Budget
+from fastdeit.benchmarks.budget.scaling import Limit
 from fastdeit.files import replacing
 
 COLORS: dict[Limit, str] = {

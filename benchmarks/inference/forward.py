@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastdeit import UserError
-from fastdeit.benchmarks.architectures import Architecture
 from fastdeit.benchmarks.harness import Case, Effort, measure
+from fastdeit.benchmarks.inference.architectures import Architecture
 from fastdeit.benchmarks.rows import Row
 from fastdeit.config import ModelConfig
 from fastdeit.device import Compute

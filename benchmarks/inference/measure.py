@@ -15,9 +15,10 @@ from typing import Any, Literal
 import torch
 
 from fastdeit import UserError
-from fastdeit.benchmarks.architectures import Architecture
 from fastdeit.benchmarks.ceilings import Ceiling
-from fastdeit.benchmarks.forward import (
+from fastdeit.benchmarks.harness import MIN_ROUNDS
+from fastdeit.benchmarks.inference.architectures import Architecture
+from fastdeit.benchmarks.inference.forward import (
     Forward,
     Network,
     fastest_way,
@@ -26,8 +27,7 @@ from fastdeit.benchmarks.forward import (
     saying,
     timed_at,
 )
-from fastdeit.benchmarks.harness import MIN_ROUNDS
-from fastdeit.benchmarks.largest_batch import Fit, largest_batch
+from fastdeit.benchmarks.inference.largest_batch import Fit, largest_batch
 from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.benchmarks.run import BenchRun
 from fastdeit.device import Compute, choose_compute

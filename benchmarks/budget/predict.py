@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from fastdeit.benchmarks.budget_inputs import Known
-from fastdeit.benchmarks.rows import Row, with_bound
-from fastdeit.benchmarks.scaling import (
+from fastdeit.benchmarks.budget.inputs import Known
+from fastdeit.benchmarks.budget.scaling import (
     BUCKET_BYTES,
     MACHINES,
     Machine,
@@ -18,6 +17,7 @@ from fastdeit.benchmarks.scaling import (
     bucket_bytes,
     predict,
 )
+from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.config import TrainConfig
 from fastdeit.models import make_model
 from fastdeit.pipelines.pace import NUM_CLASSES, count_work, usual_teacher

@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from fastdeit.benchmarks.markdown import case_lines, escaped, table
+from fastdeit.benchmarks.reporting.markdown import case_lines, escaped, table
+from fastdeit.benchmarks.reporting.targets import CORES, GPU, TARGETS
 from fastdeit.benchmarks.rows import Kept, Row
-from fastdeit.benchmarks.targets import CORES, GPU, TARGETS
 
 HEAD = "<!-- Made by `fastdeit bench report` from kept rows: measure, keep, make it again. -->"
 """First line of each report."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict
 
+from fastdeit.benchmarks.budget.scaling import Machine, Measured, Work, bucket_bytes, predict
+from fastdeit.benchmarks.budget.two_processes import PARTS, Job, run_two
 from fastdeit.benchmarks.harness import Effort, percentile
 from fastdeit.benchmarks.rows import Row
-from fastdeit.benchmarks.scaling import Machine, Measured, Work, bucket_bytes, predict
-from fastdeit.benchmarks.two_processes import PARTS, Job, run_two
 
 CASE = "budget check"
 ALONE, APART, TOGETHER = "one process", "2 processes that do not talk", "2 processes"

@@ -19,7 +19,7 @@ from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, TextIO
 
-from fastdeit.benchmarks.scaling import bucket_bytes
+from fastdeit.benchmarks.budget.scaling import bucket_bytes
 from fastdeit.errors import RunError, UserError, require
 from fastdeit.recipes import fill_recipe
 from fastdeit.recipes.entry import changed

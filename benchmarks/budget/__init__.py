@@ -1,0 +1,1 @@
+"""Scale on paper: images/s on many GPUs from the measured step of one, and a check of that."""
