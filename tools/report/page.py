@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from html import escape
 from itertools import count
 
@@ -29,10 +30,23 @@ GENERATOR = '<meta name="generator" content="fastdeit report">'
 # The browser itself refuses what would leave the page, should an input ever get past escape().
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
-CASES = {"loaders": "Loader rates", "step": "Step rates"}
+CASES = {
+    "loaders": "Loader rates",
+    "step": "Step rates",
+    "end-to-end": "Training from files",
+    "augment": "Augmentation",
+    "convert": "Conversion",
+    "table5": "Inference, as in Table 5 of the paper",
+    "ceilings": "What the machine can do",
+}
 ABOUT_CASES = {
     "loaders": "The loader alone: the images that it delivers, with no model behind it.",
     "step": "The model alone: training steps on images that are already in memory.",
+    "end-to-end": "Training steps on images that are decoded from files.",
+    "augment": "Operations, policies and the whole stage, on one core or on the GPU.",
+    "convert": "The whole program, from a folder of JPEGs to a dataset on the disk.",
+    "table5": "Forward passes of the paper's models, without training.",
+    "ceilings": "The bounds of the other rates, measured in the same run.",
 }
 
 
@@ -195,7 +209,9 @@ def make_bench(rows: list[Json], number: count[int]) -> list[str]:
         by_unit: dict[str, list[Json]] = {}
         for row in group:
             by_unit.setdefault(fmt(row.get("unit")), []).append(row)
-        about = ABOUT_CASES.get(case, "")
+        # "loaders, 2 cores" and "step: deit-b, batch 256" are of the benchmarks loaders and step.
+        family, *rest = re.split("[:,] ", case, maxsplit=1)
+        about = ABOUT_CASES.get(family, "")
         body = f"<p>{about}</p>" if about else ""
         for unit_rows in by_unit.values():
             if any(row.get("median") is not None for row in unit_rows):
@@ -203,7 +219,8 @@ def make_bench(rows: list[Json], number: count[int]) -> list[str]:
                 body += f'<figure class="bars">{svg}</figure>'
         body += '<p class="caption">Bars are medians, whiskers the 20th to 80th percentile'
         body += ", grey the baseline.</p>" if any(r.get("baseline") for r in group) else ".</p>"
-        sections.append(section(CASES.get(case, f"Benchmark: {case}"), body + bench_table(group)))
+        title = ": ".join([CASES.get(family, f"Benchmark: {family}"), *rest])
+        sections.append(section(title, body + bench_table(group)))
     return sections
 
 
