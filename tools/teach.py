@@ -49,6 +49,17 @@ def teach(config: AnyRecipe) -> int:
         "must be given, for it is asked",
         "Pass --distillation hard --teacher RUN/checkpoint.pt.",
     )
+    require(
+        not config.run.overwrite,
+        "overwrite",
+        True,
+        "has no effect in teach, which never replaces a store",
+        "Leave it out, and give another --out.",
+    )
+    if config.dry_run:
+        from fastdeit.tools.dry_run import dry_run
+
+        return dry_run(config)
     with ExitStack() as stack:
         stack.enter_context(stop_at_once())
         import numpy as np

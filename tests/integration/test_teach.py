@@ -235,6 +235,11 @@ def test_a_writer_refuses_too(
     assert teach(containers, out, teacher, *hard, "--distillation", "soft") == 2
     assert "teacher_top_k 0, which is all" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert teach(containers, out, teacher, *hard, "--overwrite", "--resume", "never") == 2
+    assert "overwrite has no effect in teach" in capsys.readouterr().err
+    assert teach(containers, tmp_path / "dry", teacher, *hard, "--dry-run") == 0
+    assert json.loads(capsys.readouterr().out)["derived"]["num_classes"] == 20
+    assert not (tmp_path / "dry").exists()
     data = ["--train", str(containers["beton"]), "--val", str(containers["val"])]
     assert main(["teach", "demo-teacher", *data, "--out", str(out)]) == 2
     assert "teacher must be given, for it is asked" in capsys.readouterr().err
