@@ -8,7 +8,7 @@ process that is bound to those cores, in which the cases take turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def bench_loaders(
     threads: int,
     num_images: int,
     effort: Effort,
-) -> list[Row]:
+) -> Iterator[list[Row]]:
     """Measure every loader that is installed, on one core and on as many as `threads`.
 
     Args:
@@ -58,11 +58,10 @@ def bench_loaders(
             all if there are fewer.
         effort: of each number of cores.
 
-    Returns:
-        A row a loader and number of cores. Its bound is what a core decodes, times the cores,
+    Yields:
+        For each number of cores a row a loader. Its bound is what a core decodes, times the cores,
         times the copies that a decode serves.
     """
-    rows = []
     for cores in sorted({1, threads}):
         options = {
             "data": str(data),
@@ -72,8 +71,7 @@ def bench_loaders(
             "threads": cores,
             "num_images": num_images * cores,
         }
-        rows += run_pinned("fastdeit.benchmarks.loaders:measure_loaders", options, cores, effort)
-    return rows
+        yield run_pinned("fastdeit.benchmarks.loaders:measure_loaders", options, cores, effort)
 
 
 def measure_loaders(

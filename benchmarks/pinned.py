@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +17,8 @@ from fastdeit.benchmarks.harness import Effort
 from fastdeit.benchmarks.rows import Row
 
 ROUND, ROWS = "round", "rows "
+GRACE_S = 3.0
+"""For a process that is asked to end, before it is killed."""
 
 
 def run_pinned(function: str, options: dict[str, Any], cores: int, effort: Effort) -> list[Row]:
@@ -51,12 +55,15 @@ def run_pinned(function: str, options: dict[str, Any], cores: int, effort: Effor
                 elif line.strip() == ROUND:
                     effort.on_round()
         except BaseException:  # Ctrl-C, above all: it need not have reached the other one
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
             process.kill()
             raise
     if process.returncode != 0 or rows is None:
         raise UserError(
-            f"measuring on {cores} cores failed. Found: exit code {process.returncode} of "
-            f"{function}. See above."
+            f"measuring on {cores} core{'s' * (cores > 1)} failed. Found: exit code "
+            f"{process.returncode} of {function}. See above."
         )
     return rows
 

@@ -151,7 +151,7 @@ def read_rows(path: Path) -> list[Kept]:
         except (ValueError, TypeError, KeyError, AttributeError):
             raise UserError(
                 f"rows must be JSON lines of `fastdeit bench`. Found: {path}, line {number}, "
-                f"{text[:60]!r}. Give the folder or a file that it wrote."
+                f"{text[:60]!r}. Delete that line, or give another folder or file."
             ) from None
         kept.append(Kept(row, environment))
     return kept

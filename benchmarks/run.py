@@ -52,6 +52,7 @@ class BenchRun:
         self.out = out
         """Folder of the rows, or None."""
         self._before = [] if out is None else open_folder(out)
+        self._num_known = 0
         self._bar = tqdm(desc="measuring", unit="round", delay=2, disable=not sys.stderr.isatty())
 
     def __enter__(self) -> BenchRun:
@@ -102,6 +103,7 @@ class BenchRun:
         for kept in self._before:
             row = kept.row
             if (row.case, row.name, row.settings) == (case, name, settings) and self._is_here(kept):
+                self._num_known += 1
                 return row
         return None
 
@@ -120,7 +122,7 @@ class BenchRun:
             yield
         except UserError as error:
             self.failed[what] = str(error)
-            self.say(f"fastdeit: left out: {what}: {error}")
+            self.say(f"not measured: {what}: {error}")
 
     def end(self, shown: Sequence[Row] | None = None) -> int:
         """Draw the charts, print a table on stderr and all rows as one JSON object on stdout.
@@ -143,8 +145,9 @@ class BenchRun:
             print(tables_of(rows), file=sys.stderr)
         for what, why in self.left_out.items():
             print(f"left out: {what}: {why}", file=sys.stderr)
-        for what, why in self.failed.items():
-            print(f"not measured: {what}: {why}", file=sys.stderr)
+        if self._num_known:
+            there = f"{self._num_known} rows were there already"
+            print(f"{there}; another --out than {self.out} measures again", file=sys.stderr)
         facts = {
             "rows": [asdict(row) for row in self.rows],
             "failed": self.failed,

@@ -23,6 +23,7 @@ from fastdeit.benchmarks.rows import Row
 from fastdeit.benchmarks.run import BenchRun
 from fastdeit.benchmarks.step import Files
 from fastdeit.device import Compute
+from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import is_installed
 
@@ -120,7 +121,9 @@ class Suite:
             else:
                 open_dataset(data)  # so that what is wrong with it is said at once
                 made = Data(data, source)
-                if source is None:
+                if source is not None:
+                    list_imagefolder(source)
+                else:
                     self.run.leave_out("DeiT's and DALI's own loaders, conversion", "no --source")
             self.part("ceilings", self.ceilings)
             self.part("loaders", lambda seconds: self.loaders(made, seconds))
@@ -167,10 +170,10 @@ class Suite:
             affordable = seconds / (2 * 4 * COST_OF_LOADERS * decode_s)
             num_images = int(max(2, min(16, affordable // BATCH_SIZE))) * BATCH_SIZE
         effort = self.run.effort(ALL_ROUNDS, None if seconds is None else 0.4 * seconds)
-        rows = bench_loaders(
+        for rows in bench_loaders(
             data.beton, data.source, IMAGE_SIZE, BATCH_SIZE, self.threads, num_images, effort
-        )
-        self.run.add(rows)
+        ):
+            self.run.add(rows)
 
     def augment(self, seconds: float | None) -> None:
         """Each operation, policies and the whole stage."""

@@ -20,10 +20,10 @@ class RunError(Exception):
 class Stopped(Exception):
     """A run that was asked to stop and has saved where it was; it can go on."""
 
-    def __init__(self, signal_number: int, message: str) -> None:
-        """Say which signal asked, and what was saved."""
+    def __init__(self, signal_number: int, message: str, way_on: str = "--resume auto") -> None:
+        """Say which signal asked, what was saved, and what goes on with it."""
         super().__init__(message)
-        self.signal_number = signal_number
+        self.signal_number, self.way_on = signal_number, way_on
 
 
 def require_effect(config: Any, name: str, has_effect: bool, without: str, way_out: str) -> None:

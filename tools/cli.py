@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except Stopped as stopped:
         if launch.is_first_process():  # all processes of a job stop together
-            print(f"fastdeit: stopped at {stopped}; --resume auto goes on", file=sys.stderr)
+            print(f"fastdeit: stopped at {stopped}; {stopped.way_on} goes on", file=sys.stderr)
         return 130 if stopped.signal_number == signal.SIGINT else EXIT_REQUEUE
     except KeyboardInterrupt:
         print("fastdeit: interrupted", file=sys.stderr)
@@ -124,14 +124,16 @@ def run(args: list[str]) -> int:
             raise UserError(f"no such command. Found: {args[0]}. Known: {', '.join(commands)}.")
         # Only the module of the command that is asked for is imported.
         command = load_command(commands[args[0]])
+        own = args[1:]
         check = getattr(command, "check_args", None)
         if check is not None:
-            check(args[1:])
+            check(own)
+        own = getattr(command, "complete_args", list)(own)
         prog, several = f"fastdeit {args[0]}", getattr(command, "subcommands", None)
         if several is not None:
-            code = run_one_of(several, command, args[1:], prog)
+            code = run_one_of(several, command, own, prog)
         else:
-            code = tyro.cli(command, args=args[1:], prog=prog, config=PARSING)
+            code = tyro.cli(command, args=own, prog=prog, config=PARSING)
     else:
         tree = {name: with_short_help(load_command(point)) for name, point in commands.items()}
         code = tyro.extras.subcommand_cli_from_dict(

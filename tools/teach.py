@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from fastdeit.config import TrainConfig
-from fastdeit.errors import require
+from fastdeit.errors import Stopped, require
 from fastdeit.launch import local_rank
 from fastdeit.stopping import stop_at_once
 from fastdeit.tools.progress import progress
@@ -36,7 +36,7 @@ def teach(config: AnyRecipe) -> int:
     command is given again. Several GPUs: torchrun --nproc-per-node=8 --no-python fastdeit teach ...
 
     Args:
-        config: the recipe and what is changed in it; --val is not read, --epochs are written.
+        config: the recipe and what is changed in it; --val may be left out, --epochs are written.
 
     Returns:
         0.
@@ -96,7 +96,11 @@ def teach(config: AnyRecipe) -> int:
         )
         for epoch in missing:
             batches.load_state_dict({"epoch": epoch, "step": 0})
-            mine = ask(config, asked, batches, compute, world.rank, kind, bar.update)
+            try:
+                mine = ask(config, asked, batches, compute, world.rank, kind, bar.update)
+            except Stopped as stopped:
+                where = f"epoch {epoch + 1}, which is not kept"
+                raise Stopped(stopped.signal_number, where, "the same command") from None
             shares = world.gather(mine)
             if world.is_main:
                 # A step's rows lie one process after another.
@@ -105,7 +109,7 @@ def teach(config: AnyRecipe) -> int:
     if world.is_main:
         num_answers = epochs * plan.num_steps * plan.batch_size
         num_bytes = sum(file.stat().st_size for file in out.iterdir())
-        said = f"{out}: {num_answers:,} answers in {epochs} epochs, {num_bytes / 1e6:,.1f} MB"
+        said = f"{out}: {num_answers:,} answers in {epochs} epochs, {num_bytes / 1e6:,.3g} MB"
         print(said, file=sys.stderr)
         facts = {"labels": str(out), "epochs": epochs, "answers": num_answers}
         print(json.dumps({**facts, "bytes": num_bytes, "teacher": about}))
@@ -113,6 +117,16 @@ def teach(config: AnyRecipe) -> int:
 
 
 teach.check_args = check_recipe  # type: ignore[attr-defined]
+
+
+def complete_args(args: list[str]) -> list[str]:
+    """The arguments with a validation set, which is not read, if there are any."""
+    is_given = any(arg.split("=")[0] == "--val" for arg in args)
+    wants_help = {"-h", "--help"} & set(args)
+    return args if is_given or not args or wants_help else [*args, "--val", "not-read"]
+
+
+teach.complete_args = complete_args  # type: ignore[attr-defined]
 
 
 def ask(

@@ -122,6 +122,17 @@ def train(config: AnyRecipe) -> int:
 train.check_args = check_recipe  # type: ignore[attr-defined]
 
 
+def complete_args(args: list[str]) -> list[str]:
+    """The arguments with the teacher that a distilled recipe need not have beside its labels."""
+    given = {arg.split("=")[0].replace("_", "-") for arg in args}
+    if "--teacher-labels" in given and "--teacher" not in given:
+        return [*args, "--teacher", "None"]
+    return args
+
+
+train.complete_args = complete_args  # type: ignore[attr-defined]
+
+
 def open_sets(
     config: TrainConfig, world: World
 ) -> tuple[tuple[DatasetIndex, Plan], tuple[DatasetIndex, Plan]]:

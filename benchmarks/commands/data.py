@@ -69,13 +69,18 @@ def loaders(
     from fastdeit.benchmarks.loaders import bench_loaders
     from fastdeit.benchmarks.run import BenchRun
     from fastdeit.cores import num_usable_cores
+    from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
     from fastdeit.pipelines.datasets.index import open_dataset
 
-    open_dataset(data)  # so that what is wrong with it is said at once
+    # So that what is wrong with them is said at once.
+    open_dataset(data)
+    if source is not None:
+        list_imagefolder(source)
     cores = threads or num_usable_cores()
     with BenchRun(out, torch.device("cpu")) as run:
         effort = run.effort(rounds)
-        run.add(bench_loaders(data, source, image_size, batch_size, cores, num_images, effort))
+        for rows in bench_loaders(data, source, image_size, batch_size, cores, num_images, effort):
+            run.add(rows)
         return run.end()
 
 

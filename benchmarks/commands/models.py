@@ -130,8 +130,11 @@ def end_to_end(
     from fastdeit.benchmarks.run import BenchRun
     from fastdeit.benchmarks.step import Files
     from fastdeit.device import choose_compute
+    from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
     from fastdeit.pipelines.datasets.index import open_dataset
 
+    if source is not None:
+        list_imagefolder(source)  # so that what is wrong with it is said at once
     engines = tuple(engine or engines_for(open_dataset(data)))
     compute = choose_compute(device, precision)
     files = Files(data, engines, source)

@@ -9,11 +9,8 @@ from fastdeit.benchmarks.rows import Row
 from fastdeit.benchmarks.table import MORE, Column
 
 EXTRA = (
-    Column("batch", "{:,}", lambda row: row.batch_size),
     Column("px", "{}", lambda row: row.image_size),
-    Column("parameters, M", "{:,.4g}", lambda row: row.params_m),
-    Column("GMACs", "{:,.4g}", lambda row: row.gmacs),
-    *(column for column in MORE if column.title != "MFU"),
+    *(column for column in MORE if column.title not in ("MFU", "paper V100", "x V100")),
 )
 """Columns where they are known."""
 
@@ -184,7 +181,7 @@ def paper(row: Row, notes: Footnotes) -> str | None:
     """What the paper gives, and how many times that this is."""
     if row.paper is None:
         return None
-    ratio = f"; x {times(row.median / row.paper)}" if row.paper else ""
+    ratio = f"; x {times((row.mean or row.median) / row.paper)}" if row.paper else ""
     return f"{number(row.paper)}{ratio}{notes.mark(row.paper_what)}"
 
 

@@ -153,7 +153,7 @@ def test_a_part_that_cannot_be_measured(capsys: pytest.CaptureFixture[str]) -> N
             run.add([row("a", "one")])
         assert run.end() == 1
     captured = capsys.readouterr()
-    assert captured.err.count("this: it does not fit. Found: 9. Take less.") == 2
+    assert captured.err.count("this: it does not fit. Found: 9. Take less.") == 1
     assert json.loads(captured.out)["failed"] == {"this": "it does not fit. Found: 9. Take less."}
 
 
@@ -167,12 +167,16 @@ def test_a_part_that_cannot_be_measured(capsys: pytest.CaptureFixture[str]) -> N
         ("all --source x", "source has no effect without the dataset of its images. Found: x."),
         ("all --threads -1", "threads must be at least 0. Found: -1."),
         ("all --device cuda:99", "device cuda:99 is not there."),
+        ("loaders --data {beton} --source none", "Found: none"),
+        ("end-to-end --data {beton} --source none", "Found: none"),
         ("all --within 1m --data none.beton", "dataset does not exist. Found: nothing at none."),
     ],
 )
-def test_wrong_lines(line: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_lines(
+    line: str, text: str, containers: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     """What cannot be is one line."""
-    assert main(["bench", *line.split()]) == 2
+    assert main(["bench", *line.format(beton=containers["beton"]).split()]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("fastdeit: error: ") and text in captured.err
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,7 @@ def test_a_store_is_as_good_as_the_teacher(
     model = "deit_tiny_distilled_patch16_224" if token else "deit_tiny_patch16_224"
     options += ["--model", model, "--accumulate", "3"]
     assert run_here(containers, tmp_path / "live", *options, "--teacher", str(teacher)) == 0
-    labels = ["--teacher-labels", str(tmp_path / "labels")]
+    labels = ["--teacher-labels", str(tmp_path / "labels")]  # and no teacher
     assert run_here(containers, tmp_path / "stored", *options, *labels) == 0
     assert_same(tmp_path / "live", tmp_path / "stored")
     # It does teach something.
@@ -243,6 +245,45 @@ def test_a_writer_refuses_too(
     data = ["--train", str(containers["beton"]), "--val", str(containers["val"])]
     assert main(["teach", "demo-teacher", *data, "--out", str(out)]) == 2
     assert "teacher must be given, for it is asked" in capsys.readouterr().err
+
+
+def test_a_distilled_recipe_reads_labels(
+    containers: dict[str, Path],
+    teacher: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As documented: no validation set to teach, no teacher to train."""
+    small = [*TINY, "--embed-dim", "48", "--model", "deit_tiny_distilled_patch16_224"]
+    small += ["--epochs", "1", "--warmup-epochs", "0"]
+    data = ["--train", str(containers["beton"])]
+    labels = tmp_path / "labels"
+    line = ["teach", "demo", *data, "--teacher", str(teacher), "--out", str(labels), *small]
+    assert main(line) == 0
+    data += ["--val", str(containers["val"])]
+    given = ["--teacher-labels", str(labels), "--out", str(tmp_path / "run")]
+    assert main(["train", "demo", *data, *given, *small]) == 0
+    assert "ema_heads" in json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_a_stop_says_what_goes_on(
+    containers: dict[str, Path],
+    teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same command, which needs no option for it."""
+    from fastdeit.tools import teach as command
+
+    def stop(*_: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it should have ended")
+
+    monkeypatch.setattr(command, "ask", stop)
+    assert teach(containers, tmp_path / "labels", teacher, "--distillation", "hard") == 75
+    said = "stopped at epoch 1, which is not kept; the same command goes on"
+    assert said in capsys.readouterr().err
 
 
 def test_what_is_kept_of_probabilities() -> None:

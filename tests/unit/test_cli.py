@@ -208,9 +208,12 @@ def test_sigterm_keeps_what_was_done(sample_source: Path, tmp_path: Path) -> Non
     program = [sys.executable, "-m", "fastdeit.tools.cli", "convert", "--reencode", "all"]
     line = [*program, str(sample_source / "train"), str(tmp_path / "out.beton"), "--workers", "1"]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
-        while not list(tmp_path.glob(".out.beton.partial/pages-*")):
+        pages = tmp_path / ".out.beton.partial"
+        # Until an image was written; the file is there before.
+        while not any(file.stat().st_blocks for file in pages.glob("pages-*")):
             assert process.poll() is None
             time.sleep(0.01)
+        time.sleep(0.2)
         process.terminate()
         _, error = process.communicate(timeout=60)
     assert process.returncode == 143
