@@ -89,6 +89,11 @@ class Row:
         return self.case, self.name, json.dumps(self.settings, sort_keys=True)
 
     @property
+    def times_paper(self) -> float | None:
+        """The mean rate, as the paper gives it, over the paper's."""
+        return (self.mean or self.median) / self.paper if self.paper else None
+
+    @property
     def family(self) -> str:
         """The benchmark: the case without what it was measured with."""
         return self.case.replace(":", ",").split(",")[0].strip()

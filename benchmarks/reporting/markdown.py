@@ -181,7 +181,7 @@ def paper(row: Row, notes: Footnotes) -> str | None:
     """What the paper gives, and how many times that this is."""
     if row.paper is None:
         return None
-    ratio = f"; x {times((row.mean or row.median) / row.paper)}" if row.paper else ""
+    ratio = "" if row.times_paper is None else f"; x {times(row.times_paper)}"
     return f"{number(row.paper)}{ratio}{notes.mark(row.paper_what)}"
 
 

@@ -196,9 +196,9 @@ def test_a_teacher_of_other_classes_is_refused(
     path = tmp_path / "teacher.pt"
     names = open_dataset(containers["val"]).class_names
     save_checkpoint(path, checkpoint_content(make_model(config, 20, 32), config, 32, names))
-    code = run("demo", containers, tmp_path / "run", "--teacher", str(path), "--engine", "pil")
-    assert code == 2
-    assert "teacher must see images of the student's size (64)" in capsys.readouterr().err
+    line = ("--teacher", str(path), "--engine", "pil")
+    assert run("demo", containers, tmp_path / "run", *line, "--teacher-image-size", "64") == 2
+    assert "must be the transformer's own (32). Found: 64" in capsys.readouterr().err
     content = checkpoint_content(make_model(config, 2, 64), config, 64, ("cat", "dog"))
     save_checkpoint(path, content)
     code = run("demo", containers, tmp_path / "run", "--teacher", str(path), "--engine", "pil")
