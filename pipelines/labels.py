@@ -209,11 +209,7 @@ class LabelStore:
         """
         if epoch != self._epoch:
             self._rows, self._epoch = self._load(epoch), epoch
-        plan = self._plan
-        begin = step * plan.batch_size
-        first = begin + plan.batch_size * plan.rank // plan.world_size
-        last = begin + plan.batch_size * (plan.rank + 1) // plan.world_size
-        rows = self._rows[first:last]
+        rows = self._rows[self._plan.share(step)]
         if rows.dtype.names is None:
             return torch.from_numpy(rows.astype(np.int64))
         classes = torch.from_numpy(rows["classes"].astype(np.int64))

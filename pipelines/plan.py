@@ -168,13 +168,17 @@ class Plan:
         """
         samples, copies = self.stream(epoch)
         for step in range(first_step, self.num_steps):
-            begin = step * self.batch_size
-            size = min(self.batch_size, len(samples) - begin)
-            own = slice(
-                begin + size * self.rank // self.world_size,
-                begin + size * (self.rank + 1) // self.world_size,
-            )
+            own = self.share(step)
             yield StepPlan(epoch, step, samples[own], copies[own])
+
+    def share(self, step: int) -> slice:
+        """Where this process's part of a step lies in the stream of an epoch."""
+        begin = step * self.batch_size
+        size = min(self.batch_size, self.epoch_samples - begin)
+        return slice(
+            begin + size * self.rank // self.world_size,
+            begin + size * (self.rank + 1) // self.world_size,
+        )
 
     def stream(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The whole epoch over all processes: (sample numbers, copies), each (epoch_samples,).
