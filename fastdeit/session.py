@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,8 @@ class Session:
     """Gives logits of the student's images; frozen, compiled as the model is."""
     answers: Answers | None = None
     """What the teacher said before, in place of `teacher`."""
+    teacher_model: str | None = None
+    """timm's name of the teacher in either form; None without one."""
     ema: ModelEma | None = None
     """The averaged weights."""
     world: World = field(default_factory=World)
@@ -75,7 +77,8 @@ def make_session(
         if world.is_main:
             say(f"{config.init_from}: {became}")
     teacher = load_teacher(config, class_names, compute, world.is_main)
-    return assemble(config, model, teacher, compute, world, content)
+    session = assemble(config, model, teacher, compute, world, content)
+    return session if teacher is None else replace(session, teacher_model=teacher.name)
 
 
 def assemble(

@@ -34,6 +34,7 @@ class Teacher(nn.Module):
         image_size: int,
         mean: tuple[float, ...] = MEAN,
         std: tuple[float, ...] = STD,
+        name: str = "",
     ) -> None:
         """Freeze a model.
 
@@ -42,8 +43,10 @@ class Teacher(nn.Module):
             image_size: side of the images that it is shown, in pixels.
             mean: its normalisation, by colour.
             std: the same.
+            name: timm's, of its architecture.
         """
         super().__init__()
+        self.name = name
         self.model = model.eval().requires_grad_(False)
         self.image_size = image_size
         self.is_normalised_alike = (tuple(mean), tuple(std)) == (MEAN, STD)
@@ -82,6 +85,9 @@ def soften(logits: Tensor, config: DistillConfig) -> Tensor:
 
 class Answers(Protocol):
     """What a teacher said before of the images of a run."""
+
+    model: str
+    """timm's name of the teacher."""
 
     def read(self, epoch: int, step: int) -> Tensor:
         """What it said of this process's share of a step, as `answer` gives it, on the CPU."""
@@ -166,6 +172,7 @@ def load_teacher(
         return None
     if distill.timm_teacher is not None:
         model, own_size, mean, std = fetch(distill.timm_teacher, len(class_names))
+        name = distill.timm_teacher.split(".")[0]
         if is_main:
             say(f"{distill.teacher}: its {len(class_names)} classes are taken in our order")
     else:
@@ -181,7 +188,7 @@ def load_teacher(
                 "Train the teacher on the same data."
             )
         model, own_size = model_from_checkpoint(content), content["image_size"]
-        mean, std = MEAN, STD
+        mean, std, name = MEAN, STD, content["model_config"]["model"]
     has_grid = grid_of(model) is not None
     # A convnet takes any size, as the paper's teacher does when the student is fine-tuned.
     shown = distill.teacher_image_size or (own_size if has_grid else size)
@@ -190,7 +197,7 @@ def load_teacher(
             f"teacher_image_size must be the transformer's own ({own_size}). Found: {shown}. Leave "
             f"out --teacher-image-size, or fine-tune the teacher at {shown}."
         )
-    teacher = Teacher(model, shown, mean, std)
+    teacher = Teacher(model, shown, mean, std, name)
     compute.place(teacher)
     return teacher
 

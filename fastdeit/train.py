@@ -99,6 +99,7 @@ def train(
                 class_names,
                 config=config.to_dict(),
                 num_params=num_parameters(model),
+                teacher_model=session.teacher_model,
                 **run_state(position, session.optimizer, session.scaler, ema),
             )
             store.save(content, position.step, is_best)

@@ -188,6 +188,7 @@ class LabelStore:
                 f"teacher_labels must hold every epoch of the run ({config.optim.epochs}). Found: "
                 f"none of epoch {missing[0] + 1} in {self._folder}. Run `fastdeit teach` for them."
             )
+        self.model: str = about["teacher"]["model"]
         self._num_classes = len(class_names)
         self._type = row_type(config.distill, self._num_classes)
         self._checksums: dict[str, str] = about["epochs"]

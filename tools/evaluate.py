@@ -17,6 +17,7 @@ from fastdeit.tools.paper_rows import (
     model_facts,
     paper_facts,
     papers_rows,
+    training_of,
     which_set,
 )
 from fastdeit.tools.validation import (
@@ -53,7 +54,8 @@ def evaluate(
             given the checkpoint's.
         real: real.json of ImageNet-ReaL, for its top-1 too; DATASET is ImageNet's val then.
         paper: which of the paper's columns stands beside: auto knows ImageNet's val and ImageNet-V2
-            by their images and classes (V2's are folders named 0 to 999).
+            by their images and classes (V2's are folders named 0 to 999), and the test set of the
+            model's own dataset.
         reading: how images are read and models computed.
 
     Returns:
@@ -72,7 +74,8 @@ def evaluate(
         content = load_checkpoint(checkpoint)
         index = open_dataset(dataset)
         check_classes(tuple(content["class_names"]), index)
-        which = which_set(index, paper)
+        training = training_of(content)
+        which = which_set(index, paper, training.dataset)
         right_labels = None if real is None else read_real_labels(real, index)
         kinds: tuple[Literal["raw", "ema"], ...] = (
             ("raw", "ema") if weights == "both" else (weights,)
@@ -87,7 +90,7 @@ def evaluate(
     if not world.is_main:
         return 0
     facts: dict[str, Any] = model_facts(content)
-    rows = papers_rows(facts, size, which)
+    rows = papers_rows(facts, training, size, which)
     print(evaluation_table(dict(zip(kinds, results, strict=True)), rows, which), file=sys.stderr)
     print(explain(facts, size, rows, which), file=sys.stderr)
     facts = {

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastdeit.checkpoints.classes import numbered_classes
+from fastdeit.config.data import Dataset
 from fastdeit.errors import UserError
-from fastdeit.paper.published import Published, published
+from fastdeit.paper.published import Published, Training, published
+from fastdeit.paper.transfer import IN_TABLE_6, dataset_row
 from fastdeit.tools.text_table import figure, text_table
 
 if TYPE_CHECKING:
@@ -20,25 +22,34 @@ VAL_IMAGES, V2_IMAGES = 50_000, 10_000
 WORDNET_ID = re.compile(r"n\d{8}")
 CHANGES = ("patch_size", "embed_dim", "depth", "num_heads")
 """Options that make a model another one than timm's of the same name."""
-TITLES = {"imagenet": "ImageNet", "v2": "ImageNet-V2", "none": ""}
+TITLES = {
+    **{str(name): title for name, title in IN_TABLE_6.items()},
+    "v2": "ImageNet-V2",
+    "none": "",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Which:
     """Which of the paper's columns a set belongs to."""
 
-    name: Literal["imagenet", "v2", "none"]
-    """ImageNet's validation set, ImageNet-V2, or neither."""
+    name: Dataset | Literal["v2", "none"]
+    """The validation or test set of a dataset that the paper reports, ImageNet-V2, or neither."""
     reason: str
     """Why, for the user."""
 
 
-def which_set(index: DatasetIndex, asked: Literal["auto", "imagenet", "v2", "none"]) -> Which:
+def which_set(
+    index: DatasetIndex,
+    asked: Literal["auto", "imagenet", "v2", "none"],
+    trained_on: Dataset = "imagenet",
+) -> Which:
     """Tell ImageNet's validation set and ImageNet-V2 from each other and from other sets.
 
     Args:
         index: the set.
         asked: auto looks at its classes and how many images it has.
+        trained_on: for a model of another dataset, auto looks for the test set of that.
 
     Raises:
         UserError: the paper's columns are of 1,000 classes, and the set has others.
@@ -46,6 +57,12 @@ def which_set(index: DatasetIndex, asked: Literal["auto", "imagenet", "v2", "non
     classes = index.class_ids
     if asked == "none":
         return Which("none", "as asked")
+    if asked == "auto" and trained_on != "imagenet":
+        row = dataset_row(trained_on)
+        if (len(classes), len(index)) == (row.classes, row.test):
+            return Which(trained_on, f"the model's dataset, and {row.test:,} images")
+        counts = f"{row.test:,} images of {row.classes:,} classes"
+        return Which("none", f"it is not the test set of {row.name}, {counts}")
     if len(classes) != NUM_CLASSES:
         if asked != "auto":
             raise UserError(
@@ -66,6 +83,19 @@ def which_set(index: DatasetIndex, asked: Literal["auto", "imagenet", "v2", "non
     return Which("none", "its classes have neither WordNet ids nor numbers")
 
 
+def training_of(content: dict[str, Any]) -> Training:
+    """How the model of a checkpoint was trained; of an imported one nothing is known."""
+    config = content.get("config")
+    if config is None:
+        return Training()
+    return Training(
+        dataset=config["data"]["dataset"],
+        is_finetuned=config["init_from"] is not None,
+        distillation=config["distill"]["distillation"],
+        teacher=content["teacher_model"],
+    )
+
+
 def model_facts(content: dict[str, Any]) -> dict[str, Any]:
     """`model`, timm's name, and `model_options`, how its shape differs from timm's, if it does."""
     config = content["model_config"]
@@ -73,17 +103,20 @@ def model_facts(content: dict[str, Any]) -> dict[str, Any]:
     return {"model": config["model"], **({"model_options": options} if options else {})}
 
 
-def papers_rows(facts: dict[str, Any], image_size: int, which: Which) -> list[Published]:
+def papers_rows(
+    facts: dict[str, Any], training: Training, image_size: int, which: Which
+) -> list[Published]:
     """The paper's rows of a model that have a figure for a set.
 
     Args:
         facts: from `model_facts`.
+        training: from `training_of`.
         image_size: side of the images in pixels.
         which: which column is wanted.
     """
     if which.name == "none" or "model_options" in facts:
         return []
-    rows = published(facts["model"], image_size)
+    rows = published(facts["model"], image_size, training)
     return [row for row in rows if top1_of(row, which) is not None]
 
 

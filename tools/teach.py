@@ -188,6 +188,7 @@ def describe(teacher: Teacher, compute: Compute) -> dict[str, Any]:
     from fastdeit.flops import precision_of
 
     return {
+        "model": teacher.name,
         "weights": content_checksum(dict(teacher.model.state_dict())),
         "image_size": teacher.image_size,
         "precision": precision_of(compute),

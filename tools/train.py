@@ -90,7 +90,7 @@ def train(config: AnyRecipe) -> int:
         session = make_session(config, names, compute, world)
         if config.distill.teacher_labels is not None:
             answers = LabelStore(config, train_set[1], names)
-            session = dataclasses.replace(session, answers=answers)
+            session = dataclasses.replace(session, answers=answers, teacher_model=answers.model)
         if session.position.epoch >= epochs:
             if world.is_main:
                 say(f"the run in {out} has ended: all {epochs} epochs are done")

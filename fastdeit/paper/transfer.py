@@ -18,6 +18,14 @@ IN_TABLE_6: dict[Dataset, str] = {
 }
 """What Table 6 calls the datasets."""
 
+TABLE_7_MODELS = {
+    "DeiT-B": "deit_base_patch16_224",
+    "DeiT-B 384": "deit_base_patch16_384",
+    "DeiT-B distilled": "deit_base_distilled_patch16_224",
+    "DeiT-B distilled 384": "deit_base_distilled_patch16_384",
+}
+"""Row of Table 7: timm's name."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetRow:
@@ -46,7 +54,7 @@ def transfer_top1(model: str, dataset: Dataset) -> float:
     """A cell of Table 7.
 
     Args:
-        model: as the table calls it: DeiT-B, DeiT-B 384, DeiT-B distilled, DeiT-B distilled 384.
+        model: one of TABLE_7_MODELS.
         dataset: the column.
 
     Returns:

@@ -24,7 +24,7 @@ from typing import Any
 
 from fastdeit.config import TrainConfig
 from fastdeit.config.data import Dataset
-from fastdeit.paper.transfer import dataset_row, scratch_top1, transfer_top1
+from fastdeit.paper.transfer import TABLE_7_MODELS, dataset_row, scratch_top1, transfer_top1
 from fastdeit.recipes.entry import Entry, Recipe, changed, check_init, table_9
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -70,12 +70,12 @@ TARGETS = (
 )
 
 SOURCES = {
-    "deit-b": ("DeiT-B", "deit_base_patch16_224"),
-    "deit-b-384": ("DeiT-B 384", "deit_base_patch16_384"),
-    "deit-b-distilled": ("DeiT-B distilled", "deit_base_distilled_patch16_224"),
-    "deit-b-distilled-384": ("DeiT-B distilled 384", "deit_base_distilled_patch16_384"),
+    "deit-b": "DeiT-B",
+    "deit-b-384": "DeiT-B 384",
+    "deit-b-distilled": "DeiT-B distilled",
+    "deit-b-distilled-384": "DeiT-B distilled 384",
 }
-"""Recipe on ImageNet: (its row of Table 7, timm's name)."""
+"""Recipe on ImageNet: its row of Table 7."""
 
 
 def transfer(source: str, target: Target) -> Entry:
@@ -85,7 +85,8 @@ def transfer(source: str, target: Target) -> Entry:
         source: recipe whose checkpoint it begins with.
         target: the dataset.
     """
-    row, model = SOURCES[source]
+    row = SOURCES[source]
+    model = TABLE_7_MODELS[row]
     is_distilled = "distilled" in model
     size = int(model.rsplit("_", 1)[1])
 

@@ -91,6 +91,8 @@ def test_a_store_is_as_good_as_the_teacher(
     labels = ["--teacher-labels", str(tmp_path / "labels")]  # and no teacher
     assert run_here(containers, tmp_path / "stored", *options, *labels) == 0
     assert_same(tmp_path / "live", tmp_path / "stored")
+    for run in ("live", "stored"):
+        assert load_checkpoint(tmp_path / run / "checkpoint.pt")["teacher_model"] == "test_resnet"
     # It does teach something.
     plain = ["--model", "deit_tiny_patch16_224", "--accumulate", "3"]
     if not token:

@@ -23,6 +23,7 @@ from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.optim import learning_rate
 from fastdeit.recipes import RECIPES
 from fastdeit.session import Session, make_session
+from fastdeit.teacher import Teacher
 from fastdeit.train import train_step
 
 NUM_CLASSES = 11
@@ -122,7 +123,8 @@ def test_twenty_steps(kind: str, accumulate: int, monkeypatch: pytest.MonkeyPatc
     torch.manual_seed(3)
     teacher = None
     if kind == "distilled":
-        teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIZE**2, NUM_CLASSES))
+        linear = torch.nn.Linear(3 * SIZE**2, NUM_CLASSES)
+        teacher = Teacher(torch.nn.Sequential(torch.nn.Flatten(), linear), SIZE)
     monkeypatch.setattr(session_module, "load_teacher", lambda *_: teacher)
     session = make_session(config, CLASS_NAMES)
     plain = copy.deepcopy(session.model)

@@ -11,7 +11,7 @@ import pytest
 from fastdeit import UserError
 from fastdeit.evaluate import Evaluation, HeadScore
 from fastdeit.paper.heads import table4_part, table4_rate, token_cosines
-from fastdeit.paper.published import published
+from fastdeit.paper.published import Training, published
 from fastdeit.tools.paper_rows import (
     Which,
     evaluation_table,
@@ -19,6 +19,7 @@ from fastdeit.tools.paper_rows import (
     model_facts,
     paper_facts,
     papers_rows,
+    training_of,
     which_set,
 )
 
@@ -62,9 +63,9 @@ def test_a_set_can_be_told() -> None:
         which_set(dataset(10_000, NUMBERS[:20]), "v2")
 
 
-def names(timm: str, image_size: int) -> list[tuple[str, str, str, float]]:
+def names(timm: str, image_size: int, **training: Any) -> list[tuple[str, str, str, float]]:
     """What the paper has."""
-    rows = published(timm, image_size)
+    rows = published(timm, image_size, Training(**training))
     return [(row.table, row.name, row.head, row.top1_pct) for row in rows]
 
 
@@ -90,6 +91,84 @@ def test_rows_of_a_model() -> None:
     assert {row.epochs for row in published("deit_base_distilled_patch16_384", 384)} == {None}
 
 
+def test_rows_by_teacher_and_method() -> None:
+    """Table 3 without the token, Table 2 by the teacher's model and for the teacher itself."""
+    plain, distilled = "deit_base_patch16_224", "deit_base_distilled_patch16_224"
+    table5 = ("Table 5", "DeiT-B", "class", 81.8)
+    assert names(plain, 224) == [table5]
+    assert names(plain, 224, distillation="hard") == [
+        table5,
+        ("Table 3", "DeiT-B, hard distillation", "class", 83.0),
+    ]
+    assert names("deit_small_patch16_224", 224, distillation="soft")[1:] == [
+        ("Table 3", "DeiT-S, usual distillation", "class", 79.8)
+    ]
+    assert names(plain, 384, distillation="hard") == [("Table 5", "DeiT-B 384", "class", 83.1)]
+
+    taught = {"distillation": "hard", "teacher": "regnety_080"}
+    student = ("Table 2", "DeiT-B, student of RegNetY-8GF", "joint", 82.7)
+    assert names(distilled, 224, **taught)[-1] == student
+    assert [row[0] for row in names(distilled, 224, **taught)] == [
+        *["Table 5"] * 2,
+        *["Table 3"] * 2,
+        "Table 2",
+    ]
+    assert names("deit_base_distilled_patch16_384", 384, **taught)[-1][-1] == 83.8
+    assert student not in names(distilled, 224, distillation="hard", teacher="resnet50")
+    assert all(row[0] != "Table 2" for row in names("deit_tiny_distilled_patch16_224", 224))
+    assert names("regnety_120", 224) == [("Table 2", "RegNetY-12GF", "class", 82.4)]
+    assert [row[0] for row in names("regnety_160", 224)] == ["Table 5"]
+
+
+def test_rows_of_other_datasets() -> None:
+    """Table 7 by model, resolution and dataset; section 5.4 for CIFAR-10 alone."""
+    plain, distilled = "deit_base_patch16_224", "deit_base_distilled_patch16_224"
+    there = {"dataset": "cifar10", "is_finetuned": True}
+    assert names(plain, 224, **there) == [("Table 7", "DeiT-B", "class", 99.1)]
+    assert names(distilled, 384, dataset="inat18", is_finetuned=True) == [
+        ("Table 7", "DeiT-B distilled 384", "joint", 80.1)
+    ]
+    assert names(plain, 32, **there) == names("regnety_160", 224, **there) == []
+    assert names(plain, 224, dataset="cifar10") == [("section 5.4", "DeiT-B", "class", 97.5)]
+    assert names("regnety_160", 224, dataset="cifar10")[0][-1] == 98.0
+    assert names(plain, 224, dataset="cifar100") == []
+
+
+def test_test_sets_of_other_datasets() -> None:
+    """A model of CIFAR-10 is compared on CIFAR-10's test set, by its images and classes."""
+    ten = NUMBERS[:10]
+    assert which_set(dataset(10_000, ten), "auto", "cifar10") == Which(
+        "cifar10", "the model's dataset, and 10,000 images"
+    )
+    other = which_set(dataset(50_000, ten), "auto", "cifar10")
+    assert other == Which("none", "it is not the test set of CIFAR-10, 10,000 images of 10 classes")
+    assert which_set(dataset(10_000, NUMBERS), "auto", "cifar10").name == "none"
+    assert which_set(dataset(10_000, ten), "none", "cifar10").name == "none"
+    which, training = Which("cifar10", ""), Training(dataset="cifar10", is_finetuned=True)
+    rows = papers_rows({"model": "deit_base_patch16_224"}, training, 224, which)
+    assert paper_facts(rows, which)[0] == {
+        "name": "DeiT-B",
+        "table": "Table 7",
+        "head": "class",
+        "set": "cifar10",
+        "top1_pct": 99.1,
+    }
+    assert explain({}, 224, rows, which).startswith("taken for CIFAR-10 (")
+
+
+def test_what_a_checkpoint_says_of_its_training() -> None:
+    """The fields of the run; nothing is known of an imported model."""
+    assert training_of({"imported": {}}) == Training()
+    config = {
+        "data": {"dataset": "cars"},
+        "init_from": "b.pt",
+        "distill": {"distillation": "hard"},
+    }
+    assert training_of({"config": config, "teacher_model": "regnety_160"}) == Training(
+        dataset="cars", is_finetuned=True, distillation="hard", teacher="regnety_160"
+    )
+
+
 def test_table_of_an_evaluation() -> None:
     """The paper's rows stand below the head they are of, in the column of the set."""
     content = {"model_config": {"model": "deit_tiny_distilled_patch16_224", "depth": None}}
@@ -100,7 +179,7 @@ def test_table_of_an_evaluation() -> None:
         for head, top1 in (("class", 73.0), ("dist", 74.0), ("joint", 74.25))
     }
     which = Which("imagenet", "as asked")
-    rows = papers_rows(facts, 224, which)
+    rows = papers_rows(facts, Training(), 224, which)
     lines = evaluation_table({"raw": Evaluation(50_000, scores)}, rows, which).splitlines()
     assert [" ".join(line.split()) for line in lines] == [
         "head of ImageNet top-1 % ReaL top-1 % top-5 % loss",
@@ -114,7 +193,9 @@ def test_table_of_an_evaluation() -> None:
     ]
     assert explain(facts, 224, rows, which).startswith("taken for ImageNet (as asked); tables:")
     v2 = Which("v2", "as asked")
-    assert [row["top1_pct"] for row in paper_facts(papers_rows(facts, 224, v2), v2)] == [62.9, 65.4]
+    assert [
+        row["top1_pct"] for row in paper_facts(papers_rows(facts, Training(), 224, v2), v2)
+    ] == [62.9, 65.4]
     assert paper_facts(rows, which)[0] == {
         "name": "DeiT-Ti distilled",
         "table": "Table 5",
@@ -129,11 +210,11 @@ def test_another_shape_is_another_model() -> None:
     """A model of another depth than timm's has no row, and the line says so."""
     content = {"model_config": {"model": "deit_base_patch16_224", "depth": 4}}
     facts, which = model_facts(content), Which("imagenet", "as asked")
-    assert papers_rows(facts, 224, which) == []
+    assert papers_rows(facts, Training(), 224, which) == []
     assert "the paper has no deit_base_patch16_224 with depth 4 at 224 pixels" in explain(
         facts, 224, [], which
     )
-    assert papers_rows({"model": "deit_base_patch16_224"}, 224, Which("none", "")) == []
+    assert papers_rows({"model": "deit_base_patch16_224"}, Training(), 224, Which("none", "")) == []
 
 
 def test_parts_of_table_4() -> None:
