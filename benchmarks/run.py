@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fastdeit import UserError
 from fastdeit.benchmarks.harness import Effort
@@ -22,6 +21,7 @@ from fastdeit.benchmarks.rows import ROWS, Kept, Row, read_rows, write_rows
 from fastdeit.benchmarks.table import format_table
 from fastdeit.environment import describe_environment
 from fastdeit.files import replace_file
+from fastdeit.progress import progress, say
 
 REPORT = "report.md"
 """Of all rows in an --out folder."""
@@ -53,7 +53,7 @@ class BenchRun:
         """Folder of the rows, or None."""
         self._before = [] if out is None else open_folder(out)
         self._num_known = 0
-        self._bar = tqdm(desc="measuring", unit="round", delay=2, disable=not sys.stderr.isatty())
+        self._bar = progress(None, "measuring", unit="rounds")
 
     def __enter__(self) -> BenchRun:
         """Itself."""
@@ -83,7 +83,7 @@ class BenchRun:
 
     def say(self, text: str) -> None:
         """Print a line above the bar, on stderr."""
-        self._bar.write(text, file=sys.stderr)
+        say(text)
 
     def leave_out(self, what: str, why: str) -> None:
         """Say that something is not measured, which is no failure."""

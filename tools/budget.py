@@ -15,8 +15,8 @@ from fastdeit.config import TrainConfig
 from fastdeit.durations import duration, parse_hours
 from fastdeit.errors import require
 from fastdeit.paper.transfer import dataset_row
+from fastdeit.progress import progress
 from fastdeit.recipes import fill_recipe
-from fastdeit.tools.progress import progress
 from fastdeit.tools.recipe_list import check_recipe
 from fastdeit.training_time import (
     PaperTime,

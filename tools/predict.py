@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fastdeit.errors import require
-from fastdeit.tools.progress import progress, say
+from fastdeit.progress import progress, say
 
 if TYPE_CHECKING:
     import numpy as np

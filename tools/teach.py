@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fastdeit.config import TrainConfig
 from fastdeit.errors import Stopped, require
 from fastdeit.launch import local_rank
+from fastdeit.progress import progress
 from fastdeit.stopping import stop_at_once
-from fastdeit.tools.progress import progress
 from fastdeit.tools.recipe_list import check_recipe
 from fastdeit.tools.train import AnyRecipe
 

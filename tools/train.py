@@ -18,9 +18,9 @@ from fastdeit.errors import Stopped
 from fastdeit.files import replace_file
 from fastdeit.folder_lock import FolderLock
 from fastdeit.launch import is_first_process, local_rank
+from fastdeit.progress import progress
 from fastdeit.recipes import RECIPES, fill_recipe
 from fastdeit.stopping import REQUEUE, stop_at_once
-from fastdeit.tools.progress import progress
 from fastdeit.tools.progress_line import progress_text
 from fastdeit.tools.recipe_list import check_recipe, help_of
 
@@ -179,9 +179,10 @@ def show_progress(
     with progress(None, "training", num_steps, "step", first_step, is_shown=world.is_main) as bar:
 
         def on_row(row: dict[str, Any]) -> None:
+            if row["kind"] == "train":
+                bar.set_postfix_str(progress_text(row, config.run.budget_hours), refresh=False)
             bar.update(row["step"] - bar.n)
             if row["kind"] == "train":
-                bar.set_postfix_str(progress_text(row, config.run.budget_hours))
                 return
             scores = ", ".join(
                 f"{name} {score['top1_pct']:.1f}%" for name, score in row["heads"].items()

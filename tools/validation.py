@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from fastdeit.checkpoints.classes import knows_classes, numbered_classes
 from fastdeit.errors import UserError, require
 from fastdeit.launch import is_first_process
-from fastdeit.tools.progress import progress
+from fastdeit.progress import progress
 
 if TYPE_CHECKING:
     from fastdeit.batch import Batch

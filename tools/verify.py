@@ -16,7 +16,7 @@ from fastdeit.pipelines.datasets.check import is_ours, lost_samples, sample_faul
 from fastdeit.pipelines.datasets.index import DamagedError, DatasetIndex, open_dataset
 from fastdeit.pipelines.datasets.webdataset import SIDECAR, open_webdataset
 from fastdeit.pipelines.decode import decode_with_pil
-from fastdeit.tools.progress import progress, say
+from fastdeit.progress import progress, say
 from fastdeit.tools.workers import in_chunks, num_workers, ordered_map
 
 MAX_NAMED = 1000

@@ -20,11 +20,11 @@ from fastdeit.pipelines.datasets.container import ContainerWriter
 from fastdeit.pipelines.datasets.index import sample_key
 from fastdeit.pipelines.datasets.names import Names
 from fastdeit.pipelines.datasets.webdataset import WebDatasetWriter
+from fastdeit.progress import progress, say
 from fastdeit.tools.convert.journal import Journal
 from fastdeit.tools.convert.part_writer import PartWriter
 from fastdeit.tools.convert.prepare import PreparedImage
 from fastdeit.tools.convert.work import JOURNAL
-from fastdeit.tools.progress import progress, say
 
 COMMIT_S = 2.0
 """How often progress is put on the disk; what came after is done again by the next run."""

@@ -15,6 +15,7 @@ import PIL
 import tyro
 
 from fastdeit import UserError, __version__
+from fastdeit.progress import say
 from fastdeit.tools.convert.assemble import (
     Assembly,
     BadPolicy,
@@ -27,7 +28,6 @@ from fastdeit.tools.convert.parts import check_parts, parse_part, part_path, rea
 from fastdeit.tools.convert.preparation import Preparation
 from fastdeit.tools.convert.prepare import ImageOptions, PreparedImage
 from fastdeit.tools.convert.work import SPOOL, bytes_on_disk, check_space, locked_work
-from fastdeit.tools.progress import say
 from fastdeit.tools.sources.detect import SourceKind, open_source
 from fastdeit.tools.sources.listing import Listing, fingerprint_of
 from fastdeit.tools.workers import num_workers

@@ -14,11 +14,11 @@ from fastdeit.files import replace_file
 from fastdeit.pipelines.datasets.container import sync_folder
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.datasets.webdataset import SIDECAR, is_shard_file
+from fastdeit.progress import say
 from fastdeit.tools.convert.assemble import Assembly, BadPolicy, assemble
 from fastdeit.tools.convert.journal import Journal
 from fastdeit.tools.convert.prepare import PreparedImage
 from fastdeit.tools.convert.work import JOURNAL, format_bytes
-from fastdeit.tools.progress import say
 
 
 def manifest_of(out: Path) -> Path:

@@ -19,6 +19,7 @@ from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import checksum
 from fastdeit.pipelines.datasets.names import Names
 from fastdeit.pipelines.datasets.sidecar import read_sidecar
+from fastdeit.progress import say
 from fastdeit.tools.convert.assemble import (
     Assembly,
     describe_difference,
@@ -29,7 +30,6 @@ from fastdeit.tools.convert.output import finish, forget_finished, is_there, say
 from fastdeit.tools.convert.part_writer import PART_INDEX
 from fastdeit.tools.convert.prepare import PreparedImage
 from fastdeit.tools.convert.work import check_space, locked_work
-from fastdeit.tools.progress import say
 
 _NAME = re.compile(r"([1-9]\d*)-of-([1-9]\d*)")
 

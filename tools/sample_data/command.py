@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fastdeit.errors import UserError
-from fastdeit.tools.progress import progress
+from fastdeit.progress import progress
 from fastdeit.tools.workers import num_workers
 
 FORMAT = 1
