@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from fastdeit import UserError
-from fastdeit.recipes import ENTRIES, fill_recipe
+from fastdeit.recipes import ENTRIES, check_recipe_name, fill_recipe
 
 COLUMNS = ("recipe", "model", "epochs", "pixels", "batch", "top-1", "source", "needs")
 IS_NUMBER = (False, False, True, True, True, True, False, False)
@@ -30,12 +28,8 @@ def check_recipe(args: list[str]) -> None:
     if "--list" in args:
         print(list_recipes())
         raise SystemExit(0)
-    if args and not args[0].startswith("-") and args[0] not in ENTRIES:
-        near = difflib.get_close_matches(args[0], ENTRIES, n=4, cutoff=0.5)
-        raise UserError(
-            f"no such recipe. Found: {args[0]}. Near it: {', '.join(near) or 'nothing'}. "
-            "`fastdeit train --list` shows all."
-        )
+    if args and not args[0].startswith("-"):
+        check_recipe_name(args[0])
 
 
 def list_recipes() -> str:

@@ -4,9 +4,11 @@ A recipe's docstring says the paper's table and accuracy, and whether we measure
 holds the same as fields. "The paper" is arXiv:2012.12877. Nothing here imports torch.
 """
 
+import difflib
 from typing import Any
 
 from fastdeit.config import TrainConfig
+from fastdeit.errors import UserError
 from fastdeit.recipes import ablation, convnets, deit, deit3, demo, finetune, transfer
 from fastdeit.recipes.demo import demo_teacher
 from fastdeit.recipes.entry import Entry, Recipe
@@ -26,13 +28,31 @@ RECIPES: dict[str, Recipe] = {name: entry.make for name, entry in ENTRIES.items(
 """The functions alone."""
 
 
+def check_recipe_name(name: str) -> None:
+    """Name what is near where there is no such recipe.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in ENTRIES:
+        near = difflib.get_close_matches(name, ENTRIES, n=4, cutoff=0.5)
+        raise UserError(
+            f"no such recipe. Found: {name}. Near it: {', '.join(near) or 'nothing'}. "
+            "`fastdeit train --list` shows all."
+        )
+
+
 def fill_recipe(name: str, path: Any) -> TrainConfig:
     """A recipe's configuration with `path` for every path that it needs.
 
     Args:
         name: of the recipe.
         path: a path, or the parser's mark for a value that must be given.
+
+    Raises:
+        UserError: there is no such recipe.
     """
+    check_recipe_name(name)
     entry = ENTRIES[name]
     return entry.make(
         train=path,
@@ -43,4 +63,12 @@ def fill_recipe(name: str, path: Any) -> TrainConfig:
     )
 
 
-__all__ = ["ENTRIES", "RECIPES", "Entry", "Recipe", "demo_teacher", "fill_recipe"]
+__all__ = [
+    "ENTRIES",
+    "RECIPES",
+    "Entry",
+    "Recipe",
+    "check_recipe_name",
+    "demo_teacher",
+    "fill_recipe",
+]

@@ -234,7 +234,7 @@ def test_wrong_lines(line: str, text: str, capsys: pytest.CaptureFixture[str]) -
     ("line", "text"),
     [
         ("--batch-size 15", "batch_size must be even, for timm's Mixup takes pairs. Found: 15"),
-        ("--recipe nope", "no such recipe. Found: nope."),
+        ("--recipe deit-sb", "no such recipe. Found: deit-sb. Near it: deit-s, "),
         ("--image-size 60", "image_size must be a multiple of the patch's side (8). Found: 60"),
     ],
 )
