@@ -11,6 +11,9 @@ from torch import nn
 from fastdeit.errors import UserError
 from fastdeit.launch import local_world_size
 
+AMPERE = (8, 0)
+"""Compute capability from which GPUs have bf16."""
+
 
 @dataclass(frozen=True, slots=True)
 class Compute:
@@ -64,7 +67,8 @@ def choose_compute(device: str = "auto", precision: str = "auto", local_rank: in
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
-        precision: "auto" (bf16 on a GPU, fp32 on a CPU), "fp32", "tf32", "bf16" or "fp16".
+        precision: "auto" (bf16 on a GPU, fp16 on one before Ampere, which has no bf16 of its own,
+            fp32 on a CPU), "fp32", "tf32", "bf16" or "fp16".
         local_rank: number of this process on its machine; "auto" and "cuda" take the GPU of that
             number.
 
@@ -77,7 +81,7 @@ def choose_compute(device: str = "auto", precision: str = "auto", local_rank: in
     is_gpu = chosen.type == "cuda"
     if is_gpu:
         torch.cuda.set_device(chosen)
-    name = precision if precision != "auto" else ("bf16" if is_gpu else "fp32")
+    name = precision if precision != "auto" else _usual_precision(chosen)
     if name == "tf32" and not is_gpu:
         raise UserError(
             f"precision tf32 needs a GPU. Found: device {chosen}. Pass --precision fp32."
@@ -91,6 +95,13 @@ def choose_compute(device: str = "auto", precision: str = "auto", local_rank: in
     )
     compute.set_switches()
     return compute
+
+
+def _usual_precision(device: torch.device) -> str:
+    """What auto stands for; bf16 on a GPU without it is emulated, many times as slow as fp16."""
+    if device.type == "cpu":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(device) >= AMPERE else "fp16"
 
 
 def choose_compile_mode(mode: str, compute: Compute) -> str | None:

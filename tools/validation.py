@@ -38,7 +38,7 @@ class PassOptions:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
-    """As in `fastdeit train`; auto is bf16 autocast on a GPU and fp32 on a CPU."""
+    """As in `fastdeit train`; auto is bf16 on a GPU (fp16 before Ampere) and fp32 on a CPU."""
     threads: int = 0
     """Decoding threads of each process; 0 takes its share of the usable cores."""
     bad_images: Literal["stop", "skip"] = "stop"

@@ -31,7 +31,7 @@ def everything(
             conversion; they are left out without it.
         threads: threads or workers of each loader; 0 takes every usable core.
         device: where models run: auto, cpu, cuda or cuda:N.
-        precision: of our step; auto is bf16 autocast on a GPU and fp32 on a CPU.
+        precision: of our step, as in `fastdeit train`: auto is bf16 on a GPU and fp32 on a CPU.
         out: folder for rows.jsonl, report.md and the charts; rows of other benchmarks there stay.
 
     Returns:

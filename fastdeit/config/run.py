@@ -22,7 +22,7 @@ class RunConfig:
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """bf16 or fp16 (with loss scaling) autocast, fp32, or tf32 (fp32 whose matrix products a GPU
-    rounds); auto is bf16 on a GPU and fp32 on a CPU."""
+    rounds); auto is bf16 on a GPU, fp16 on one before Ampere, and fp32 on a CPU."""
     compat: Literal["none", "upstream"] = "none"
     """upstream: do what the published code really did where it differs: order of the samples,
     learning rate by the epoch and one late, decay of the distillation token, mixing by the process;

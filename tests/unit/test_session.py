@@ -74,3 +74,17 @@ def test_processes_of_a_machine_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPat
         choose_compute("cuda:0", "bf16", local_rank=1)
     with pytest.raises(UserError, match=r"needs a GPU of its own. Found: process 3 and 2 GPUs"):
         choose_compute("auto", "bf16", local_rank=2)
+
+
+@pytest.mark.parametrize(("capability", "name"), [((7, 5), "fp16"), ((8, 0), "bf16")])
+def test_a_gpu_without_bf16_takes_fp16(
+    capability: tuple[int, int], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless told otherwise: a V100 emulates bf16."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    compute = choose_compute()
+    assert compute.reason == f"cuda:0 (a GPU is there), {name} autocast"
+    assert compute.scales_loss == (name == "fp16")
+    assert choose_compute("cuda", "bf16").autocast_dtype == torch.bfloat16
