@@ -53,8 +53,8 @@ def step(
         engine: what decodes it.
         threads: of the engine; 0 takes every usable core.
         device: where to train; auto, cpu, cuda or cuda:N.
-        precision: of our step, as in `fastdeit train`: auto is bf16 on a GPU and fp32 on a CPU. The published
-            loop takes fp16 on a GPU and fp32 on a CPU.
+        precision: of our step, as in `fastdeit train`: auto is bf16 on a GPU and fp32 on a CPU.
+            The published loop takes fp16 on a GPU and fp32 on a CPU.
         rounds: timed rounds of each.
         out: folder for the rows and a chart; rows of other benchmarks there stay.
 
