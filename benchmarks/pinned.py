@@ -42,7 +42,10 @@ def run_pinned(function: str, options: dict[str, Any], cores: int, effort: Effor
     command = [sys.executable, "-m", __name__, function, asked, str(writer)]
     os.sched_setaffinity(0, sorted(ours)[:cores])  # inherited
     try:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, pass_fds=[writer])
+        # A session of its own: a Ctrl-C is for this process, which hands it on once.
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, pass_fds=[writer], start_new_session=True
+        )
     finally:
         os.sched_setaffinity(0, ours)
         os.close(writer)
@@ -54,7 +57,7 @@ def run_pinned(function: str, options: dict[str, Any], cores: int, effort: Effor
                     rows = [Row(**row) for row in json.loads(line.removeprefix(ROWS))]
                 elif line.strip() == ROUND:
                     effort.on_round()
-        except BaseException:  # Ctrl-C, above all: it need not have reached the other one
+        except BaseException:  # Ctrl-C, above all
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_S)

@@ -169,3 +169,16 @@ def in_session(session: int) -> list[str]:
         if int(fields[3]) == session and fields[0] != "Z":
             found.append(folder.name)
     return found
+
+
+def with_variable(name: str, value: str) -> list[str]:
+    """The processes that were started with an environment variable, ended ones left out."""
+    wanted, found = f"{name}={value}".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if wanted in variables:
+            found.append(folder.name)
+    return found

@@ -33,14 +33,19 @@ HERE = ("--engine", "pil", "--threads", "1", "--device", "cpu")
 @torch.no_grad()
 def tell_apart(model: Any, size: int) -> None:
     """Let heads decide by what images differ in; fresh ones say the same of all."""
+    weights = torch.Generator().manual_seed(3)
     given = model.get_classifier()
     heads = given if isinstance(given, tuple) else (given,)
     for parameter in model.parameters():
         if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=0.5)
+            torch.nn.init.normal_(parameter, std=0.5, generator=weights)
     logits: list[torch.Tensor] = []
     hooks = [each.register_forward_hook(lambda *args: logits.append(args[2])) for each in heads]
-    model.eval()(torch.randn(32, 1, 1, 1) + torch.randn(32, 3, size, size) / 2)
+    bright, noise = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(3))
+        for shape in ((32, 1, 1, 1), (32, 3, size, size))
+    )
+    model.eval()(bright + noise / 2)
     for hook, each, values in zip(hooks, heads, logits, strict=True):
         hook.remove()
         each.bias -= values.mean(0)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import in_session
+from jobs import with_variable
 
 from fastdeit import UserError
 from fastdeit.benchmarks import suite as suite_module
@@ -200,6 +200,7 @@ def test_ctrl_c(reaches_all: bool, tmp_path: Path) -> None:
         while not (out / ROWS).exists() and time.monotonic() < end:
             time.sleep(0.1)
         time.sleep(5)  # in the loaders, whose processes are others
+        assert len(with_variable("TMPDIR", str(tmp_path))) > 1
         (os.killpg if reaches_all else os.kill)(program.pid, signal.SIGINT)
         _, error = program.communicate(timeout=60)
     assert program.returncode == 130
@@ -207,6 +208,6 @@ def test_ctrl_c(reaches_all: bool, tmp_path: Path) -> None:
     assert {kept.row.family for kept in read_rows(out / ROWS)} == {"ceilings"}
     assert list(tmp_path.glob("fastdeit-bench-*")) == []
     deadline = time.monotonic() + 10
-    while in_session(program.pid) and time.monotonic() < deadline:
+    while with_variable("TMPDIR", str(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert in_session(program.pid) == []
+    assert with_variable("TMPDIR", str(tmp_path)) == []
