@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from fastdeit.benchmarks.table import aligned
 HARDWARE = {"gpu": "GPU", "cpu": "CPU", "num_cores": "number of cores", "device": "device"}
 """What of an environment is hardware, and in words."""
 NOT_VERSIONS = (*HARDWARE, "date", "memory_gib")
+MAX_LISTED = 5
+"""Rows of one side that are named in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +115,7 @@ class Comparison:
         text = [*self.remarks]
         if moved:
             text.append(aligned(lines))
-        text += [f"only in the old: {name}" for name in self.only_old]
-        text += [f"only in the new: {name}" for name in self.only_new]
+        text += only_in("old", self.only_old) + only_in("new", self.only_new)
         num_unchanged = len(self.changes) - len(moved)
         text.append(f"unchanged: {num_unchanged} of {len(self.changes)}")
         return "\n".join(text)
@@ -139,6 +141,15 @@ class Comparison:
             "only_new": self.only_new,
             "remarks": self.remarks,
         }
+
+
+def only_in(side: str, names: list[str]) -> list[str]:
+    """The rows of one side, a line each, or how many of what if they are many."""
+    if len(names) <= MAX_LISTED:
+        return [f"only in the {side}: {name}" for name in names]
+    kinds = Counter(name.split(": ")[0] for name in names)
+    counted = "; ".join(f"{kind}: {number}" for kind, number in kinds.items())
+    return [f"only in the {side}: {len(names)} rows ({counted}); the JSON line names them"]
 
 
 def compare_rows(old: list[Kept], new: list[Kept], threshold: float) -> Comparison:

@@ -127,6 +127,15 @@ def test_rows_of_one_side_are_listed(compare: Compare) -> None:
     assert "unchanged: 1 of 1" in table
 
 
+def test_many_rows_of_one_side_are_counted(compare: Compare) -> None:
+    """What changed must not be lost among them."""
+    new = [rate(name, 1) for name in "abcdefg"]
+    _, facts, table = compare([rate("a", 1)], new)
+    assert len(facts["only_new"]) == 6
+    assert "only in the new: 6 rows (loaders: 6); the JSON line names them" in table
+    assert "loaders: b" not in table
+
+
 def test_settings_tell_rows_apart(compare: Compare) -> None:
     """The same name in another precision is another measurement."""
     old = [rate("a", 10, settings={"p": "fp32"}), rate("a", 90, settings={"p": "bf16"})]
