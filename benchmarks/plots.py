@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastdeit.benchmarks.rows import Row
 from fastdeit.files import replacing
+from fastdeit.rounding import rounded
 
 OURS, OTHERS = "#2f6db5", "#a8a8a8"
 
@@ -40,7 +41,7 @@ def plot_bars(rows: list[Row], path: Path) -> None:
             if row.bound is not None:
                 axes.plot([row.bound] * 2, [place - 0.42, place + 0.42], color="firebrick")
             axes.annotate(
-                f"{row.median:.4g}",
+                rounded(row.median),
                 (row.p80, place),
                 (4, 0),
                 textcoords="offset points",

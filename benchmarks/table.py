@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastdeit.benchmarks.rows import Row
+from fastdeit.rounding import rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,19 +15,21 @@ class Column:
 
     title: str
     """Above it."""
-    form: str
-    """How it is written, for str.format."""
+    form: str | None
+    """How it is written, for str.format; None for four digits."""
     of: Callable[[Row], float | None]
     """The figure of a row."""
 
     def text(self, row: Row) -> str:
         """What the table shows."""
         value = self.of(row)
-        return "n/a" if value is None else self.form.format(value)
+        if value is None:
+            return "n/a"
+        return rounded(value) if self.form is None else self.form.format(value)
 
 
 MORE = (
-    Column("ms/step", "{:,.4g}", lambda row: row.step_ms),
+    Column("ms/step", None, lambda row: row.step_ms),
     Column("MFU", "{:.1%}", lambda row: row.mfu),
     Column("data wait", "{:.0%}", lambda row: row.data_wait_frac),
     Column("GPU GiB", "{:.1f}", lambda row: row.gpu_memory_gib),
@@ -60,8 +63,8 @@ def format_table(rows: list[Row]) -> str:
             [
                 row.case,
                 row.name,
-                f"{row.median:.4g} {row.unit}",
-                f"{row.p20:.4g} to {row.p80:.4g}",
+                f"{rounded(row.median)} {row.unit}",
+                f"{rounded(row.p20)} to {rounded(row.p80)}",
                 str(row.n),
                 *("n/a" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
                 "n/a" if row.frac_of_bound is None else f"{100 * row.frac_of_bound:.0f}%",

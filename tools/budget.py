@@ -17,6 +17,7 @@ from fastdeit.errors import require
 from fastdeit.paper.transfer import dataset_row
 from fastdeit.progress import progress
 from fastdeit.recipes import fill_recipe
+from fastdeit.rounding import rounded
 from fastdeit.tools.recipe_list import check_recipe
 from fastdeit.training_time import (
     PaperTime,
@@ -312,7 +313,7 @@ def pace_text(pace: Pace) -> str:
     """What was measured, where, and what the MFU is a part of."""
     return (
         f"measured: {pace.num_steps} steps of {pace.batch_size} images ({pace.data}) on "
-        f"{pace.compute.reason}; peak {pace.peak.flops_per_s / 1e12:,.3g} TFLOP/s "
+        f"{pace.compute.reason}; peak {rounded(pace.peak.flops_per_s / 1e12, 3)} TFLOP/s "
         f"({pace.peak.source})"
     )
 

@@ -12,6 +12,7 @@ from fastdeit.config import TrainConfig
 from fastdeit.errors import Stopped, require
 from fastdeit.launch import local_rank
 from fastdeit.progress import progress
+from fastdeit.rounding import rounded
 from fastdeit.stopping import stop_at_once
 from fastdeit.tools.recipe_list import check_recipe
 from fastdeit.tools.train import AnyRecipe
@@ -109,7 +110,9 @@ def teach(config: AnyRecipe) -> int:
     if world.is_main:
         num_answers = epochs * plan.num_steps * plan.batch_size
         num_bytes = sum(file.stat().st_size for file in out.iterdir())
-        said = f"{out}: {num_answers:,} answers in {epochs} epochs, {num_bytes / 1e6:,.3g} MB"
+        said = (
+            f"{out}: {num_answers:,} answers in {epochs} epochs, {rounded(num_bytes / 1e6, 3)} MB"
+        )
         print(said, file=sys.stderr)
         facts = {"labels": str(out), "epochs": epochs, "answers": num_answers}
         print(json.dumps({**facts, "bytes": num_bytes, "teacher": about}))

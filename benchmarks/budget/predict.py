@@ -21,6 +21,7 @@ from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.config import TrainConfig
 from fastdeit.models import make_model
 from fastdeit.pipelines.pace import NUM_CLASSES, count_work, usual_teacher
+from fastdeit.rounding import rounded
 from fastdeit.training_time import (
     IMAGENET_TRAIN,
     IMAGENET_VAL,
@@ -121,7 +122,7 @@ def make_budget(
 def assumptions(budget: Budget, known: Known, teacher: str | None) -> list[str]:
     """What a prediction takes for granted, a line each."""
     measured, machine = budget.measured, budget.machine
-    rates = ", ".join(f"{rate:,.4g} img/s at batch {size:,}" for size, rate in known.rates)
+    rates = ", ".join(f"{rounded(rate)} img/s at batch {size:,}" for size, rate in known.rates)
     lines = [f"every GPU trains {rates} ({known.what})"]
     batches = sorted({each.batch_size for _, made in budget.modes for each in made})
     beyond = [size for size in batches if not measured.is_between(size)]
@@ -148,14 +149,14 @@ def assumptions(budget: Budget, known: Known, teacher: str | None) -> list[str]:
         lines.append("the loader keeps up; rows of `bench loaders` or --loader-rate say if it does")
     else:
         lines.append(
-            f"a core loads {measured.loader_img_per_s:,.4g} samples/s, {measured.copies} of an "
+            f"a core loads {rounded(measured.loader_img_per_s)} samples/s, {measured.copies} of an "
             f"image ({known.loader_what}); each GPU has {cores:g} such cores"
         )
     set_gb = IMAGENET_TRAIN * measured.image_bytes / 1e9
     lines.append(
-        f"an image has {measured.image_bytes / 1000:,.3g} kB; the set, {set_gb:,.3g} GB, is read "
-        f"once from a node's own disk if half of its {machine.memory_gib:,.5g} GiB holds it, else "
-        "in every epoch"
+        f"an image has {rounded(measured.image_bytes / 1000, 3)} kB; the set, "
+        f"{rounded(set_gb, 3)} GB, is read once from a node's own disk if half of its "
+        f"{machine.memory_gib:,.0f} GiB holds it, else in every epoch"
     )
     lines.append("evaluation does as many operations a second as training")
     if teacher is not None:
@@ -198,7 +199,7 @@ def budget_rows(budget: Budget, precision: str) -> list[Row]:
     for mode, made in budget.modes:
         for each in made:
             note = (
-                f"{NOT_MEASURED}; limit: {each.limit}; {each.hours:,.4g} h for "
+                f"{NOT_MEASURED}; limit: {each.limit}; {rounded(each.hours)} h for "
                 f"{budget.config.optim.epochs} epochs of ImageNet with their evaluation"
             )
             if each is budget.fixed_each[0]:

@@ -16,6 +16,7 @@ from typing import Any
 from fastdeit import UserError
 from fastdeit.benchmarks.rows import Kept, Row
 from fastdeit.benchmarks.table import aligned
+from fastdeit.rounding import rounded
 
 HARDWARE = {"gpu": "GPU", "cpu": "CPU", "num_cores": "number of cores", "device": "device"}
 """What of an environment is hardware, and in words."""
@@ -36,7 +37,7 @@ class Figure:
     @property
     def text(self) -> str:
         """As the table shows it."""
-        return f"{self.median:.4g} {self.unit} ({self.p20:.4g} to {self.p80:.4g})"
+        return f"{rounded(self.median)} {self.unit} ({rounded(self.p20)} to {rounded(self.p80)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,13 @@ from dataclasses import dataclass
 
 from fastdeit.benchmarks.rows import Row
 from fastdeit.benchmarks.table import MORE, Column
+from fastdeit.rounding import rounded
 
 EXTRA = (
     Column("px", "{}", lambda row: row.image_size),
     *(column for column in MORE if column.title not in ("MFU", "paper V100", "x V100")),
 )
 """Columns where they are known."""
-
-
-def number(value: float) -> str:
-    """Four figures, whole above 1,000."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def times(value: float) -> str:
@@ -96,7 +92,7 @@ def case_lines(rows: list[Row]) -> list[str]:
     notes = Footnotes()
     always = (
         Cells("what", lambda row: escaped(row.name) + notes.mark(row.note)),
-        Cells("median", lambda row: f"{number(row.median)} {escaped(row.unit)}"),
+        Cells("median", lambda row: f"{rounded(row.median)} {escaped(row.unit)}"),
         Cells("p20 to p80", spread),
         Cells("n", lambda row: str(row.n)),
     )
@@ -160,7 +156,7 @@ def main_ratio(row: Row, baseline: str, baselines: list[str]) -> str | None:
 
 def spread(row: Row) -> str | None:
     """From p20 to p80; one round has none."""
-    return None if row.n == 1 else f"{number(row.p20)} to {number(row.p80)}"
+    return None if row.n == 1 else f"{rounded(row.p20)} to {rounded(row.p80)}"
 
 
 def bound(row: Row, notes: Footnotes | None = None) -> str | None:
@@ -169,7 +165,7 @@ def bound(row: Row, notes: Footnotes | None = None) -> str | None:
         return None
     what = row.bound_what or ""
     end = f": {escaped(what)}" if notes is None else notes.mark(what)
-    return f"{percent(row.frac_of_bound)} of {number(row.bound)}{end}"
+    return f"{percent(row.frac_of_bound)} of {rounded(row.bound)}{end}"
 
 
 def share(part: float | None, mark: str) -> str | None:
@@ -182,7 +178,7 @@ def paper(row: Row, notes: Footnotes) -> str | None:
     if row.paper is None:
         return None
     ratio = "" if row.times_paper is None else f"; x {times(row.times_paper)}"
-    return f"{number(row.paper)}{ratio}{notes.mark(row.paper_what)}"
+    return f"{rounded(row.paper)}{ratio}{notes.mark(row.paper_what)}"
 
 
 def known(column: Column, rows: list[Row]) -> Cells:
@@ -205,8 +201,8 @@ def phase_lines(rows: list[Row]) -> list[str]:
     lines = []
     for row in timed:
         parts = [row.phases_ms.get(name) for name in names]
-        cells = ["n/a" if part is None else number(part) for part in parts]
-        lines.append([escaped(row.name), *cells, number(sum(row.phases_ms.values()))])
+        cells = ["n/a" if part is None else rounded(part) for part in parts]
+        lines.append([escaped(row.name), *cells, rounded(sum(row.phases_ms.values()))])
     return [
         "Parts of a step in ms, from a pass of its own in which nothing overlaps:",
         "",

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from fastdeit import UserError
 from fastdeit.benchmarks.loaders import COPIES
-from fastdeit.benchmarks.reporting.markdown import bound, escaped, number, spread, table, times
+from fastdeit.benchmarks.reporting.markdown import bound, escaped, spread, table, times
 from fastdeit.benchmarks.reporting.report import benchmark_of, hardware, is_on_gpu
 from fastdeit.benchmarks.reporting.targets import MODELS
 from fastdeit.benchmarks.rows import Kept, Row
 from fastdeit.benchmarks.step import STEP
+from fastdeit.rounding import rounded
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 """What the table stands between."""
@@ -103,7 +104,7 @@ def row_cells(kept: Kept) -> list[str]:
     between = spread(row)
     return [
         escaped(f"{row.case}: {row.name}"),
-        f"{number(row.median)} {escaped(row.unit)} ({between or 'one round'})",
+        f"{rounded(row.median)} {escaped(row.unit)} ({between or 'one round'})",
         escaped(hardware(kept.environment)),
         "; ".join(ratios) or "n/a",
         bound(row) or "n/a",

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdeit.benchmarks.loaders import COPIES
-from fastdeit.benchmarks.reporting.markdown import escaped, number, percent, times
+from fastdeit.benchmarks.reporting.markdown import escaped, percent, times
 from fastdeit.benchmarks.rows import Kept, Row
 from fastdeit.benchmarks.step import PUBLISHED_FILES, STEP
+from fastdeit.rounding import rounded
 
 GPU, CORES = "H200", 16
 MODELS = {
@@ -96,7 +97,7 @@ def loader(row: Row) -> float | None:
 
 def img_per_s(value: float) -> str:
     """A rate."""
-    return f"{number(value)} img/s"
+    return f"{rounded(value)} img/s"
 
 
 def factor(value: float) -> str:

@@ -13,6 +13,7 @@ import tyro
 from fastdeit.errors import UserError
 from fastdeit.figure1 import Measured, Point, architecture_of, papers_rates, plot_panels
 from fastdeit.paper.published import published
+from fastdeit.rounding import rounded
 from fastdeit.tools.analyse.results import check_out, finish
 from fastdeit.tools.analyse.voters import short_names
 from fastdeit.tools.report.inputs import check_scores, load_bench, load_json
@@ -98,7 +99,7 @@ def throughput(
                 [
                     f"{each.name} ({each.head})",
                     protocol,
-                    f"{rate:,.4g}",
+                    rounded(rate),
                     f"{each.top1_pct:.2f}",
                     figure(first.throughput if first else None, ",.5g"),
                     " / ".join(f"{row.top1_pct:.1f}" for row in papers) or "n/a",
