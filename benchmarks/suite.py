@@ -64,12 +64,17 @@ class Clock:
     """When it began: with the process, whose imports count."""
     _left: dict[str, float] = field(default_factory=lambda: dict(SHARES))
 
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self.begun
+
     def share_s(self, part: str) -> float | None:
         """Seconds for a part, which is then over for this clock."""
         weight = self._left.pop(part)
         if self.limit_s is None:
             return None
-        left_s = (1 - RESERVE) * self.limit_s - (time.perf_counter() - self.begun)
+        left_s = (1 - RESERVE) * self.limit_s - self.elapsed_s
         return max(0.0, left_s) * weight / (weight + sum(self._left.values()))
 
 
