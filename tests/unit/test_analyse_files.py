@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from fastdeit.paper import table5
+from fastdeit.tools.analyse.plots import epochs_plot
+from fastdeit.tools.analyse.runs import Curve, RunCurves
 from fastdeit.tools.analyse.voters import short_names, split_head
 from fastdeit.tools.cli import main
 
@@ -106,6 +108,33 @@ def test_epochs(make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> 
     run(capsys, "analyse", "epochs", short, "--out", long.parent / "an")
     with Image.open(long.parent / "an" / "epochs.png") as picture:
         assert picture.width < both  # nothing to set lengths against
+
+
+def test_a_legend_of_many_runs_is_whole() -> None:
+    """Long names and many runs, one panel or two, stay inside the picture."""
+    for lengths in ((3, 3), (3, 4)):
+        runs = [
+            RunCurves(
+                name=f"a_rather_long_name_of_a_run_with_options_{number}",
+                folder=Path(),
+                model=None,
+                is_papers_model=False,
+                image_size=None,
+                num_epochs=lengths[number % 2],
+                curves=tuple(
+                    Curve(f"{number}", weights, name, (1, lengths[number % 2]), (1.0, 2.0))
+                    for weights in ("raw", "ema")
+                    for name in ("class", "dist", "joint")
+                ),
+            )
+            for number in range(12)
+        ]
+        figure = epochs_plot(runs, {run.name: [] for run in runs})
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        box, picture = legend.get_window_extent(), figure.bbox
+        assert picture.x0 <= box.x0 and box.x1 <= picture.x1
+        assert picture.y0 <= box.y0 and box.y1 < figure.axes[0].get_window_extent().y0
 
 
 def test_runs_that_cannot_be_read(

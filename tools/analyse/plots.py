@@ -19,6 +19,8 @@ COLORS = ("#2f6db5", "#c0392b", "#2e8b57", "#e07b00", "#7d3cb5", "#8c6d31", "#00
 HEAD_LINES: dict[str, Literal["--", ":", "-"]] = {"class": "--", "dist": ":", "joint": "-"}
 HEAD_MARKERS = {"class": "s", "dist": "^", "joint": "o"}
 PAPERS = "#8a8a8a"
+LINE_IN, CHARACTER_IN = 0.6, 0.07
+"""Inches of a legend's entry in 8 points: its line and the spaces around, a character."""
 MAX_TITLE = 34
 """Letters of a name in a plot."""
 
@@ -288,8 +290,14 @@ def add_legend(figure: Figure, runs: list[RunCurves], has_papers: bool) -> None:
         )
     if has_papers:
         handles.append(Line2D([], [], color=PAPERS, marker="o", linestyle="", label="paper"))
+    # As many columns as fit, and a taller figure where they are long.
+    longest_in = LINE_IN + CHARACTER_IN * max(len(str(handle.get_label())) for handle in handles)
+    width_in, height_in = figure.get_size_inches()
+    ncols = max(1, min(4, int(width_in / longest_in)))
+    num_more = max(0, -(-len(handles) // ncols) - 3)
+    figure.set_size_inches(width_in, height_in + 0.18 * num_more)
     legend = figure.legend(
-        handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False
+        handles=handles, loc="outside lower center", ncols=ncols, fontsize=8, frameon=False
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
