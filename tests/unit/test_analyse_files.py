@@ -122,7 +122,13 @@ def test_a_legend_of_many_runs_is_whole() -> None:
                 image_size=None,
                 num_epochs=lengths[number % 2],
                 curves=tuple(
-                    Curve(f"{number}", weights, name, (1, lengths[number % 2]), (1.0, 2.0))
+                    Curve(
+                        run=f"{number}",
+                        weights=weights,
+                        head=name,
+                        epochs=(1, lengths[number % 2]),
+                        top1_pct=(1.0, 2.0),
+                    )
                     for weights in ("raw", "ema")
                     for name in ("class", "dist", "joint")
                 ),
