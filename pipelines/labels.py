@@ -141,8 +141,11 @@ class LabelWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def has(self, epoch: int) -> bool:
-        """Whether an epoch is complete."""
-        return str(epoch) in self._about["epochs"]
+        """Whether an epoch is complete; one that is missing or damaged is not."""
+        expected, path = self._about["epochs"].get(str(epoch)), self._folder / file_of(epoch)
+        if expected is None or not path.is_file():
+            return False
+        return bool(hashlib.sha256(path.read_bytes()).hexdigest() == expected)
 
     def write(self, epoch: int, answers: NDArray[Any]) -> None:
         """Keep the answers of an epoch; the file appears when it is complete.
@@ -191,6 +194,14 @@ class LabelStore:
         self.model: str = about["teacher"]["model"]
         self._num_classes = len(class_names)
         self._type = row_type(config.distill, self._num_classes)
+        # The sizes now, before hours are spent; the checksums when an epoch is read.
+        num_bytes = about["num_rows"] * self._type.itemsize
+        for epoch in range(config.optim.epochs):
+            path = self._folder / file_of(epoch)
+            found = path.stat().st_size if path.is_file() else None
+            if found != num_bytes:
+                size = "which is missing" if found is None else f"{found} bytes, not {num_bytes}"
+                raise damaged(path, size)
         self._checksums: dict[str, str] = about["epochs"]
         self._epoch = -1
         self._rows: NDArray[Any] = np.empty(0, dtype=self._type)
@@ -221,11 +232,16 @@ class LabelStore:
         path = self._folder / file_of(epoch)
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != self._checksums[str(epoch)]:
-            raise UserError(
-                f"teacher_labels are damaged. Found: {path}, whose checksum is not the one in "
-                f"{ABOUT}. Delete it and run `fastdeit teach` again."
-            )
+            raise damaged(path, f"whose checksum is not the one in {ABOUT}")
         return np.frombuffer(data, dtype=self._type)
+
+
+def damaged(path: Path, reason: str) -> UserError:
+    """The error for an epoch that cannot be read."""
+    return UserError(
+        f"teacher_labels are damaged. Found: {path}, {reason}. Run the same `fastdeit teach` "
+        "again: it asks for that epoch anew."
+    )
 
 
 def file_of(epoch: int) -> str:
@@ -245,6 +261,11 @@ def read_about(folder: Path) -> dict[str, Any]:
             return about  # type: ignore[no-any-return]
     except (OSError, ValueError, KeyError, TypeError):
         pass
+    if (folder / ABOUT).exists():
+        raise UserError(
+            f"a store of labels must have the {ABOUT} that `fastdeit teach` wrote. Found: "
+            f"{folder / ABOUT}, which is damaged. Delete {folder}, and ask the teacher again."
+        )
     raise UserError(
         f"a store of labels must be a folder that `fastdeit teach` wrote. Found: {folder}. Give "
         "its --out."

@@ -78,8 +78,12 @@ def ablate(
     out = config.run.out
     if table_only:
         return show(out, State(out))
-    given = {"epochs": finetune_epochs, "image_size": finetune_image_size}
-    finetuning = Finetuning(**given, batch_size=finetune_batch_size)
+    given = {
+        "epochs": finetune_epochs,
+        "image_size": finetune_image_size,
+        "batch_size": finetune_batch_size,
+    }
+    finetuning = Finetuning(**given)
     check(config, rows, finetune, finetuning, processes)
     runs = make_runs(config, rows, finetuning if finetune else None)
     if config.dry_run:
@@ -99,7 +103,8 @@ def ablate(
         missing = [run for run in runs if not state.is_finished(run, MAY_DIFFER)]
         fields = changed_fields(config)
         changed = [option(*field) for field in fields.items() if field[0] not in MAY_DIFFER]
-        state.changed = [" ".join(words) for words in changed]
+        changed += [option(f"finetune_{name}", value) for name, value in given.items() if value]
+        state.begin([" ".join(words) for words in changed])
         with handing_signals_on() as child:
             run_all(config, missing, state, processes, child)
         show(out, state)
@@ -124,6 +129,7 @@ def show_table_only(args: list[str]) -> None:
     place = words.index("--out") + 1 if "--out" in words else len(words)
     require(place < len(words), "out", None, "is needed for --table-only", "Pass --out DIR.")
     out = Path(words[place])
+    require(out.is_dir(), "out", out, "must be the folder of an ablation", "Give its --out.")
     raise SystemExit(show(out, State(out)))
 
 

@@ -176,6 +176,20 @@ class State:
                     f"{self._path}. Remove it, or give another --out."
                 ) from error
 
+    def begin(self, changed: list[str]) -> None:
+        """Note what all runs change.
+
+        Raises:
+            UserError: runs have ended that changed something else.
+        """
+        if self.finished and changed != self.changed:
+            before, now = (" ".join(words) or "nothing" for words in (self.changed, changed))
+            raise UserError(
+                "an ablation goes on with the options that it began with. Found: "
+                f"{now}, after {before}. Give the same, or another --out."
+            )
+        self.changed = changed
+
     def save(self) -> None:
         """Write it, whole or not at all."""
         content = {"changed": self.changed, "finished": self.finished, "failed": self.failed}

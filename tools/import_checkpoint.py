@@ -56,8 +56,12 @@ def import_checkpoint(
     state = translated.state
     found = recognise(state, model, num_heads or foreign.num_heads, foreign.norm_eps)
     notes = list(found.notes)
-    if foreign.colours not in (None, (MEAN, STD)):
-        assert foreign.colours is not None
+    colours = foreign.colours
+    if colours is None and model is not None:
+        colours, more = timm_colours(model, "patch_embed.proj.bias" in state)
+        notes += more
+    if colours not in (None, (MEAN, STD)):
+        assert colours is not None
         require(
             "patch_embed.proj.bias" in state,
             "patch_embed",
@@ -65,7 +69,7 @@ def import_checkpoint(
             "must have a bias to take ImageNet's colours",
             "Give another source.",
         )
-        state = fold_normalisation(state, *foreign.colours)
+        state = fold_normalisation(state, *colours)
         notes.append("its patch embedding is changed so that it takes ImageNet's mean and spread")
     changed = sum(v.is_floating_point() and v.itemsize != 4 for v in state.values())
     if changed:
@@ -96,6 +100,39 @@ def import_checkpoint(
     }
     print(json.dumps(facts))
     return 0
+
+
+def timm_colours(
+    model: str, can_fold: bool
+) -> tuple[tuple[tuple[float, ...], tuple[float, ...]] | None, list[str]]:
+    """What timm says of the colours that a model's weights were trained with.
+
+    Args:
+        model: timm's name; with a tag, such as .augreg_in1k, it says which weights they are.
+        can_fold: whether the model has a patch embedding with a bias.
+
+    Returns:
+        (mean and standard deviation to be folded into the weights, or None; notes for the user)
+    """
+    import timm
+
+    from fastdeit.augment.compose import MEAN, STD
+
+    settings = timm.get_pretrained_cfg(model)
+    if settings is None or (tuple(settings.mean), tuple(settings.std)) == (MEAN, STD):
+        return None, []
+    if "." in model and can_fold:
+        return (tuple(settings.mean), tuple(settings.std)), []
+    numbers = (
+        f"timm's weights of {model} were trained with mean {settings.mean}, std {settings.std}"
+    )
+    if "." in model:
+        end = "a convnet cannot be changed to take ImageNet's: accuracies will differ"
+    else:
+        end = (
+            f"images keep ImageNet's; name the tag (--model {model}.TAG) if these are those weights"
+        )
+    return None, [f"{numbers}; {end}"]
 
 
 def read_classes(classes: str | None, count: int) -> tuple[str, ...]:

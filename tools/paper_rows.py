@@ -89,10 +89,10 @@ def training_of(content: dict[str, Any]) -> Training:
     if config is None:
         return Training()
     return Training(
-        dataset=config["data"]["dataset"],
+        dataset=config["data"].get("dataset", "imagenet"),
         is_finetuned=config["init_from"] is not None,
         distillation=config["distill"]["distillation"],
-        teacher=content["teacher_model"],
+        teacher=content.get("teacher_model"),
     )
 
 

@@ -110,7 +110,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not is_ours:
         raise UserError(
             f"checkpoint was not written by this version of fastdeit. Found: {path}. "
-            "Give RUN/checkpoint.pt of `fastdeit train`."
+            "Give RUN/checkpoint.pt of `fastdeit train`; `fastdeit import` reads other programs'."
         )
     if expected is None:
         raise _damaged(path, num_bytes, "it has no checksum")

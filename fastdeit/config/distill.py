@@ -61,6 +61,13 @@ class DistillConfig:
                 f"must come without a teacher that says the same ({self.teacher})",
                 "Leave one of them out.",
             )
+        require(
+            self.teacher_image_size is None or self.teacher_labels is None,
+            "teacher_image_size",
+            self.teacher_image_size,
+            "has no effect with --teacher-labels, whose teacher was asked before",
+            "Leave it out.",
+        )
         is_on, is_soft = self.distillation != "none", self.distillation == "soft"
         for name, has_effect, kind in (
             ("temperature", is_soft, "soft"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastdeit.checkpoints.classes import knows_classes
 from fastdeit.errors import UserError
+from fastdeit.models.options import plain_model
 
 POS_EMBED = "pos_embed"
 DIST_TOKEN = "dist_token"
@@ -114,6 +115,7 @@ def initialise_from(
         given[POS_EMBED] = torch.cat((slots, positions), 1)
 
     check_fit(given, target, frozenset(anew), content["model_config"]["model"])
+    check_heads(model, content["model_config"])
     model.load_state_dict(given, strict=False)
     are_numbered = same_classes and known != class_names
     return Initialised(len(given), tuple(anew), grids, factor, are_numbered)
@@ -153,6 +155,28 @@ def grid_of(model: nn.Module) -> tuple[int, int] | None:
     """How many patches a timm transformer has down and across; None for other models."""
     grid: tuple[int, int] | None = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     return grid
+
+
+def check_heads(model: nn.Module, source: dict[str, Any]) -> None:
+    """Refuse weights of another number of attention heads, which shows in no shape.
+
+    Raises:
+        UserError: it is another.
+    """
+    blocks: Any = getattr(model, "blocks", None)
+    ours = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
+    theirs = source.get("num_heads")
+    if ours is None:
+        return
+    if theirs is None:
+        blocks = getattr(plain_model(source["model"]), "blocks", None)
+        theirs = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
+    if theirs not in (None, ours):
+        raise UserError(
+            f"init_from must hold weights of the same architecture. Found: {theirs} attention "
+            f"heads instead of {ours}, in a checkpoint of {source['model']}. "
+            f"Pass --num-heads {theirs}."
+        )
 
 
 def check_fit(

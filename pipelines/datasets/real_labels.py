@@ -75,4 +75,6 @@ def read_real_labels(path: Path, index: DatasetIndex) -> RealLabels:
                     f"labels must be numbers below {num_classes}", f"{label} for image {number}"
                 )
             is_right[sample, label] = True
+    if not is_right.any():
+        raise refuse("real must have a right label for some image", f"none in {path}")
     return RealLabels(index.keys, is_right)

@@ -209,6 +209,20 @@ def test_the_table_alone_needs_the_folder_only(
     facts, err = result_of(capfd)
     assert facts == facts_of(ablation, State(ablation))
     assert err.strip() == table_of(facts)
+    assert main(["ablate", "--table-only", "--out", str(ablation / "nowhere")]) == 2
+    assert "out must be the folder of an ablation" in capfd.readouterr().err
+
+
+def test_what_is_changed_stays(tmp_path: Path) -> None:
+    """When runs have ended, others cannot change something else; before that they can."""
+    state = State(tmp_path)
+    state.begin(["--epochs 2"])
+    state.begin(["--epochs 3"])
+    state.finished["none"] = {"options": {}, "result": {}}
+    state.begin(["--epochs 3"])
+    with pytest.raises(UserError, match=r"Found: --mixup-alpha 0.5, after --epochs 3\. Give"):
+        state.begin(["--mixup-alpha 0.5"])
+    assert state.changed == ["--epochs 3"]
 
 
 def test_a_run_that_fails_does_not_end_the_others(

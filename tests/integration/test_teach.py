@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -210,9 +211,24 @@ def test_what_does_not_fit_is_refused(
         file.write(b"x")
     assert run_here(containers, tmp_path / "damaged", *given) == 2
     assert "teacher_labels are damaged. Found: " in capsys.readouterr().err
-    (labels / "epoch00001.labels").unlink()
     shutil.rmtree(tmp_path / "damaged")
-    assert run_here(containers, tmp_path / "damaged", *given) == 2
+    # The same command mends it; what is missing or short is seen before anything is trained.
+    again = (*hard, "--epochs", "2", "--warmup-epochs", "0")
+    damages: tuple[Callable[[Path], object], ...] = (
+        Path.exists,  # the byte that was changed above
+        Path.unlink,
+        lambda file: os.truncate(file, 10),
+    )
+    for damage in damages:
+        damage(labels / "epoch00001.labels")
+        if damage is not damages[0]:
+            assert "teacher_labels are damaged. Found: " in refused()
+        assert teach(containers, labels, teacher, *again) == 0
+        assert "1 of 2 epochs are there" in capsys.readouterr().err
+    assert run_here(containers, tmp_path / "damaged", *given) == 0
+    capsys.readouterr()
+    (labels / "labels.json").write_text("{")
+    assert "labels.json, which is damaged. Delete " in refused()
 
 
 def test_a_writer_refuses_too(

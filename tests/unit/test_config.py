@@ -192,6 +192,12 @@ def test_distilled_model_needs_distillation() -> None:
         )
 
 
+def test_a_teacher_that_was_asked_before_has_its_size() -> None:
+    """Its labels are there."""
+    with pytest.raises(UserError, match="has no effect with --teacher-labels"):
+        DistillConfig(distillation="hard", teacher_labels=SOMEWHERE, teacher_image_size=64)
+
+
 def test_parts_of_a_step_are_at_most_its_images() -> None:
     """More parts than images could not act."""
     good = make("demo-teacher")

@@ -172,6 +172,25 @@ def test_other_colours_are_folded_in() -> None:
     torch.testing.assert_close(model(normalised(MEAN, STD)), expected)
 
 
+def test_colours_of_a_named_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tag says which weights they are; without one a line says what timm's were trained with."""
+    name = "vit_tiny_patch16_224"
+    torch.manual_seed(0)
+    model = timm.create_model(name, depth=1, img_size=32, num_classes=3).eval()
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    pixels = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
+    shown = (pixels - mean) / std
+    tagged = imported(tmp_path / "a.pth", tmp_path / "b.pt", model=f"{name}.augreg_in21k_ft_in1k")
+    assert "takes ImageNet's mean and spread" in capsys.readouterr().err
+    torch.testing.assert_close(tagged(shown), model(pixels * 2 - 1), atol=1e-5, rtol=1e-5)
+    plain = imported(tmp_path / "a.pth", tmp_path / "c.pt", model=name)
+    assert "std (0.5, 0.5, 0.5); images keep" in capsys.readouterr().err
+    torch.testing.assert_close(plain(shown), model(shown), atol=1e-5, rtol=1e-5)
+    imported(tmp_path / "a.pth", tmp_path / "d.pt", model="deit_tiny_patch16_224")
+    assert "mean" not in capsys.readouterr().err
+
+
 def test_raw_and_averaged_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A training checkpoint of DeiT: both kinds of weights, and the rest named as ignored."""
     raw, ema = make_deit(), make_deit()

@@ -187,3 +187,15 @@ def test_other_sizes_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=text):
             initialise_from(made(PLAIN, **options), content, CLASSES)
+
+
+def test_another_number_of_heads_is_refused(tmp_path: Path) -> None:
+    """It shows in no shape; timm's own number stands for one that is not given."""
+    name = "deit_tiny_patch16_224"
+    content = checkpoint(tmp_path / "a.pt", name)
+    with pytest.raises(UserError, match=r"3 attention heads instead of 4.*Pass --num-heads 3\."):
+        initialise_from(made(name, num_heads=4), content, CLASSES)
+    content["model_config"]["num_heads"] = None  # timm's own 3
+    initialise_from(made(name), content, CLASSES)
+    with pytest.raises(UserError, match="3 attention heads instead of 6"):
+        initialise_from(made(name, num_heads=6), content, CLASSES)

@@ -93,3 +93,10 @@ def test_numbered_classes_are_those_of_the_model(containers: dict[str, Path]) ->
         check_classes(names, replace(index, class_names=other))
     with pytest.raises(UserError, match=r"the 20 classes of the checkpoint\. Found: 19 classes"):
         check_classes(names, replace(index, class_names=names[:19]))
+
+
+def test_labels_of_no_image(containers: dict[str, Path], tmp_path: Path) -> None:
+    """Nothing could be counted."""
+    (tmp_path / "real.json").write_text(json.dumps([[]] * 40))
+    with pytest.raises(UserError, match="real must have a right label for some image"):
+        read_real_labels(tmp_path / "real.json", open_dataset(containers["val"]))
