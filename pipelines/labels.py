@@ -195,13 +195,14 @@ class LabelStore:
         self._num_classes = len(class_names)
         self._type = row_type(config.distill, self._num_classes)
         # The sizes now, before hours are spent; the checksums when an epoch is read.
-        num_bytes = about["num_rows"] * self._type.itemsize
+        num_rows = plan.num_steps * plan.batch_size
         for epoch in range(config.optim.epochs):
             path = self._folder / file_of(epoch)
-            found = path.stat().st_size if path.is_file() else None
-            if found != num_bytes:
-                size = "which is missing" if found is None else f"{found} bytes, not {num_bytes}"
-                raise damaged(path, size)
+            if not path.is_file():
+                raise damaged(path, "which is missing")
+            found = path.stat().st_size // self._type.itemsize
+            if found < num_rows:
+                raise damaged(path, f"which holds {found} of the {num_rows} answers of an epoch")
         self._checksums: dict[str, str] = about["epochs"]
         self._epoch = -1
         self._rows: NDArray[Any] = np.empty(0, dtype=self._type)
@@ -240,7 +241,7 @@ def damaged(path: Path, reason: str) -> UserError:
     """The error for an epoch that cannot be read."""
     return UserError(
         f"teacher_labels are damaged. Found: {path}, {reason}. Run the same `fastdeit teach` "
-        "again: it asks for that epoch anew."
+        "again: it asks for that epoch anew. If it was made with another --batch-size, pass that."
     )
 
 
