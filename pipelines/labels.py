@@ -23,29 +23,40 @@ from fastdeit.config import DistillConfig, TrainConfig
 from fastdeit.config.whole import jsonable
 from fastdeit.errors import UserError
 from fastdeit.files import replace_file, replacing
+from fastdeit.folder_lock import LOCK
+from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.plan import Plan
 from fastdeit.teacher import dense_probs
 
 FORMAT = "fastdeit-labels-1"
 ABOUT = "labels.json"
+IN_WORDS = {
+    "data.images": "images of other names (data.images)",
+    "data.shapes": "the same images at other sizes (data.shapes)",
+}
+"""What it means if a checksum among the settings differs."""
 NOT_OF_THE_IMAGES = ("smoothing",)
 """Fields of the augmentation that change labels only."""
 
 
-def settings_of(config: TrainConfig, plan: Plan) -> dict[str, Any]:
+def settings_of(config: TrainConfig, plan: Plan, index: DatasetIndex) -> dict[str, Any]:
     """Everything that decides which images the teacher is shown, and what is kept of its answers.
 
     Args:
         config: of the run.
         plan: of its training set.
+        index: of the training set.
 
     Returns:
         Plain types by dotted names.
     """
     augment = jsonable(dataclasses.asdict(config.augment))
+    by_key = np.argsort(index.keys)  # positions differ between containers
     settings = {
-        "data.images": hashlib.sha256(np.sort(plan.keys).tobytes()).hexdigest()[:16],
-        "data.num_images": len(plan.keys),
+        "data.num_images": len(index),
+        "data.images": digest(index.keys[by_key]),
+        "data.shapes": digest(index.widths[by_key], index.heights[by_key]),
+        "data.median_bytes": int(np.median(index.sizes)),
         "data.image_size": plan.image_size,
         "data.repeats": plan.repeats,
         "data.crop": plan.crop,
@@ -66,6 +77,14 @@ def settings_of(config: TrainConfig, plan: Plan) -> dict[str, Any]:
         settings["data.batch_size"] = plan.batch_size
         settings["num_processes"] = plan.world_size
     return settings
+
+
+def digest(*columns: NDArray[Any]) -> str:
+    """A short checksum of columns of whole numbers."""
+    checksum = hashlib.sha256()
+    for column in columns:
+        checksum.update(column.astype("<u8").tobytes())
+    return checksum.hexdigest()[:16]
 
 
 def row_type(config: DistillConfig, num_classes: int) -> np.dtype[Any]:
@@ -98,7 +117,7 @@ class LabelWriter:
         folder: Path,
         config: TrainConfig,
         plan: Plan,
-        class_names: tuple[str, ...],
+        index: DatasetIndex,
         teacher: dict[str, Any],
     ) -> None:
         """Begin a store, or find the one that was begun with the same settings.
@@ -107,19 +126,19 @@ class LabelWriter:
             folder: is made.
             config: of the runs that will read it.
             plan: of all processes together.
-            class_names: one for each of the teacher's outputs.
+            index: of the training set, with a class for each of the teacher's outputs.
             teacher: what it is, as plain types.
 
         Raises:
             UserError: the folder holds something else, or a store with other settings.
         """
         self._folder, self._plan = folder, plan
-        self._type = row_type(config.distill, len(class_names))
+        self._type = row_type(config.distill, len(index.class_names))
         about: dict[str, Any] = {
             "format": FORMAT,
-            "settings": settings_of(config, plan),
+            "settings": settings_of(config, plan, index),
             "teacher": teacher,
-            "class_names": list(class_names),
+            "class_names": list(index.class_names),
             "num_rows": plan.epoch_samples,
             "epochs": {},
         }
@@ -132,10 +151,10 @@ class LabelWriter:
                     f"{teacher}. Give another --out."
                 )
             about = found
-        elif folder.exists() and any(folder.iterdir()):
+        elif foreign := [f.name for f in folder.glob("*") if f.name != LOCK]:
             raise UserError(
                 f"the folder of a store must be new, empty or a store. Found: {folder} with "
-                f"{next(folder.iterdir()).name}. Give another --out."
+                f"{foreign[0]}. Give another --out."
             )
         self._about = about
         folder.mkdir(parents=True, exist_ok=True)
@@ -164,13 +183,13 @@ class LabelWriter:
 class LabelStore:
     """Reads a store: what its teacher said of this process's images."""
 
-    def __init__(self, config: TrainConfig, plan: Plan, class_names: tuple[str, ...]) -> None:
+    def __init__(self, config: TrainConfig, plan: Plan, index: DatasetIndex) -> None:
         """Open a store and make sure that it is of this run's images.
 
         Args:
             config: names the folder.
             plan: of this process.
-            class_names: one for each output of the student.
+            index: of the training set.
 
         Raises:
             UserError: it is no store, was made with other settings or classes, or lacks epochs.
@@ -178,10 +197,11 @@ class LabelStore:
         assert config.distill.teacher_labels is not None
         self._folder, self._plan = config.distill.teacher_labels, plan
         about = read_about(self._folder)
-        check_settings(self._folder, about["settings"], settings_of(config, plan))
-        if tuple(about["class_names"]) != class_names:
+        check_settings(self._folder, about["settings"], settings_of(config, plan, index))
+        num_classes = len(index.class_names)
+        if tuple(about["class_names"]) != index.class_names:
             raise UserError(
-                f"teacher_labels must be of the classes of the training set ({len(class_names)}). "
+                f"teacher_labels must be of the classes of the training set ({num_classes}). "
                 f"Found: {self._folder} with {len(about['class_names'])} others. Give another "
                 "store."
             )
@@ -192,8 +212,8 @@ class LabelStore:
                 f"none of epoch {missing[0] + 1} in {self._folder}. Run `fastdeit teach` for them."
             )
         self.model: str = about["teacher"]["model"]
-        self._num_classes = len(class_names)
-        self._type = row_type(config.distill, self._num_classes)
+        self._num_classes = num_classes
+        self._type = row_type(config.distill, num_classes)
         # The sizes now, before hours are spent; the checksums when an epoch is read.
         num_rows = plan.num_steps * plan.batch_size
         for epoch in range(config.optim.epochs):
@@ -279,13 +299,26 @@ def check_settings(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -
     Raises:
         UserError: it is not; with the first differences.
     """
-    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    names = [
+        name for name in {**theirs, **ours} if not is_alike(name, theirs.get(name), ours.get(name))
+    ]
     if names:
         found = "; ".join(
-            f"{name} {theirs.get(name)} in the store and {ours.get(name)} here"
+            IN_WORDS.get(name, f"{name} {theirs.get(name)} in the store and {ours.get(name)} here")
             for name in names[:3]
         )
         raise UserError(
             f"a store of labels must be of the run's own images. Found: {folder} with {found}. "
             "Give the settings that it was made with, or run `fastdeit teach` again."
         )
+
+
+def is_alike(name: str, theirs: Any, ours: Any) -> bool:
+    """Whether a setting has the same meaning on both sides.
+
+    A conversion encodes the few irregular images anew, which may move the median a little; all of
+    them encoded anew move it much.
+    """
+    if name == "data.median_bytes" and theirs is not None:
+        return bool(abs(ours - theirs) <= 0.01 * theirs)
+    return bool(theirs == ours)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastdeit.config import TrainConfig
 from fastdeit.errors import Stopped, require
+from fastdeit.folder_lock import LOCK, FolderLock
 from fastdeit.launch import local_rank
 from fastdeit.progress import progress
 from fastdeit.rounding import rounded
@@ -81,7 +82,11 @@ def teach(config: AnyRecipe) -> int:
         teacher = load_teacher(config, index.class_names, compute, world.is_main)
         assert teacher is not None
         about = describe(teacher, compute)
-        writer = LabelWriter(out, config, plan, index.class_names, about)
+        lock = FolderLock(out)
+        stack.callback(lock.let_go)
+        writer = LabelWriter(out, config, plan, index, about)
+        if world.is_main:
+            lock.take()  # now that the folder is known to be a store's
         epochs = config.optim.epochs
         missing = [number for number in range(epochs) if not writer.has(number)]
         world.barrier()  # all have looked at the folder before the first one writes
@@ -109,7 +114,7 @@ def teach(config: AnyRecipe) -> int:
                 writer.write(epoch, np.concatenate(steps))
     if world.is_main:
         num_answers = epochs * plan.num_steps * plan.batch_size
-        num_bytes = sum(file.stat().st_size for file in out.iterdir())
+        num_bytes = sum(file.stat().st_size for file in out.iterdir() if file.name != LOCK)
         said = (
             f"{out}: {num_answers:,} answers in {epochs} epochs, {rounded(num_bytes / 1e6, 3)} MB"
         )

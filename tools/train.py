@@ -89,7 +89,7 @@ def train(config: AnyRecipe) -> int:
         names = train_set[0].class_names
         session = make_session(config, names, compute, world)
         if config.distill.teacher_labels is not None:
-            answers = LabelStore(config, train_set[1], names)
+            answers = LabelStore(config, train_set[1], train_set[0])
             session = dataclasses.replace(session, answers=answers, teacher_model=answers.model)
         if session.position.epoch >= epochs:
             if world.is_main:

@@ -17,6 +17,7 @@ from jobs import MIXED, TINY, run_here, run_processes
 
 from fastdeit import UserError
 from fastdeit.checkpoints.file import load_checkpoint
+from fastdeit.folder_lock import LOCK, FolderLock
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.labels import LabelStore, row_type
 from fastdeit.pipelines.open import train_plan
@@ -24,6 +25,7 @@ from fastdeit.recipes import fill_recipe
 from fastdeit.recipes.entry import changed
 from fastdeit.teacher import dense_probs, likeliest
 from fastdeit.tools.cli import main
+from fastdeit.tools.convert.command import convert
 
 pytestmark = pytest.mark.slow
 NOT_MIXED = ("--mixup-alpha", "0", "--cutmix-alpha", "0", "--auto-augment", "rand-m9-mstd0.5-inc1")
@@ -46,6 +48,11 @@ def teach(
     data = ["--train", str(containers["beton"]), "--val", str(containers["val"])]
     more = (*TINY, *(MIXED if mixed else NOT_MIXED), "--teacher", str(teacher), *options)
     return main(["teach", "demo-teacher", *data, "--out", str(out), *more])
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    """What a store holds."""
+    return {file.name: file.read_bytes() for file in store.iterdir() if file.name != LOCK}
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -129,9 +136,7 @@ def test_a_stopped_store_goes_on(
     capsys.readouterr()
     assert teach(containers, out, teacher, "--distillation", "hard") == 0
     assert "1 of 3 epochs are there" in capsys.readouterr().err
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == {
-        file.name: file.read_bytes() for file in whole.iterdir()
-    }
+    assert files_of(out) == files_of(whole)
 
 
 def test_two_processes_write_the_same(
@@ -153,7 +158,7 @@ def test_two_processes_write_the_same(
     parts = []
     for rank in range(3):
         plan = train_plan(config.data, index, config.run, rank, 3)
-        parts.append(LabelStore(config, plan, index.class_names).read(0, 1))
+        parts.append(LabelStore(config, plan, index).read(0, 1))
     assert torch.cat(parts).tolist() == np.frombuffer(one, "<u2")[63 : 2 * 63].tolist()
 
 
@@ -170,6 +175,32 @@ def config_of(containers: dict[str, Path], labels: Path) -> Any:
         optim={"epochs": 1, "warmup_epochs": 0},
         distill={"distillation": "hard", "teacher_labels": labels},
     )
+
+
+def test_a_store_is_of_the_same_bytes(
+    containers: dict[str, Path], teacher: Path, tmp_path: Path
+) -> None:
+    """In any container; the same images encoded anew are not what the teacher saw."""
+    labels = tmp_path / "labels"
+    options = ("--distillation", "hard", "--epochs", "1", "--warmup-epochs", "0")
+    assert teach(containers, labels, teacher, *options, mixed=False) == 0
+    config = config_of(containers, labels)
+
+    def read(path: Path) -> list[int]:
+        index = open_dataset(path)
+        plan = train_plan(config.data, index, config.run)
+        return LabelStore(config, plan, index).read(0, 0).tolist()
+
+    said = read(containers["beton"])
+    assert len(said) == 63
+    assert read(containers["webdataset"]) == read(containers["imagefolder"]) == said
+    again = tmp_path / "again.beton"
+    assert convert(containers["imagefolder"], again, reencode="all", quality=80) == 0
+    with pytest.raises(UserError, match=r"data.median_bytes \d+ in the store and \d+ here\. "):
+        read(again)
+    assert convert(containers["imagefolder"], again, max_side=200, overwrite=True) == 0
+    with pytest.raises(UserError, match="with the same images at other sizes"):
+        read(again)
 
 
 def test_what_does_not_fit_is_refused(
@@ -247,14 +278,19 @@ def test_a_writer_refuses_too(
     assert [file.name for file in mine.iterdir()] == ["thesis.tex"]
     out = tmp_path / "labels"
     assert teach(containers, out, teacher, *hard) == 0
-    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    before = files_of(out)
+    lock = FolderLock(out)
+    lock.take()
+    assert teach(containers, out, teacher, *hard) == 2
+    assert "one run at a time can write to a folder. Found: " in capsys.readouterr().err
+    lock.let_go()
     assert teach(containers, out, teacher, *hard, "--seed", "1") == 2
     assert "run.seed 0 in the store and 1 here" in capsys.readouterr().err
     assert teach(containers, out, teacher, *hard, "--teacher-image-size", "48") == 2
     assert "a store is of one teacher. Found: " in capsys.readouterr().err
     assert teach(containers, out, teacher, *hard, "--distillation", "soft") == 2
     assert "teacher_top_k 0, which is all" in capsys.readouterr().err
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert files_of(out) == before
     assert teach(containers, out, teacher, *hard, "--overwrite", "--resume", "never") == 2
     assert "overwrite has no effect in teach" in capsys.readouterr().err
     assert teach(containers, tmp_path / "dry", teacher, *hard, "--dry-run") == 0
