@@ -81,10 +81,6 @@ class BenchRun:
 
         return on_round
 
-    def say(self, text: str) -> None:
-        """Print a line above the bar, on stderr."""
-        say(text)
-
     def leave_out(self, what: str, why: str) -> None:
         """Say that something is not measured, which is no failure."""
         self.left_out[what] = why
@@ -122,7 +118,7 @@ class BenchRun:
             yield
         except UserError as error:
             self.failed[what] = str(error)
-            self.say(f"not measured: {what}: {error}")
+            say(f"not measured: {what}: {error}")
 
     def end(self, shown: Sequence[Row] | None = None) -> int:
         """Draw the charts, print a table on stderr and all rows as one JSON object on stdout.

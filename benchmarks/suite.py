@@ -26,6 +26,7 @@ from fastdeit.device import Compute
 from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import is_installed
+from fastdeit.progress import say
 
 NUM_CLASSES = 16
 MIN_PHOTOGRAPHS, MAX_PHOTOGRAPHS = 512, 16_384
@@ -157,7 +158,7 @@ class Suite:
         folder, beton = place / "photographs", place / "photographs.beton"
         make_imagefolder(folder, num, NUM_CLASSES, self.threads)
         convert(folder, beton, self.threads, ())
-        self.run.say(f"{num} pictures of 500 pixels, quality 90, made and converted")
+        say(f"{num} pictures of 500 pixels, quality 90, made and converted")
         return Data(beton, folder)
 
     def ceilings(self, seconds: float | None) -> None:

@@ -250,8 +250,13 @@ def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(
         fontsize=8,
-        loc="lower left",
         frameon=False,
+        # A star of one's own may lie anywhere, so the legend goes below.
+        **(
+            {"loc": "upper left", "bbox_to_anchor": (0, -0.1), "ncols": 4}
+            if points
+            else {"loc": "lower left"}
+        ),
         title="squares: convnets, circles: transformers",
         title_fontsize=8,
     )

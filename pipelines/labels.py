@@ -72,7 +72,8 @@ def settings_of(config: TrainConfig, plan: Plan, index: DatasetIndex) -> dict[st
         settings["data.eval_crop_ratio"] = plan.eval_crop_ratio
     if config.distill.distillation == "soft":
         settings["distill.temperature"] = config.distill.temperature
-        settings["distill.teacher_top_k"] = config.distill.teacher_top_k
+        num_kept = min(config.distill.teacher_top_k, len(index.class_names))
+        settings["distill.teacher_top_k"] = num_kept
     if config.augment.use_mixup or config.augment.use_cutmix or plan.order == "upstream":
         settings["data.batch_size"] = plan.batch_size
         settings["num_processes"] = plan.world_size

@@ -34,8 +34,8 @@ ROOTS: dict[Dataset, tuple[str, str, str]] = {
 def dry_run(config: TrainConfig) -> int:
     """Print the configuration and a "derived" object as JSON; make nothing.
 
-    A batch other than the paper's is pointed out on stderr, and how a training set that does not
-    exist yet is made, where the recipe is for another dataset than ImageNet.
+    On stderr a batch other than the paper's is pointed out, for training from scratch, and how a
+    training set that does not exist yet is made, where the recipe is not for ImageNet.
 
     Returns:
         0.
@@ -65,7 +65,8 @@ def dry_run(config: TrainConfig) -> int:
     print(json.dumps({**config.to_dict(), "derived": facts}, indent=1))
     if not index.class_ids and config.data.dataset != "imagenet":
         print(f"fastdeit: {how_to_make(config)}", file=sys.stderr)
-    if plan.batch_size != PAPERS_BATCH:
+    # Fine-tuning has batches of its own in the paper (512, 768).
+    if plan.batch_size != PAPERS_BATCH and config.init_from is None:
         how = (
             f"base_lr {config.optim.base_lr:g} x {plan.batch_size} / 512"
             if config.optim.scale_lr

@@ -52,6 +52,13 @@ def import_checkpoint(
 
     check_out(out, overwrite, source)
     foreign = read_foreign(source, format, weights)
+    require(
+        num_heads is None or foreign.num_heads in (None, num_heads),
+        "num_heads",
+        num_heads,
+        f"must be that of config.json ({foreign.num_heads})",
+        "Leave --num-heads out.",
+    )
     translated = from_foreign(foreign.state, foreign.format)
     state = translated.state
     found = recognise(state, model, num_heads or foreign.num_heads, foreign.norm_eps)

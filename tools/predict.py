@@ -45,7 +45,9 @@ def predict(
     """Classify image files, and all in folders: `fastdeit predict CHECKPOINT IMAGE_OR_FOLDER...`.
 
     Images are decoded, resized and cropped as in `fastdeit evaluate`; both heads decide together
-    where there are two. A file that does not decode is one line on stderr and the exit code 1.
+    where there are two. A file that does not decode is one line on stderr and the exit code 1. In
+    folders the endings count (.jpg, .jpeg, .png, .ppm, .pgm, .bmp, .tif, .tiff, .webp); a file of
+    another ending is read when it is named.
 
     Args:
         checkpoint: of `fastdeit train` or `fastdeit import`.

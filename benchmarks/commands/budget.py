@@ -15,6 +15,7 @@ from fastdeit.benchmarks.commands.models import GPU_BATCH, Wanted
 from fastdeit.benchmarks.commands.shared import Precision, require_at_least
 from fastdeit.durations import parse_hours
 from fastdeit.errors import require
+from fastdeit.progress import say
 
 if TYPE_CHECKING:
     from fastdeit.benchmarks.budget.inputs import Known
@@ -151,7 +152,7 @@ def budget(
                 one = start.budget(run, name, nodes, sorted(set(gpus)), image_bytes)
                 made.append(one)
                 run.add(budget_rows(one, precision))
-                run.say("\n".join(budget_table(one)))
+                say("\n".join(budget_table(one)))
                 if out is not None:
                     plot_budget(one, out / f"budget_{name}_gpus.png")
         if check:

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastdeit.benchmarks.commands.shared import Precision, require_at_least
 from fastdeit.durations import parse_hours
 from fastdeit.errors import require
+from fastdeit.progress import say
 
 
 def everything(
@@ -58,5 +59,5 @@ def everything(
         code = run.end([row for row in run.rows if is_main(row)])
         if limit_s is not None and clock.elapsed_s > limit_s:
             took = f"took {clock.elapsed_s:.0f} s, not {limit_s:.0f} s"
-            run.say(f"{took}: the least that is measured takes so long here as it is now")
+            say(f"{took}: the least that is measured takes so long here as it is now")
         return code

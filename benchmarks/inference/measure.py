@@ -32,6 +32,7 @@ from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.benchmarks.run import BenchRun
 from fastdeit.device import Compute, choose_compute
 from fastdeit.flops import precision_of
+from fastdeit.progress import say
 
 Protocol = Literal["fp32", "tf32", "bf16", "bf16-compiled"]
 PAPERS: Protocol = "fp32"
@@ -138,7 +139,7 @@ def bench_inference(
         for architecture in architectures:
             bench.measure(architecture, asked)
         if bench.left_out:
-            run.say(f"fastdeit: not measured in {seconds:.0f} s: {'; '.join(bench.left_out)}")
+            say(f"fastdeit: not measured in {seconds:.0f} s: {'; '.join(bench.left_out)}")
         return bench.left_out
 
 

@@ -137,8 +137,8 @@ def model_from_checkpoint(
     """
     if weights == "ema" and content.get("ema") is None:
         raise UserError(
-            "the checkpoint must hold averaged weights. Found: none, its run had --ema-decay 0. "
-            "Pass --weights raw."
+            "the checkpoint must hold averaged weights. Found: none; imports and runs with "
+            "--ema-decay 0 keep none. Pass --weights raw."
         )
     config = ModelConfig(**content["model_config"])
     own_size = content["image_size"]

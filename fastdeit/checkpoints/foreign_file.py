@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,10 +99,7 @@ def read_foreign(
         )
     _check_config(config, source)
     images = _read_json(file.with_name("preprocessor_config.json"))
-    colours = None
-    if images.get("do_normalize", True) and {"image_mean", "image_std"} <= images.keys():
-        colours = tuple(images["image_mean"]), tuple(images["image_std"])
-    return Foreign(found, state, ignored, config, colours)
+    return Foreign(found, state, ignored, config, _colours(images, source))
 
 
 def _weight_file(source: Path) -> Path:
@@ -125,7 +123,10 @@ def _load(file: Path) -> dict[str, Any]:
             content = library.load_file(file)
         else:
             # The published training code saves its arguments so; it is a dict by another name.
-            with torch.serialization.safe_globals([argparse.Namespace]):
+            with (
+                torch.serialization.safe_globals([argparse.Namespace]),
+                warnings.catch_warnings(action="ignore"),  # what matters is in the error below
+            ):
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
@@ -133,6 +134,8 @@ def _load(file: Path) -> dict[str, Any]:
         reason = (str(error) or type(error).__name__).split("\n")[0].rstrip(".")
         if "weights_only" in reason or reason.startswith("Weights only"):
             reason = f"it would run code{_named_code(file)}"
+        elif not any(letter.isalpha() for letter in reason):  # such as the key of a KeyError
+            reason = "it is no file of torch.save"
         raise UserError(
             f"source cannot be read. Found: {file} ({file.stat().st_size} bytes; {reason}). "
             "Give a file that holds nothing but weights: torch.save(model.state_dict(), FILE)."
@@ -209,7 +212,32 @@ def _read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file} must be JSON. Found: {error}. Give a whole copy.") from error
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{file} must hold an object. Found: a {type(content).__name__}. Give a whole copy."
+        )
+    return content
+
+
+def _colours(
+    images: dict[str, Any], source: Path
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation by preprocessor_config.json; None if it does not say.
+
+    Raises:
+        UserError: one of them is not a positive number for each colour.
+    """
+    if not images.get("do_normalize", True) or not {"image_mean", "image_std"} <= images.keys():
+        return None
+    for name in ("image_mean", "image_std"):
+        values = images[name]
+        is_right = isinstance(values, list) and len(values) == 3
+        if not is_right or not all(isinstance(v, (int, float)) and v > 0 for v in values):
+            raise UserError(
+                f"{name} must be three numbers above 0. Found: {values} in the "
+                f"preprocessor_config.json of {source}. Give a whole copy."
+            )
+    return tuple(images["image_mean"]), tuple(images["image_std"])
 
 
 def _check_config(config: dict[str, Any], source: Path) -> None:

@@ -88,7 +88,7 @@ def recognise(
     settings: Any = named.pretrained_cfg
     classifier = settings["classifier"]
     first = classifier if isinstance(classifier, str) else classifier[0]
-    num_classes = len(_need(state, f"{first}.weight"))
+    num_classes = len(_need(state, f"{first}.weight", str(model)))
     return Recognised(ModelConfig(model=str(model)), settings["input_size"][-1], num_classes)
 
 
@@ -160,7 +160,7 @@ def _recognise_transformer(
         reg_tokens=_unless(num_registers, plain.num_reg_tokens),
         norm_eps=None if norm_eps in (None, plain.norm.eps) else norm_eps,
     )
-    return Recognised(config, image_size, len(_need(state, "head.weight")), tuple(notes))
+    return Recognised(config, image_size, len(_need(state, "head.weight", model)), tuple(notes))
 
 
 def fill_model(state: Mapping[str, Tensor], found: Recognised) -> nn.Module:
@@ -170,7 +170,7 @@ def fill_model(state: Mapping[str, Tensor], found: Recognised) -> nn.Module:
         The model in evaluation mode, in float32 on the CPU.
 
     Raises:
-        UserError: a weight is missing, too many, or of another shape.
+        UserError: a weight is missing, too many, of another shape, or not finite.
     """
     config = found.config
     model = make_model(config, found.num_classes, found.image_size)
@@ -181,6 +181,11 @@ def fill_model(state: Mapping[str, Tensor], found: Recognised) -> nn.Module:
         f"{name} {tuple(value.shape)} instead of {tuple(target[name].shape)}"
         for name, value in state.items()
         if name in target and value.shape != target[name].shape
+    ]
+    faults += [
+        f"{name} with {int((~value.isfinite()).sum())} numbers that are not finite"
+        for name, value in state.items()
+        if not value.isfinite().all()
     ]
     if faults:
         raise UserError(
@@ -207,9 +212,10 @@ def _unless(value: int, default: int) -> int | None:
     return None if value == default else value
 
 
-def _need(state: Mapping[str, Tensor], name: str) -> Tensor:
+def _need(state: Mapping[str, Tensor], name: str, model: str) -> Tensor:
     if name not in state:
         raise UserError(
-            f"weights must hold a classifier. Found: no {name}. Give a file that holds one."
+            f"weights must hold the classifier of {model}. Found: no {name}, but "
+            f"{first_few(state)}. Pass the --model that they are of, or a file with a classifier."
         )
     return state[name]

@@ -79,8 +79,8 @@ def initialise_from(
     state = content["model" if weights == "raw" else "ema"]
     if state is None:
         raise UserError(
-            "the checkpoint must hold averaged weights. Found: none, its run had --ema-decay 0. "
-            "Take the raw ones."
+            "the checkpoint must hold averaged weights. Found: none; imports and runs with "
+            "--ema-decay 0 keep none. Take the raw ones."
         )
     target: dict[str, Tensor] = model.state_dict()
     given: dict[str, Tensor] = dict(state)

@@ -15,6 +15,8 @@ from fastdeit.pipelines.datasets.index import DatasetIndex, sample_key
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Image files: those that are named, and all in folders that are named, at any depth.
 
+    In folders, files count by the endings in `EXTENSIONS`.
+
     Raises:
         UserError: there is nothing at a path, or no image in a folder.
     """
@@ -31,7 +33,8 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
         inside = [file for file in inside if not file.is_dir()]
         if not inside:
             raise UserError(
-                f"a folder must hold an image. Found: none in {path}. Give another folder."
+                f"a folder must hold an image ({', '.join(sorted(EXTENSIONS))}). Found: none in "
+                f"{path}. Give another folder, or name the files."
             )
         found += inside
     return found

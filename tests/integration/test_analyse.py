@@ -21,6 +21,7 @@ from fastdeit.config import ModelConfig
 from fastdeit.models import make_model
 from fastdeit.models.initialise import resize_positions
 from fastdeit.pipelines.datasets.index import open_dataset
+from fastdeit.tools.analyse.disagreement import papers_rate
 from fastdeit.tools.cli import main
 
 DISTILLED = ModelConfig(
@@ -109,6 +110,10 @@ def test_disagreement_with_the_truth_is_the_error(
     assert off_diagonal.min() > 0 and len(set(off_diagonal.tolist())) > 3
     assert facts["paper_rate"][0] == [None, 0.169, 0.170, 0.171]
     assert facts["paper_rate"][1][2] == 0.050
+    # The paper's two heads are of one model.
+    assert papers_rate("deit_b class", "a", "deit_b distillation", "a") == 0.050
+    assert papers_rate("deit_b class", "a", "deit_b distillation", "b") is None
+    assert papers_rate("deit_b class", "a", "convnet", "b") == facts["paper_rate"][2][3]
     assert "in brackets: Table 4 of the paper" in table
     assert json.loads((tmp_path / "an" / "disagreement.json").read_text()) == facts
     with Image.open(tmp_path / "an" / "disagreement.png") as picture:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from fastdeit.figure1 import Point, draw
 from fastdeit.paper import table5
-from fastdeit.tools.analyse.plots import epochs_plot
-from fastdeit.tools.analyse.runs import Curve, RunCurves
+from fastdeit.tools.analyse.plots import epochs_plot, lines_of, new_figure
+from fastdeit.tools.analyse.runs import Curve, RunCurves, read_runs
 from fastdeit.tools.analyse.voters import short_names, split_head
 from fastdeit.tools.cli import main
 
@@ -110,6 +111,17 @@ def test_epochs(make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> 
         assert picture.width < both  # nothing to set lengths against
 
 
+def test_a_line_joins_the_means_of_runs(make_folder: MakeFolder) -> None:
+    """Several runs of one length, such as those of other seeds, are one point of the line."""
+    ends = ((1, 10.0), (1, 14.0), (2, 20.0))
+    folders = [
+        make_folder(f"run{n}", [("eval", epochs - 1, {"class": top1})], epochs)
+        for n, (epochs, top1) in enumerate(ends)
+    ]
+    assert lines_of(read_runs(folders)) == [[(1, 12.0), (2, 20.0)]]
+    assert lines_of(read_runs(folders[:2])) == []
+
+
 def test_a_legend_of_many_runs_is_whole() -> None:
     """Long names and many runs, one panel or two, stay inside the picture."""
     for lengths in ((3, 3), (3, 4)):
@@ -138,6 +150,8 @@ def test_a_legend_of_many_runs_is_whole() -> None:
         figure = epochs_plot(runs, {run.name: [] for run in runs})
         figure.canvas.draw()
         (legend,) = figure.legends
+        is_explained = any("hollow" in text.get_text() for text in legend.get_texts())
+        assert is_explained == (len(figure.axes) == 2)
         box, picture = legend.get_window_extent(), figure.bbox
         assert picture.x0 <= box.x0 and box.x1 <= picture.x1
         assert picture.y0 <= box.y0 and box.y1 < figure.axes[0].get_window_extent().y0
@@ -277,10 +291,26 @@ def test_every_row_of_table_5_can_be_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "throughput.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_no_star_lies_in_the_legend() -> None:
+    """Where one's own checkpoints are, the legend is below the panel."""
+    figure = new_figure(8.5, 6.2)
+    axes = figure.subplots()
+    rates = {row.name: row.throughput for row in table5()}
+    draw(axes, "fp32", rates, [Point("weak", 20.0, 60.0)])
+    figure.canvas.draw()
+    legend = axes.get_legend()
+    assert legend is not None
+    box = legend.get_window_extent()
+    assert box.y1 < axes.xaxis.label.get_window_extent().y0
+    assert figure.bbox.y0 <= box.y0 and box.x1 <= figure.bbox.x1
+
+
 def test_names(tmp_path: Path) -> None:
     """Runs are named by their folders, by their paths where two share a name."""
     paths = [tmp_path / "a" / "checkpoint.pt", tmp_path / "a" / "best.pt"]
     assert short_names(paths) == ["a", "a/best"]
+    evaluations = [tmp_path / "a" / "evaluation.json", tmp_path / "a" / "v2.json"]
+    assert short_names(evaluations) == ["a", "a/v2"]
     assert short_names([tmp_path / "x.1" / "run", tmp_path / "v.2"]) == ["run", "v.2"]
     twice = [tmp_path / "x" / "run", tmp_path / "y" / "run"]
     assert short_names(twice) == list(map(str, twice))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,17 @@ def test_what_transformers_has_else(tmp_path: Path) -> None:
     assert content["model_config"]["reg_tokens"] == 1
     model = model_from_checkpoint(content)
     assert {m.eps for m in model.modules() if isinstance(m, nn.LayerNorm)} == {1e-12}
+    with pytest.raises(UserError, match=r"must be that of config.json \(3\)\. Found: 6"):
+        import_checkpoint(tmp_path / "hub", tmp_path / "new.pt", num_heads=6)
+    colours = tmp_path / "hub" / "preprocessor_config.json"
+    for content, text in (
+        ({"image_mean": [0.5, 0.5], "image_std": [1, 1, 1]}, "image_mean must be three numbers"),
+        ({"image_mean": [0.5] * 3, "image_std": [0, 1, 1]}, "image_std must be three numbers"),
+        ([], "preprocessor_config.json must hold an object. Found: a list"),
+    ):
+        colours.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=text):
+            import_checkpoint(tmp_path / "hub", tmp_path / "new.pt")
 
 
 def test_other_colours_are_folded_in() -> None:
@@ -260,7 +272,8 @@ def test_half_precision_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ({"extra.weight": 1}, "Found: extra.weight too many"),
         ({"a": 1, "b": 1, "c": 1, "d": 1}, "Found: a too many; b too many; c too many and 1 more"),
         ({"norm.bias": None}, "Found: no norm.bias. Pass the --model"),
-        ({"head.weight": None}, "weights must hold a classifier. Found: no head.weight"),
+        ({"head.weight": None}, "must hold the classifier of deit_.*_distilled_.*Found: no head.w"),
+        ({"norm.bias": float("nan")}, "Found: norm.bias with 48 numbers that are not finite"),
         ({"dist_token": None}, "position embeddings must lie on a square. Found: 17 "),
         ({"norm.weight": 5}, r"Found: norm.weight \(5,\) instead of \(48,\)"),
         ({"norm.weight": "text"}, "weights must be tensors by name. Found: norm.weight"),
@@ -273,6 +286,8 @@ def test_every_name_is_accounted_for(change: dict[str, Any], text: str, tmp_path
         state.pop(name, None)
         if value is not None:
             state[name] = torch.zeros(value) if isinstance(value, int) else value
+        if isinstance(value, float):
+            state[name] = torch.full((48,), value)
     torch.save(state, tmp_path / "a.pth")
     with pytest.raises(UserError, match=text):
         import_checkpoint(tmp_path / "a.pth", tmp_path / "out.pt", num_heads=3)
@@ -321,7 +336,12 @@ def test_code_is_not_run(tmp_path: Path) -> None:
     ("line", "text"),
     [
         ("{tmp}/none.pth {tmp}/out.pt", "source must be a file, or a folder with model.safe"),
-        ("{tmp}/text.pth {tmp}/out.pt", "source cannot be read. Found: "),
+        ("{tmp}/text.pth {tmp}/out.pt", "text.pth (5 bytes; it is no file of torch.save)"),
+        ("{tmp}/pickle.pth {tmp}/out.pt", "it would run code"),
+        (
+            "{tmp}/a.pth {tmp}/out.pt --format timm --model resnet18",
+            "weights must hold the classifier of resnet18. Found: no fc.weight, but cls_token; ",
+        ),
         ("{tmp}/a.pth {tmp}/text.pth", "OUT must be a new file. Found: "),
         ("{tmp}/a.pth {tmp}/a.pth --overwrite", "OUT must be a new file. Found: "),
         ("{tmp}/a.pth {tmp}/out.pt", "must have no"),
@@ -342,6 +362,7 @@ def test_wrong_input_is_one_line(
     torch.save(make_deit().state_dict(), tmp_path / "a.pth")
     imported(tmp_path / "a.pth", tmp_path / "ours.pt", num_heads=3)
     (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"path": tmp_path}))
     (tmp_path / "two.txt").write_text("cat\ndog\n")
     capsys.readouterr()
     extra = " --format mmpretrain" if text == "must have no" else ""
@@ -350,7 +371,7 @@ def test_wrong_input_is_one_line(
     assert text in captured.err
     assert captured.err.count("\n") == 1
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["a.pth", "ours.pt", "text.pth", "two.txt"]
+    assert names == ["a.pth", "ours.pt", "pickle.pth", "text.pth", "two.txt"]
 
 
 def test_class_names(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import tyro
 
 from fastdeit.errors import UserError
 from fastdeit.launch import local_rank
-from fastdeit.paper.heads import GROUND_TRUTH, TABLE4_MODELS, table4_part, table4_rate
+from fastdeit.paper.heads import GROUND_TRUTH, HEADS, TABLE4_MODELS, table4_part, table4_rate
 from fastdeit.tools.analyse.plots import heat_map
 from fastdeit.tools.analyse.results import check_out, finish
 from fastdeit.tools.analyse.voters import Voter, open_voters
@@ -81,12 +81,12 @@ def disagreement(
         return 0
     was_seen = (decisions >= 0).all(axis=0)  # all but images that do not decode
     titles = ["ground truth", *(each.title(head) for each in voters for head in each.heads)]
-    parts = [
-        GROUND_TRUTH,
-        *(table4_part(each.timm, head) for each in voters for head in each.heads),
+    parts: list[tuple[str | None, str]] = [
+        (GROUND_TRUTH, ""),
+        *((table4_part(each.timm, head), each.name) for each in voters for head in each.heads),
     ]
     matrix = rates(decisions[:, was_seen]).tolist()
-    papers = [[table4_rate(one, other) for other in parts] for one in parts]
+    papers = [[papers_rate(*one, *other) for other in parts] for one in parts]
     print(matrix_table(titles, matrix, papers), file=sys.stderr)
     has_papers = any(value is not None for row in papers for value in row)
     if has_papers:
@@ -109,13 +109,20 @@ def disagreement(
         },
         "order": titles,
         "rate": matrix,
-        "paper_parts": parts,
+        "paper_parts": [part for part, _ in parts],
         "paper_rate": papers,
     }
     note = f"in brackets: the paper's, {TABLE4_MODELS}" if has_papers else ""
     what = f"{facts['num_images']:,} images of {data.resolve().name}"
     finish("disagreement", facts, out, lambda: heat_map(titles, matrix, papers, what, note))
     return 0
+
+
+def papers_rate(one: str | None, model: str, other: str | None, other_model: str) -> float | None:
+    """Table 4's rate for two parts; its heads of a distilled model are those of one model."""
+    if one in HEADS.values() and other in HEADS.values() and model != other_model:
+        return None
+    return table4_rate(one, other)
 
 
 def decisions_of(

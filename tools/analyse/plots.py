@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from fastdeit.paper.published import published
@@ -172,7 +173,7 @@ def epochs_plot(runs: list[RunCurves], papers: dict[str, list[Published]]) -> Fi
     tidy(axes)
     if has_lengths:
         draw_lengths(panels[1], runs, papers)
-    add_legend(figure, runs, any(papers.values()))
+    add_legend(figure, runs, any(papers.values()), has_lengths)
     return figure
 
 
@@ -237,13 +238,18 @@ def draw_lengths(axes: Axes, runs: list[RunCurves], papers: dict[str, list[Publi
 
 
 def lines_of(runs: list[RunCurves]) -> list[list[tuple[int, float]]]:
-    """(epochs, top-1) at the end of runs that differ in their length, for each head and weights."""
-    lines: dict[tuple[str | None, int | None, str, str], list[tuple[int, float]]] = {}
+    """(epochs, mean top-1) of runs that differ in their length, for each head and weights."""
+    lines: dict[tuple[str | None, int | None, str, str], dict[int, list[float]]] = {}
     for run in runs:
         for curve in run.curves if run.is_done else ():
             key = run.model, run.image_size, curve.head, curve.weights
-            lines.setdefault(key, []).append((curve.epochs[-1], curve.top1_pct[-1]))
-    return [sorted(points) for points in lines.values() if len({x for x, _ in points}) > 1]
+            ends = lines.setdefault(key, {}).setdefault(curve.epochs[-1], [])
+            ends.append(curve.top1_pct[-1])
+    return [
+        [(length, fmean(ends)) for length, ends in sorted(line.items())]
+        for line in lines.values()
+        if len(line) > 1
+    ]
 
 
 def undistilled(run: RunCurves) -> Published | None:
@@ -254,7 +260,7 @@ def undistilled(run: RunCurves) -> Published | None:
     return rows[0] if rows else None
 
 
-def add_legend(figure: Figure, runs: list[RunCurves], has_papers: bool) -> None:
+def add_legend(figure: Figure, runs: list[RunCurves], has_papers: bool, has_lengths: bool) -> None:
     """Below the panels: runs by colour, heads by line and marker, averaged weights by width."""
     from matplotlib.lines import Line2D
 
@@ -285,7 +291,7 @@ def add_legend(figure: Figure, runs: list[RunCurves], has_papers: bool) -> None:
                 color="#333333",
                 linewidth=2.4,
                 alpha=0.45,
-                label="averaged weights (hollow: at the end)",
+                label="averaged weights" + " (hollow: at the end)" * has_lengths,
             )
         )
     if has_papers:

@@ -159,10 +159,9 @@ def read_scored(paths: Sequence[Path]) -> list[Scored]:
         UserError: one is missing, damaged, or does not say of which model it is.
     """
     unique = list(dict.fromkeys(paths))
-    folders = [path if path.is_dir() else path.parent for path in unique]
     return [
         read_one(path if path.suffix == ".json" else path / "evaluation.json", name)
-        for path, name in zip(unique, short_names(folders), strict=True)
+        for path, name in zip(unique, short_names(unique), strict=True)
     ]
 
 

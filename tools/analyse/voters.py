@@ -49,17 +49,18 @@ def split_head(text: str) -> tuple[Path, str | None]:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each: its folder's, with the file's where it is not checkpoint.pt; else the path.
+    """A name for each: its folder's, with the file's where it is not the usual; else the path.
 
     Args:
-        paths: of checkpoints, or of folders of runs.
+        paths: of checkpoints, evaluations, or folders of runs.
     """
 
     def short(path: Path) -> str:
-        if path.suffix != ".pt":  # a folder
+        if path.suffix not in (".pt", ".json"):  # a folder
             return path.resolve().name
         folder = path.resolve().parent.name
-        return folder if path.name == "checkpoint.pt" else f"{folder}/{path.stem}"
+        is_usual = path.name in ("checkpoint.pt", "evaluation.json")
+        return folder if is_usual else f"{folder}/{path.stem}"
 
     names = {path: short(path) for path in paths}
     is_used_twice = {name for name in names.values() if [*names.values()].count(name) > 1}
