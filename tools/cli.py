@@ -78,6 +78,10 @@ def main(argv: list[str] | None = None) -> int:
         return 130 if stopped.signal_number == signal.SIGINT else EXIT_REQUEUE
     except KeyboardInterrupt:
         print("fastdeit: interrupted", file=sys.stderr)
+        # If it came in text that exec() ran, such as a dataclass being made, Python remembers it as
+        # unhandled, and `python -m` would end by SIGINT instead of our code. Any other text resets
+        # that.
+        exec("")
         return 130
     finally:
         if _num_stops:  # Python's own end would be disturbed by another one

@@ -273,3 +273,15 @@ def test_help_does_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+
+
+def test_an_interrupt_in_executed_text_has_the_same_code(tmp_path: Path) -> None:
+    """As in the making of a dataclass while modules are imported; Python would end by a signal."""
+    (tmp_path / "interrupted.py").write_text(
+        "from fastdeit.tools import cli\n"
+        "cli.run = lambda args: exec('raise KeyboardInterrupt')\n"
+        "raise SystemExit(cli.main(['convert']))\n"
+    )
+    line = [sys.executable, "-m", "interrupted"]
+    ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "fastdeit: interrupted\n")
