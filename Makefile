@@ -20,12 +20,13 @@ ready:
 lint: ready  ## ruff and mypy
 	@$(IN_VENV); ruff check . && mypy
 
-# Two files at a time: much of a test is a program that starts. More would not fit on one GPU.
+# Two files at a time, for much of a test is a program that starts; more would not fit on one GPU. In
+# the order of their names: integration is longest, and comes first.
 test: ready  ## ruff, mypy and all tests; PYTEST_ARGS="-k crops -x" goes to pytest
 	@$(IN_VENV); failed=0; \
 	ruff check . || failed=1; \
 	mypy || failed=1; \
-	pytest -n 2 --dist loadfile $(PYTEST_ARGS) || failed=1; \
+	pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) || failed=1; \
 	exit $$failed
 
 demo: ready  ## sample data, conversion, training, evaluation, benchmark; SHORT=1 for the short one

@@ -11,9 +11,9 @@ demo=${DEMO:-demo}
 sample=() teacher=() student=() within=4m
 if [ "${SHORT:-0}" = 1 ]; then
   demo=${DEMO:-demo-short}
-  sample=(--train-images 1200 --val-images 300)
-  teacher=(--epochs 6)
-  student=(--epochs 8)
+  sample=(--train-images 800 --val-images 200)
+  teacher=(--epochs 5)
+  student=(--epochs 6)
   within=1m
 fi
 
