@@ -260,8 +260,7 @@ def execute(line: list[str], processes: int, child: Child) -> tuple[int, dict[st
     """
     program = ["-m", "fastdeit.tools.cli"]
     if processes > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        program = [*torchrun, str(processes), *program]
+        program = ["-m", "fastdeit.tools.together", str(processes)]
     with subprocess.Popen(
         [sys.executable, *program, *line], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

@@ -258,25 +258,43 @@ def test_a_run_that_fails_does_not_end_the_others(
 
 
 @pytest.mark.slow
-def test_the_code_of_a_run_is_seen(containers: dict[str, Path], tmp_path: Path) -> None:
-    """A run that the program refuses is one that failed."""
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_code_of_a_run_is_seen(
+    processes: int,
+    containers: dict[str, Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A run that the program refuses is one that failed; each process says why, nobody else."""
     out = tmp_path / "out"
     (out / "sgd").mkdir(parents=True)
     (out / "sgd" / "mine.txt").write_text("a run must not write here")
-    assert main(line_of(containers, out, "--rows", "sgd")) == 1
+    assert main(line_of(containers, out, "--rows", "sgd", "--processes", str(processes))) == 1
     assert State(out).failed == {"sgd": 2, "sgd-finetuned": 2}
+    before, _, _ = result_of(capfd)[1].partition("sgd failed with exit code 2")
+    reasons = [text for text in before.splitlines() if text.startswith("fastdeit: error: ")]
+    assert 1 <= len(reasons) <= processes
+    assert "Traceback" not in before
+    assert "torch" not in before
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("number", "code", "processes"),
+    [(signal.SIGINT, 130, 1), (signal.SIGTERM, 75, 1), (signal.SIGINT, 130, 2)],
+)
 def test_stopping(
-    number: signal.Signals, code: int, containers: dict[str, Path], tmp_path: Path
+    number: signal.Signals,
+    code: int,
+    processes: int,
+    containers: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     """The run saves itself, nothing else is begun, and the same command goes on from there."""
     out = tmp_path / "out"
     line = line_of(containers, out, "--rows", "none", "--no-finetune", "--log-every-steps", "1")
     del line[line.index("--finetune-epochs") : line.index("--rows")]
-    line += ["--epochs", "400"]
+    line += ["--epochs", "400", "--processes", str(processes)]
     command = [sys.executable, "-m", "fastdeit.tools.cli", *line]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -289,6 +307,7 @@ def test_stopping(
     assert process.wait(60) == code, (tmp_path / "log").read_text()
     text = (tmp_path / "log").read_text()
     assert "the same command goes on" in text
+    assert "Traceback" not in text
     position = load_checkpoint(out / "none" / "checkpoint.pt")["position"]
     assert 0 < position["step"] < 800
     facts = facts_of(out, State(out))
