@@ -9,6 +9,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Generator, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -58,6 +59,7 @@ class PilPipeline(Pipeline):
         # OpenMP, CUDA or DALI threads can deadlock (ffcv#292, ffcv#312).
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([DEAF, __name__])
+        _start_tracker()
         self._loader: DataLoader[Any] = DataLoader(
             _CroppedImages(index, plan.image_size, crop_rule(plan).radius),
             batch_sampler=self._asked,
@@ -85,6 +87,19 @@ class PilPipeline(Pipeline):
         if iterator is not None:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
             self._loader._iterator = None
+
+
+def _start_tracker() -> None:
+    """Start multiprocessing's tracker of semaphores so that it stays when a job is asked to stop.
+
+    It is deaf to SIGINT and SIGTERM by itself. SIGUSR1, which torchrun sends to all processes of a
+    session, is blocked for good in what is started while it is blocked here.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow_the_parent(worker: int) -> None:

@@ -26,7 +26,9 @@ def main(args: list[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # The processes have said why they end.
     logging.disable(logging.ERROR)
-    own = ["--standalone", "--nproc-per-node", processes, "-m", "fastdeit.tools.cli"]
+    # SIGUSR1, which it would die of, is passed on too.
+    signals = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    own = ["--standalone", signals, f"--nproc-per-node={processes}", "-m", "fastdeit.tools.cli"]
     try:
         torchrun([*own, *line])
     except ChildFailedError as error:

@@ -281,7 +281,7 @@ def test_the_code_of_a_run_is_seen(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "processes"),
-    [(signal.SIGINT, 130, 1), (signal.SIGTERM, 75, 1), (signal.SIGINT, 130, 2)],
+    [(signal.SIGINT, 130, 1), (signal.SIGTERM, 75, 1), (signal.SIGUSR1, 75, 2)],
 )
 def test_stopping(
     number: signal.Signals,
