@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +17,8 @@ from fastdeit.launch import is_first_process
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 REQUEUE = "requeue"
 """A file in the folder of a run that a signal stopped: it says where, and goes when it goes on."""
+IMPORTER = "<frozen importlib._bootstrap>"
+"""The file that all imports run through, by name."""
 AGAIN_S = 1.0
 """A second Ctrl-C ends at once, unless it comes this soon: launchers send it twice."""
 
@@ -49,6 +53,26 @@ class StopRequest:
             raise KeyboardInterrupt
 
 
+def comes_again(number: int, frame: FrameType | None) -> bool:
+    """Whether a signal came in the middle of an import; if so, it is sent again in a moment.
+
+    What a handler raises there may have to pass C++ code that knows no exceptions, which aborts
+    the process: PyTorch has such code.
+
+    Args:
+        number: of the signal.
+        frame: what the handler was given.
+    """
+    while frame is not None and frame.f_code.co_filename != IMPORTER:
+        frame = frame.f_back
+    if frame is None:
+        return False
+    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
+    return True
+
+
 @contextmanager
 def stop_at_once() -> Iterator[None]:
     """Until there is something to save: end on SIGTERM and SIGUSR1 with a code to requeue on.
@@ -58,8 +82,8 @@ def stop_at_once() -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        del frame
-        raise Stopped(number, "its start")
+        if not comes_again(number, frame):
+            raise Stopped(number, "its start")
 
     with _handled_by(end, (signal.SIGTERM, signal.SIGUSR1)):
         yield

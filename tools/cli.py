@@ -14,12 +14,14 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from types import FrameType
 from typing import Any
 
 import tyro
 
 from fastdeit import UserError, __version__, launch
 from fastdeit.errors import RunError, Stopped
+from fastdeit.stopping import comes_again
 
 # Decoding threads and torch's threads share the cores. By default OpenMP's threads spin while they
 # wait, and steal the core from whoever works: a training step on 2 cores ran 3 to 4 times slower.
@@ -98,13 +100,14 @@ def complain(text: str) -> None:
 _num_stops = 0
 
 
-def stop(number: int, frame: object) -> None:
-    """End the program on SIGINT or SIGTERM, through every block that cleans up.
+def stop(number: int, frame: FrameType | None) -> None:
+    """End the program on SIGINT or SIGTERM, through every block that cleans up, after an import.
 
     A second signal does not disturb the cleaning up, which takes a moment; a third ends at once.
     """
     global _num_stops
-    del frame
+    if comes_again(number, frame):
+        return
     _num_stops += 1
     if _num_stops == 2:
         print("fastdeit: ending; once more to end without cleaning up", file=sys.stderr)

@@ -269,11 +269,11 @@ def test_weights_that_are_not_finite_are_not_saved(
 
 
 def test_two_processes_that_diverge(containers: dict[str, Path], tmp_path: Path) -> None:
-    """Both end, both say why, and nothing bad is saved."""
+    """Both end, the first one at least says why, and nothing bad is saved."""
     out = tmp_path / "run"
     job = Job(containers, out, *MIXED, "--base-lr", "1e30", processes=2)
     assert job.end(60) == 1
     said = [line for line in job.text().splitlines() if line.startswith("fastdeit: error: ")]
-    assert len(said) == 2
+    assert len(said) in (1, 2)  # torchrun ends the other when one has ended
     assert all("weights must be finite. Found: nan at step 1 to 2, learn" in line for line in said)
     assert not list(out.glob("*.pt"))

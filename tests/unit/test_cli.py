@@ -285,3 +285,25 @@ def test_an_interrupt_in_executed_text_has_the_same_code(tmp_path: Path) -> None
     line = [sys.executable, "-m", "interrupted"]
     ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (130, "fastdeit: interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["", "with stop_at_once(): "])
+def test_an_import_is_not_interrupted(number: int, where: str, tmp_path: Path) -> None:
+    """A signal waits for its end; PyTorch's C++ code would abort if it were stopped by one."""
+    (tmp_path / "heavy.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.2)\nprint('whole')\n"
+    )
+    (tmp_path / "program.py").write_text(
+        "import sys, time\nfrom fastdeit.stopping import stop_at_once\n"
+        "from fastdeit.tools import cli\n"
+        "def run(args):\n"
+        f"    {where or 'if True: '}import heavy; time.sleep(20)\n"
+        "cli.run = run\nsys.exit(cli.main())\n"
+    )
+    line = [sys.executable, "-m", "program"]
+    ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.stdout == "whole\n"
+    codes = {signal.SIGINT: 130, signal.SIGTERM: 75 if where else 143}
+    assert ended.returncode == codes[signal.Signals(number)]
+    assert "Traceback" not in ended.stderr
