@@ -2,7 +2,7 @@
 # The main job from beginning to end, on photographs that ship inside Python packages: what `make
 # demo` runs. Every line below is a command that a user could type.
 #
-#   make demo              about 6 minutes on 2 cores, after the set-up
+#   make demo              6 to 9 minutes on 2 cores, after the set-up
 #   SHORT=1 make demo      a small version of the same, for continuous integration
 #   DEMO=/some/folder      where everything goes (default: demo)
 set -euo pipefail
