@@ -125,8 +125,9 @@ def _load(file: Path) -> dict[str, Any]:
             # The published training code saves its arguments so; it is a dict by another name.
             with (
                 torch.serialization.safe_globals([argparse.Namespace]),
-                warnings.catch_warnings(action="ignore"),  # what matters is in the error below
+                warnings.catch_warnings(),
             ):
+                warnings.simplefilter("ignore")  # what matters is in the error below
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise

@@ -157,20 +157,23 @@ def grid_of(model: nn.Module) -> tuple[int, int] | None:
     return grid
 
 
+def num_heads(model: nn.Module) -> int | None:
+    """Attention heads of a transformer; None for another model."""
+    blocks: Any = getattr(model, "blocks", None)
+    return getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
+
+
 def check_heads(model: nn.Module, source: dict[str, Any]) -> None:
     """Refuse weights of another number of attention heads, which shows in no shape.
 
     Raises:
         UserError: it is another.
     """
-    blocks: Any = getattr(model, "blocks", None)
-    ours = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
-    theirs = source.get("num_heads")
+    ours, theirs = num_heads(model), source.get("num_heads")
     if ours is None:
         return
     if theirs is None:
-        blocks = getattr(plain_model(source["model"]), "blocks", None)
-        theirs = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
+        theirs = num_heads(plain_model(source["model"]))
     if theirs not in (None, ours):
         raise UserError(
             f"init_from must hold weights of the same architecture. Found: {theirs} attention "
