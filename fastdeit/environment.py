@@ -14,6 +14,7 @@ import torch
 
 from fastdeit import __version__
 from fastdeit.cores import num_usable_cores
+from fastdeit.openmp import describe_waiting
 
 PACKAGES = {"timm": "timm", "numpy": "numpy", "numba": "numba", "pillow": "pillow", "ffcv": "ffcv"}
 DALI_PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
@@ -24,9 +25,10 @@ def describe_environment() -> dict[str, Any]:
 
     Returns:
         date, cpu, num_cores (usable ones), memory_gib, gpu (None without one), num_gpus,
-        gpu_power_limit_w and driver (None where nvidia-smi says nothing), python, torch, the
-        versions of timm, numpy, numba, pillow, ffcv and dali (None where missing), fastdeit,
-        commit and dirty (None outside a git checkout).
+        gpu_power_limit_w and driver (None where nvidia-smi says nothing), openmp_wait (how its
+        threads wait; None leaves it to OpenMP), python, torch, the versions of timm, numpy, numba,
+        pillow, ffcv and dali (None where missing), fastdeit, commit and dirty (None outside a git
+        checkout).
     """
     commit = _git("rev-parse", "--short=12", "HEAD")
     status = _git("status", "--porcelain")
@@ -38,6 +40,7 @@ def describe_environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "num_gpus": torch.cuda.device_count(),
         **_gpu_settings(),
+        "openmp_wait": describe_waiting(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         **{name: _version(package) for name, package in PACKAGES.items()},

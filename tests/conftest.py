@@ -21,7 +21,7 @@ NUM_CORES = len(os.sched_getaffinity(0))
 ASKED = os.environ.get("OMP_NUM_THREADS", "")
 # Nothing is kept in the cache of who runs the tests.
 os.environ["XDG_CACHE_HOME"] = CACHE.name
-# As the program does: threads that wait must not take the cores from loaders and other processes.
+# Threads that wait must not take the cores from the tests beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["OMP_NUM_THREADS"] = str(min(int(ASKED), NUM_CORES) if ASKED.isdigit() else NUM_CORES)
 

@@ -21,12 +21,10 @@ import tyro
 
 from fastdeit import UserError, __version__, launch
 from fastdeit.errors import RunError, Stopped
+from fastdeit.openmp import limit_spinning
 from fastdeit.stopping import comes_again
 
-# Decoding threads and torch's threads share the cores. By default OpenMP's threads spin while they
-# wait, and steal the core from whoever works: a training step on 2 cores ran 3 to 4 times slower.
-# It must be said before anything loads OpenMP.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+limit_spinning()  # before anything loads OpenMP
 
 EXIT_REQUEUE = 75
 """EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on."""
