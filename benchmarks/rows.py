@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -97,6 +98,11 @@ class Row:
     def family(self) -> str:
         """The benchmark: the case without what it was measured with."""
         return self.case.replace(":", ",").split(",")[0].strip()
+
+    @property
+    def file_stem(self) -> str:
+        """The benchmark as a file is named: end-to-end, memory-of-a-rank."""
+        return "-".join(re.findall(r"\w+", self.family))
 
     @property
     def less_is_better(self) -> bool:

@@ -133,9 +133,9 @@ class BenchRun:
         if self.out is not None and (self.out / ROWS).exists():
             text = report_text({ROWS: read_rows(self.out / ROWS)})
             replace_file(self.out / REPORT, text.encode())
-            for family in dict.fromkeys(row.family for row in self.rows):
-                rows = [row for row in self.rows if row.family == family]
-                plot_bars(rows, self.out / f"{family}.png")
+            for stem in dict.fromkeys(row.file_stem for row in self.rows):
+                rows = [row for row in self.rows if row.file_stem == stem]
+                plot_bars(rows, self.out / f"{stem}.png")
         rows = self.rows if shown is None else list(shown)
         if rows:
             print(tables_of(rows), file=sys.stderr)

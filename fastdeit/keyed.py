@@ -79,7 +79,8 @@ def epoch_state(seed: int, purpose: Purpose, epoch: int) -> np.uint64:
     state = np.zeros(1, dtype=np.uint64)  # an array: numpy warns when a scalar wraps
     for word in (seed, int(purpose), epoch):
         state = absorb(state, np.uint64(word & 0xFFFF_FFFF_FFFF_FFFF))
-    return np.uint64(state[0])
+    final: np.uint64 = state[0]
+    return final
 
 
 def sample_states(

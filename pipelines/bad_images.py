@@ -40,7 +40,7 @@ class Replacements:
         known = list(self.by_sample.items())  # at once: another thread may add to it
         if not known:
             return samples
-        changed = samples.copy()
+        changed: NDArray[np.int64] = samples.copy()
         for sample, neighbour in known:
             changed[samples == sample] = neighbour
         return changed

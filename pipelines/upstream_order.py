@@ -59,6 +59,7 @@ def upstream_order(
 
     def dealt(values: NDArray[np.int64]) -> NDArray[np.int64]:
         by_rank = values.reshape(-1, world_size).T[:, : steps * local_batch]
-        return by_rank.reshape(world_size, steps, local_batch).swapaxes(0, 1).reshape(-1)
+        by_step: NDArray[np.int64] = by_rank.reshape(world_size, steps, local_batch).swapaxes(0, 1)
+        return by_step.reshape(-1)
 
     return dealt(samples), dealt(copies)

@@ -77,8 +77,7 @@ def name_of(kept: Kept) -> str:
         )
     month = date[:7].replace("-", "")
     end = "-dirty" if environment.get("dirty") else ""
-    case = "-".join(re.findall(r"\w+", kept.row.family))  # end-to-end, memory-of-a-rank
-    return f"{case}_{hardware_slug(environment)}_{month}_{commit[:8]}{end}.jsonl"
+    return f"{kept.row.file_stem}_{hardware_slug(environment)}_{month}_{commit[:8]}{end}.jsonl"
 
 
 def hardware_slug(environment: dict[str, Any]) -> str:

@@ -130,13 +130,15 @@ def test_rows_are_kept_as_they_come(
     """Rows of others stay, older ones of the same are replaced, also if a run is killed."""
     device = torch.device("cpu")
     with BenchRun(tmp_path, device) as run:
-        run.add([row("a", "one"), row("b", "one")])
+        run.add([row("memory of a rank", "one"), row("b", "one")])
         run.end()
+    assert {file.name for file in tmp_path.glob("*.png")} == {"memory-of-a-rank.png", "b.png"}
     with BenchRun(tmp_path, device) as run, pytest.raises(KeyboardInterrupt):
         run.add([row("b", "one", note="again"), row("b", "two")])
         raise KeyboardInterrupt
     found = [(kept.row.case, kept.row.name, kept.row.note) for kept in read_rows(tmp_path / ROWS)]
-    assert found == [("a", "one", None), ("b", "one", "again"), ("b", "two", None)]
+    others = ("memory of a rank", "one", None)
+    assert found == [others, ("b", "one", "again"), ("b", "two", None)]
     with BenchRun(tmp_path, device) as run:
         assert run.known("b", "two") is not None
         assert run.known("b", "two", batch=2) is None
