@@ -47,6 +47,8 @@ def plot_bars(rows: list[Row], path: Path) -> None:
                 textcoords="offset points",
                 va="center",
                 fontsize=8,
+                # A bound that lies behind the number does not cross it out.
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )
         axes.set_yticks(places, [row.name for row in panel], fontsize=8, parse_math=False)
         axes.invert_yaxis()
