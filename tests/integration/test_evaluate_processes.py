@@ -20,6 +20,10 @@ from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.tools.cli import main
 
 CLASSES = ("cat", "dog")
+LOSS_REL = 64 * float(np.finfo(np.float32).eps)
+"""How far two losses of the same images may lie apart. A forward pass rounds to float32, and in
+another way for another batch, number of threads or processor: some dozens of layers and sums, each
+half a unit in the last place."""
 DISTILLED = ModelConfig(
     model="deit_tiny_distilled_patch16_224", patch_size=8, embed_dim=48, depth=2, num_heads=3
 )
@@ -67,15 +71,15 @@ def evaluations(
     return one, several, err
 
 
-def assert_equal(one: dict[str, Any], two: dict[str, Any], rel: float) -> None:
-    """Counts are equal, losses nearly."""
+def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Counts are equal, losses up to the rounding of float32."""
     assert {**one, "heads": None} == {**two, "heads": None}
     assert list(one["heads"]) == list(two["heads"]) == ["class", "dist", "joint"]
     for name, head in one["heads"].items():
         other = two["heads"][name]
         for count in ("top1_pct", "top5_pct"):
             assert head[count] == other[count], (name, count)
-        assert head["loss"] == pytest.approx(other["loss"], rel=rel), name
+        assert head["loss"] == pytest.approx(other["loss"], rel=LOSS_REL), name
 
 
 @pytest.mark.slow
@@ -86,8 +90,7 @@ def test_two_processes_count_each_image_once(
     folder = make_folder(tmp_path / "val", 7, 6)
     one, two, err = evaluations(2, checkpoint, folder, capsys, "--batch-size", "1")
     assert one["num_images"] == 13
-    # Matrix products of one image each round alike in both, so that the sums alone may differ.
-    assert_equal(one, two, 1e-9)
+    assert_equal(one, two)
     assert err.count("class  raw weights") == 1
 
 
@@ -112,7 +115,7 @@ def test_1003_images_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixt
             other = two[part][name]
             assert head["top5_pct"] == other["top5_pct"] == 100
             assert head["top1_pct"] == pytest.approx(other["top1_pct"], abs=0.1), (part, name)
-            assert head["loss"] == pytest.approx(other["loss"], rel=1e-5), (part, name)
+            assert head["loss"] == pytest.approx(other["loss"], rel=LOSS_REL), (part, name)
             assert 1003 * head["top1_pct"] / 100 == pytest.approx(
                 round(10.03 * head["top1_pct"]), abs=1e-6
             )
@@ -126,7 +129,7 @@ def test_fewer_images_than_processes(
     folder = make_folder(tmp_path / "val", 1, 1)
     one, two, _ = evaluations(3, checkpoint, folder, capsys)
     assert one["num_images"] == 2
-    assert_equal(one, two, 1e-9)
+    assert_equal(one, two)
 
 
 @pytest.mark.slow
@@ -145,4 +148,4 @@ def test_replaced_images_are_counted_over_both(
         2, checkpoint, folder, capsys, "--batch-size", "4", "--bad-images", "skip"
     )
     assert one["images_replaced"] == 3
-    assert_equal(one, two, 1e-6)
+    assert_equal(one, two)
