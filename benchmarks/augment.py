@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,14 +28,17 @@ from fastdeit.augment import (
 from fastdeit.augment.reference import apply_with_pil, timm_policy
 from fastdeit.batch import Batch
 from fastdeit.benchmarks.harness import Case, Effort, measure
+from fastdeit.benchmarks.record import Record
 from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.config.augment import AugmentConfig
+from fastdeit.device import choose_compute
 from fastdeit.keyed import Purpose
-from fastdeit.policies import NAMED_OPS, one_operation, parse_policy
+from fastdeit.policies import NAMED_OPS, parse_policy
+from fastdeit.policies import one_operation as policy_of
 from fastdeit.policies.policy import FILL
 
 PAPER = "rand-m9-mstd0.5-inc1"
-POLICIES = (PAPER, "original", "3a")
+OTHER_POLICIES = ("original", "3a")
 LEVEL = 9.0
 OPERATIONS = (
     "AutoContrast Equalize Invert PosterizeIncreasing SolarizeIncreasing SolarizeAdd "
@@ -44,34 +48,50 @@ OPERATIONS = (
 NUM_CLASSES = 1000
 
 
-def bench_augment(
+def measure_augment(
+    record: Record,
     num_images: int,
     image_size: int,
-    device: torch.device,
-    effort: Effort,
-) -> list[Row]:
+    device: str,
+    rounds: int,
+    has_peers: bool = True,
+    is_brief: bool = False,
+) -> None:
     """Measure the augmentation on a device beside timm's on one core of the CPU.
 
+    For each operation (at level 9) and policy a row of timm's on PIL and one of ours; then the
+    whole stage in both ways, in the precision of training there. The bound of the stage is reading
+    its images and writing its result.
+
     Args:
+        record: takes the rows of each as they come.
         num_images: images of a batch.
         image_size: their side in pixels.
         device: where ours runs.
-        effort: of each pair.
-
-    Returns:
-        For each operation (at level 9) and policy a row of timm's on PIL and one of ours; then the
-        whole stage in both ways. The bound of the stage is writing its float32 result.
+        rounds: of each pair.
+        has_peers: whether timm's is measured.
+        is_brief: only the paper's policy and the whole stage.
     """
+    compute = choose_compute(device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        batch = photographs(num_images, image_size, device)
-        rows = []
-        for name in OPERATIONS:
-            rows += operation_rows(name, batch, effort)
-        for config in POLICIES:
-            rows += policy_rows(config, batch, effort)
-        return rows + stage_rows(batch, effort)
+        batch = photographs(num_images, image_size, compute.device)
+        dtype = compute.autocast_dtype or torch.float32
+        makers: list[Callable[[], Pair]] = [
+            partial(whole_stage, batch, dtype),
+            partial(whole_policy, PAPER, batch),
+        ]
+        if not is_brief:
+            makers += [partial(whole_policy, name, batch) for name in OTHER_POLICIES]
+            makers += [partial(one_operation, name, batch) for name in OPERATIONS]
+        # On a GPU rates depend on the batch; on one core they do not.
+        case = f"augment, batch {num_images}" if compute.device.type == "cuda" else "augment"
+        for number, make in enumerate(makers):
+            pair = make()
+            with record.part(f"{case}: {pair.name}"):
+                effort = record.effort(rounds, 1 / (len(makers) - number))
+                record.add(pair.rows(case, num_images, effort, has_peers))
     finally:
         torch.set_num_threads(threads)
 
@@ -108,30 +128,43 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def pair(
-    baseline: str,
-    theirs: Callable[[], object],
-    name: str,
-    ours: Callable[[], object],
-    num: int,
-    effort: Effort,
-    note: str | None = None,
-) -> list[Row]:
-    """Two cases that take turns."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """What timm does on PIL, and what ours does."""
 
-    def counted(function: Callable[[], object]) -> Callable[[], int]:
-        def run() -> int:
-            function()
-            return num
+    name: str
+    """What both do."""
+    ours: Callable[[], object]
+    """Does a batch, and waits for it."""
+    theirs: Callable[[], object]
+    """Likewise."""
+    note: str | None = None
+    """Of our row."""
+    baseline: str = "timm on PIL"
+    """What theirs is."""
+    bound: tuple[float, str] | None = None
+    """A rate that neither exceeds, and what it is."""
 
-        return run
+    def rows(self, case: str, num: int, effort: Effort, has_peers: bool) -> list[Row]:
+        """Time them in turns, or ours alone."""
 
-    cases = [Case(name=baseline, run=counted(theirs)), Case(name=name, run=counted(ours))]
-    rows = measure("augment", "img/s", cases, effort, [baseline])
-    return [rows[0], replace(rows[1], note=note)]
+        def counted(function: Callable[[], object]) -> Callable[[], int]:
+            def run() -> int:
+                function()
+                return num
+
+            return run
+
+        their_name = f"{self.baseline}: {self.name}"
+        cases = [Case(name=f"fastdeit: {self.name}", run=counted(self.ours))]
+        if has_peers:
+            cases.insert(0, Case(name=their_name, run=counted(self.theirs)))
+        rows = measure(case, "img/s", cases, effort, [their_name] if has_peers else [])
+        rows[-1] = replace(rows[-1], note=self.note, batch_size=num)
+        return rows if self.bound is None else [with_bound(row, *self.bound) for row in rows]
 
 
-def operation_rows(name: str, batch: Batch, effort: Effort) -> list[Row]:
+def one_operation(name: str, batch: Batch) -> Pair:
     """One operation at level 9, with a sign for each image."""
     num, height, width, _ = batch.images_nhwc_u8.shape
     drawn = _one_operation(name, num, height, width)
@@ -141,19 +174,12 @@ def operation_rows(name: str, batch: Batch, effort: Effort) -> list[Row]:
         for image, argument in zip(images, drawn.argument[0].tolist(), strict=True):
             apply_with_pil(image, op, argument, FILL)
 
-    return pair(
-        f"timm on PIL: {name}",
-        theirs,
-        f"fastdeit: {name}",
-        lambda: apply_all(batch, drawn),
-        num,
-        effort,
-    )
+    return Pair(name=name, theirs=theirs, ours=lambda: apply_all(batch, drawn))
 
 
 def _one_operation(name: str, num: int, height: int, width: int) -> Operations:
     states = _states(num)
-    return sample_operations(one_operation(name, LEVEL), states, height, width)
+    return sample_operations(policy_of(name, LEVEL), states, height, width)
 
 
 def _states(num: int) -> keyed.U64:
@@ -161,7 +187,7 @@ def _states(num: int) -> keyed.U64:
     return keyed.sample_states(0, Purpose.POLICY, 0, keys, np.zeros(num, dtype=np.int64))
 
 
-def policy_rows(config: str, batch: Batch, effort: Effort) -> list[Row]:
+def whole_policy(config: str, batch: Batch) -> Pair:
     """A whole policy, drawing included, uint8 to uint8."""
     num, height, width, _ = batch.images_nhwc_u8.shape
     policy = parse_policy(config)
@@ -174,17 +200,13 @@ def policy_rows(config: str, batch: Batch, effort: Effort) -> list[Row]:
         for image in images:
             transform(image)
 
-    return pair(
-        f"timm on PIL: {config}",
-        theirs,
-        f"fastdeit: {config}",
-        lambda: apply_all(batch, sample_operations(policy, states, height, width)),
-        num,
-        effort,
-    )
+    def ours() -> None:
+        apply_all(batch, sample_operations(policy, states, height, width))
+
+    return Pair(name=config, theirs=theirs, ours=ours)
 
 
-def stage_rows(batch: Batch, effort: Effort) -> list[Row]:
+def whole_stage(batch: Batch, dtype: torch.dtype) -> Pair:
     """From cropped uint8 images to what the model sees: flip, policy, normalise, erase, mix."""
     num, height, _, _ = batch.images_nhwc_u8.shape
     config, device = AugmentConfig(), batch.images_nhwc_u8.device
@@ -212,30 +234,33 @@ def stage_rows(batch: Batch, effort: Effort) -> list[Row]:
         nonlocal step
         step += 1
         own = replace(batch, step=step)
-        apply_augmentation(own, sample_augmentation(config, own, 0))
+        apply_augmentation(own, sample_augmentation(config, own, 0), dtype)
         wait(device)
 
-    rows = pair(
-        "timm on PIL and torch: the whole stage",
-        theirs,
-        "fastdeit: the whole stage",
-        ours,
-        num,
-        effort,
-        f"batch {num}, {height} px: flip, {PAPER}, normalise, erase, mix; on {device.type}",
+    return Pair(
+        name="the whole stage",
+        theirs=theirs,
+        ours=ours,
+        note=f"batch {num}, {height} px: flip, {PAPER}, normalise, erase, mix; to {words(dtype)} "
+        f"on {device.type}",
+        baseline="timm on PIL and torch",
+        bound=write_bound(batch, dtype),
     )
-    bound, what = write_bound(batch)
-    return [with_bound(row, bound, what) for row in rows]
 
 
-def write_bound(batch: Batch) -> tuple[float, str]:
-    """Images a second that can be read as uint8 and written as float32; and what that is."""
+def write_bound(batch: Batch, dtype: torch.dtype) -> tuple[float, str]:
+    """Images a second that can be read as uint8 and written in a dtype; and what that is."""
     images = batch.images_nhwc_u8
-    out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+    out = torch.empty(images.shape, dtype=dtype, device=images.device)
     case = Case(name="copy", run=lambda: _copy(out, images))
     (row,) = measure("augment", "img/s", [case], Effort(5))
-    per_image = images[0].numel() * 5
-    return row.median, f"reading uint8, writing float32: {row.median * per_image / 1e9:.3g} GB/s"
+    rate = row.median * images[0].numel() * (1 + dtype.itemsize) / 1e9
+    return row.median, f"reading uint8, writing {words(dtype)}: {rate:.3g} GB/s"
+
+
+def words(dtype: torch.dtype) -> str:
+    """A dtype's name: float32, bfloat16."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _copy(out: Tensor, images: Tensor) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL import Image
 
 from fastdeit.benchmarks.harness import Case, Effort, measure
 from fastdeit.benchmarks.photographs import photograph
+from fastdeit.benchmarks.record import Record
 from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.device import Compute, choose_compute
 from fastdeit.flops import MATRIX_SIDE, Peak, datasheet_peak, matrix_flops, peak_flops, precision_of
@@ -42,29 +45,43 @@ class Ceiling:
         return cls(peak, rate, what)
 
 
-def bench_ceilings(computes: list[Compute], effort: Effort) -> list[Row]:
+def measure_ceilings(record: Record, device: str, precision: str, rounds: int) -> None:
     """Measure what the parts of a machine can do.
 
-    Args:
-        computes: one device in each precision that is of interest; the switches of the first are
-            left set.
-        effort: of each.
+    Rows: copying within the device's memory (GB/s, read and written bytes both counted), a matrix
+    product in each precision (TFLOP/s), copying from the host to a GPU (GB/s), and decoding by PIL
+    on one core (img/s, of 500 x 375 pixels).
 
-    Returns:
-        Rows: a matrix product in each precision (TFLOP/s), copying within the device's memory
-        (GB/s, read and written bytes both counted), copying from the host to a GPU (GB/s), and
-        decoding by PIL on one core (img/s, of 500 x 375 pixels).
+    Args:
+        record: takes each row as it comes.
+        device: which.
+        precision: whose product comes first.
+        rounds: of each.
     """
-    device = computes[0].device
-    rows = []
-    for compute in computes:
-        (row,) = measure("ceilings", "TFLOP/s", [matrix_case(compute)], effort)
-        rows.append(beside_datasheet(row, compute))
-    computes[0].set_switches()
-    rows += measure("ceilings", "GB/s", [copy_case(computes[0])], effort)
-    if device.type == "cuda":
-        rows += measure("ceilings", "GB/s", [transfer_case(computes[0])], effort)
-    return rows + measure("ceilings", "img/s", [decode_case()], effort)
+    computes = all_precisions(choose_compute(device, precision))
+    own = computes[0]
+    measures: dict[str, Callable[[Effort], Row]] = {
+        "copy within memory": partial(row_of, "GB/s", partial(copy_case, own)),
+        **{f"product in {precision_of(each)}": partial(product_row, each) for each in computes},
+    }
+    if own.device.type == "cuda":
+        measures["copy from the host"] = partial(row_of, "GB/s", partial(transfer_case, own))
+    measures["decoding"] = partial(row_of, "img/s", decode_case)
+    for number, (name, take) in enumerate(measures.items()):
+        with record.part(f"ceilings: {name}"):
+            record.add([take(record.effort(rounds, 1 / (len(measures) - number)))])
+    own.set_switches()
+
+
+def row_of(unit: str, make: Callable[[], Case], effort: Effort) -> Row:
+    """The row of a case, whose memory is free again."""
+    (row,) = measure("ceilings", unit, [make()], effort)
+    return row
+
+
+def product_row(compute: Compute, effort: Effort) -> Row:
+    """The row of a matrix product, beside the datasheet."""
+    return beside_datasheet(row_of("TFLOP/s", partial(matrix_case, compute), effort), compute)
 
 
 def all_precisions(compute: Compute) -> list[Compute]:

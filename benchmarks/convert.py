@@ -9,35 +9,53 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastdeit import UserError
-from fastdeit.benchmarks.harness import Case, Effort, measure
+from fastdeit.benchmarks.harness import Case, measure
+from fastdeit.benchmarks.record import Record
 from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
 from fastdeit.pipelines.open import is_installed
 
 MAX_SIDE, QUALITY = 500, 90
+IMAGES_A_SECOND = 20
+"""Of the time that there is: so few that each way comes several times."""
 COPY = "bare copy of the files"
 
 
-def bench_convert(source: Path, threads: int, effort: Effort) -> list[Row]:
+def measure_convert(
+    record: Record, source: Path, threads: int, rounds: int, has_peers: bool = True
+) -> None:
     """Measure pass-through and re-encoding.
 
+    A row for each way. The bound of pass-through is a copy of the same files with cp. With a limit
+    of time fewer of the images are taken.
+
     Args:
+        record: takes the rows of pass-through, and then of re-encoding.
         source: an ImageFolder.
         threads: worker processes of each.
-        effort: of pass-through, and again of re-encoding.
-
-    Returns:
-        A row for each way. The bound of pass-through is a copy of the same files with cp.
+        rounds: of pass-through, and again of re-encoding.
+        has_peers: whether FFCV's writer is measured.
     """
+    if record.left_s is None:
+        measure_folder(record, source, threads, rounds, has_peers)
+        return
+    with fewer_images(source, int(IMAGES_A_SECOND * record.left_s)) as few:
+        measure_folder(record, few, threads, rounds, has_peers)
+
+
+def measure_folder(
+    record: Record, source: Path, threads: int, rounds: int, has_peers: bool
+) -> None:
+    """The same of a folder as it is."""
     _, names, _, _ = list_imagefolder(source)
-    rows: list[Row] = []
     note = f"{len(names)} images, a whole program with its start"
     with TemporaryDirectory(prefix="fastdeit-bench-", dir=source.parent) as folder:
         work = Path(folder)
@@ -53,7 +71,7 @@ def bench_convert(source: Path, threads: int, effort: Effort) -> list[Row]:
             return Case(name=f"fastdeit convert, {kind}, {what}", run=run, note=note)
 
         def peer(max_resolution: int | None) -> list[Case]:
-            if not is_installed("ffcv"):
+            if not has_peers or not is_installed("ffcv"):
                 return []
             size = f"at {max_resolution} px" if max_resolution else "in full size"
             return [
@@ -69,20 +87,34 @@ def bench_convert(source: Path, threads: int, effort: Effort) -> list[Row]:
             shutil.rmtree(work / "copy")
             return len(names)
 
-        through = [*peer(None), ours("x.beton"), ours("x"), Case(name=COPY, run=copy)]
-        baselines = [through[0].name] if is_installed("ffcv") else []
-        *first, copied = measure("convert", "img/s", through, effort, baselines)
-        rows += [with_bound(row, copied.median, COPY) for row in first] + [copied]
+        def timed(peers: list[Case], others: list[Case], frac: float) -> list[Row]:
+            baselines = [case.name for case in peers]
+            effort = record.effort(rounds, frac)
+            return measure("convert", "img/s", [*peers, *others], effort, baselines)
+
+        own = [ours("x.beton"), ours("x"), Case(name=COPY, run=copy)]
+        *rows, copied = timed(peer(None), own, 0.5)
+        record.add([*(with_bound(row, copied.median, COPY) for row in rows), copied])
         again = ("--max-side", str(MAX_SIDE), "--quality", str(QUALITY), "--reencode", "all")
-        encoded = [*peer(MAX_SIDE), ours("x.beton", *again)]
-        rows += measure(
-            "convert",
-            "img/s",
-            encoded,
-            effort,
-            [encoded[0].name] if is_installed("ffcv") else [],
-        )
-    return rows
+        record.add(timed(peer(MAX_SIDE), [ours("x.beton", *again)], 1))
+
+
+@contextmanager
+def fewer_images(source: Path, num_images: int) -> Iterator[Path]:
+    """An ImageFolder of some of another's images, spread over its classes; removed at the end.
+
+    Args:
+        source: the other; the new one lies beside it, with hard links.
+        num_images: how many; at least one of each class.
+    """
+    classes = sorted(folder for folder in source.iterdir() if folder.is_dir())
+    each = max(1, num_images // max(1, len(classes)))
+    with TemporaryDirectory(prefix="fastdeit-bench-", dir=source.parent) as place:
+        for folder in classes:
+            (Path(place) / folder.name).mkdir()
+            for file in sorted(folder.iterdir())[:each]:
+                (Path(place) / folder.name / file.name).hardlink_to(file)
+        yield Path(place)
 
 
 def convert(source: Path, out: Path, threads: int, options: tuple[str, ...]) -> None:

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from fastdeit.benchmarks.harness import Effort
+from fastdeit.benchmarks.isolated import Part
 from fastdeit.benchmarks.loaders import engines_for, epoch_of
-from fastdeit.benchmarks.pinned import run_pinned
+from fastdeit.benchmarks.record import Record
 from fastdeit.benchmarks.rows import Row
 from fastdeit.pipelines.datasets.beton import BetonWriter
 from fastdeit.pipelines.datasets.index import RAW_MODE, open_dataset
@@ -26,40 +26,46 @@ OVERHEAD_BATCH = 1024
 TINY_IMAGES = 8 * OVERHEAD_BATCH
 
 
-def bench_footprint(data: Path, image_size: int, threads: int, effort: Effort) -> list[Row]:
-    """Measure memory and overhead of each engine, each in a process of its own.
+def footprint_parts(data: Path, image_size: int, threads: int) -> list[Part]:
+    """Parts that measure memory and overhead of each engine.
+
+    For each engine the peak of its own memory in MB at 256 samples a batch (the page cache not
+    counted), and for the threaded ones what a batch of 1,024 costs in ms on one core if there is
+    next to nothing to decode.
 
     Args:
         data: what our engines read, preferably a .beton.
         image_size: side of the crops.
         threads: threads of each loader.
-        effort: its bar is moved.
-
-    Returns:
-        For each engine the peak of its own memory in MB at 256 samples a batch (the page cache not
-        counted), and for the threaded ones what a batch of 1,024 costs in ms on one core if there
-        is next to nothing to decode.
     """
-    rows = []
-    index = open_dataset(data)
-    for engine in engines_for(index):
-        options = {"engine": engine, "data": str(data), "image_size": image_size}
-        options["threads"] = threads
-        function = "fastdeit.benchmarks.footprint:measure_memory"
-        rows += run_pinned(function, options, threads, effort)
-    for engine in engines_for(index):
-        if engine != "pil":  # whose work is in other processes
-            options = {"engine": engine}
-            function = "fastdeit.benchmarks.footprint:measure_overhead"
-            rows += run_pinned(function, options, 1, effort)
-    return rows
+    engines = engines_for(open_dataset(data))
+    sizes = {"data": data, "image_size": image_size, "threads": threads}
+    parts = [
+        Part(
+            name=f"memory of a rank, {engine}",
+            work=f"{__name__}:measure_memory",
+            options={"engine": engine, **sizes},
+            cores=threads,
+        )
+        for engine in engines
+    ]
+    return parts + [
+        Part(
+            name=f"overhead, {engine}",
+            work=f"{__name__}:measure_overhead",
+            options={"engine": engine},
+            cores=1,
+        )
+        for engine in engines
+        if engine != "pil"  # whose work is in other processes
+    ]
 
 
 def measure_memory(
-    engine: Engine, data: str, image_size: int, threads: int, effort: Effort
-) -> list[Row]:
+    record: Record, engine: Engine, data: Path, image_size: int, threads: int
+) -> None:
     """The peak of this process's own memory, and of its workers', over one epoch."""
-    index = open_dataset(Path(data))
+    index = open_dataset(data)
     batch_size = min(MEMORY_BATCH, len(index))
     plan = Plan(
         keys=index.keys,
@@ -71,24 +77,23 @@ def measure_memory(
     options = PipelineOptions(threads=threads)
     with peak_memory() as peak, open_pipeline(index, plan, engine, options) as batches:
         epoch_of(batches)()
-    effort.on_round()
+    record.on_round()
     note = "anonymous memory of all its processes, the imports of a training program included"
     peak_mb, name = peak[0] / 1e6, f"fastdeit {engine}, batch {batch_size}"
-    return [
-        Row(
-            case="memory of a rank",
-            name=name,
-            unit="MB",
-            n=1,
-            median=peak_mb,
-            p20=peak_mb,
-            p80=peak_mb,
-            note=note,
-        )
-    ]
+    row = Row(
+        case="memory of a rank",
+        name=name,
+        unit="MB",
+        n=1,
+        median=peak_mb,
+        p20=peak_mb,
+        p80=peak_mb,
+        note=note,
+    )
+    record.add([row])
 
 
-def measure_overhead(engine: Engine, effort: Effort) -> list[Row]:
+def measure_overhead(record: Record, engine: Engine) -> None:
     """Milliseconds for a batch of images of 2 x 2 pixels, cut to 16 x 16."""
     with TemporaryDirectory() as folder:
         writer = BetonWriter(Path(folder), TINY_IMAGES, 12)
@@ -118,21 +123,20 @@ def measure_overhead(engine: Engine, effort: Effort) -> list[Row]:
                 started = time.perf_counter()
                 count = len(list(batches))
                 took.append((time.perf_counter() - started) / count * 1e3)
-                effort.on_round()
+                record.on_round()
     note = "next to nothing to decode: what is left is mostly Python's share; one core"
     took.sort()
-    return [
-        Row(
-            case="overhead",
-            name=f"fastdeit {engine}, batch {OVERHEAD_BATCH} of tiny images",
-            unit="ms",
-            n=len(took),
-            median=took[2],
-            p20=took[1],
-            p80=took[3],
-            note=note,
-        )
-    ]
+    row = Row(
+        case="overhead",
+        name=f"fastdeit {engine}, batch {OVERHEAD_BATCH} of tiny images",
+        unit="ms",
+        n=len(took),
+        median=took[2],
+        p20=took[1],
+        p80=took[3],
+        note=note,
+    )
+    record.add([row])
 
 
 @contextmanager

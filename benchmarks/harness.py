@@ -28,6 +28,8 @@ class Effort:
     """No further round of all cases is begun that would end later than this; None sets no limit."""
     on_round: Callable[[], None] = lambda: None
     """Called after each round of a case, for a progress bar."""
+    on_warm: Callable[[], None] = lambda: None
+    """Called when every case has had its untimed round: what is set up and compiled is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +80,7 @@ def measure(
     for one in cases:
         one.time()
         effort.on_round()
+    effort.on_warm()
     rates: dict[str, list[float]] = {one.name: [] for one in cases}
     timed_from = time.perf_counter()
     for number in range(effort.rounds):

@@ -8,7 +8,7 @@ process that is bound to those cores, in which the cases take turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from fastdeit.batch import Batch
-from fastdeit.benchmarks.harness import Case, Effort, measure
+from fastdeit.benchmarks.ceilings import decode_case
+from fastdeit.benchmarks.harness import MIN_ROUNDS, Case, measure
+from fastdeit.benchmarks.isolated import Part
 from fastdeit.benchmarks.peers import dali_own_epoch, deit_loader, ffcv_own_loader, spread
-from fastdeit.benchmarks.pinned import run_pinned
-from fastdeit.benchmarks.rows import Row, with_bound
+from fastdeit.benchmarks.record import Record
+from fastdeit.benchmarks.rows import with_bound
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
 from fastdeit.pipelines.decode import decode_with_pil
 from fastdeit.pipelines.open import Engine, is_installed, open_pipeline
@@ -31,21 +33,26 @@ DEIT_PLAIN = "DeiT's own without RandAugment and erasing"
 FFCV = "FFCV's own (area interpolation, fast DCT)"
 DALI = "DALI's own on the CPU"
 DECODE_IMAGES = 200
+ALL_IMAGES = 1024
+"""Of a round for each core, where nothing limits the time."""
+COST_OF_LOADERS = 25
+"""A round of all loaders on one core takes about as long as so many bare decodes an image."""
 COPIES = {1: "", 3: ", 3 copies"}
 PEERS = (FFCV, DALI, DEIT)
 """What the ratios are to."""
 
 
-def bench_loaders(
+def loader_parts(
     data: Path,
     source: Path | None,
     image_size: int,
     batch_size: int,
     threads: int,
-    num_images: int,
-    effort: Effort,
-) -> Iterator[list[Row]]:
-    """Measure every loader that is installed, on one core and on as many as `threads`.
+    num_images: int | None,
+    rounds: int,
+    has_peers: bool = True,
+) -> list[Part]:
+    """Parts that measure every loader that is installed: on one core, and on as many as `threads`.
 
     Args:
         data: what our engines read, preferably a .beton.
@@ -55,42 +62,60 @@ def bench_loaders(
         batch_size: samples a step.
         threads: cores, and threads or workers of each loader.
         num_images: a round is one whole epoch over the first so many images for each core, or over
-            all if there are fewer.
-        effort: of each number of cores.
-
-    Yields:
-        For each number of cores a row a loader. Its bound is what a core decodes, times the cores,
-        times the copies that a decode serves.
+            all if there are fewer; None takes as many as the part's time allows.
+        rounds: of each number of cores.
+        has_peers: whether others' loaders are measured.
     """
-    for cores in sorted({1, threads}):
-        options = {
-            "data": str(data),
-            "source": None if source is None else str(source),
-            "image_size": image_size,
-            "batch_size": batch_size,
-            "threads": cores,
-            "num_images": num_images * cores,
-        }
-        yield run_pinned("fastdeit.benchmarks.loaders:measure_loaders", options, cores, effort)
+    return [
+        Part(
+            name=f"loaders, {cores_of(cores)}",
+            work=f"{__name__}:measure_loaders",
+            options={
+                "data": data,
+                "source": source if has_peers else None,
+                "image_size": image_size,
+                "batch_size": batch_size,
+                "threads": cores,
+                "num_images": num_images,
+                "rounds": rounds,
+                "has_peers": has_peers,
+            },
+            cores=cores,
+        )
+        for cores in sorted({1, threads})
+    ]
+
+
+def cores_of(number: int) -> str:
+    """A number of cores in words."""
+    return f"{number} core" + "s" * (number > 1)
 
 
 def measure_loaders(
-    data: str,
-    source: str | None,
+    record: Record,
+    data: Path,
+    source: Path | None,
     image_size: int,
     batch_size: int,
     threads: int,
-    num_images: int,
-    effort: Effort,
-) -> list[Row]:
-    """`bench_loaders` in the process that is bound to its cores."""
-    index = open_dataset(Path(data))
-    num_images = min(num_images, len(index))
+    num_images: int | None,
+    rounds: int,
+    has_peers: bool,
+) -> None:
+    """Measure loaders in a process that is bound to `threads` cores; see `loader_parts`.
+
+    A row a loader. Its bound is what a core decodes, times the cores, times the copies that a
+    decode serves.
+    """
+    index = open_dataset(data)
+    if num_images is None:
+        num_images = affordable_images(record.left_s, batch_size)
+    num_images = min(num_images * threads, len(index))
     sizes = (num_images, image_size, batch_size, threads)
     with ExitStack() as stack:
         cases = []
         if source is not None:
-            folder = Path(source)
+            folder = source
             if is_installed("dali"):
                 cases.append(
                     Case(
@@ -108,7 +133,7 @@ def measure_loaders(
             )
             plain = deit_loader(folder, *sizes, with_augmentation=False)
             cases.append(Case(name=DEIT_PLAIN, run=epoch_of(plain)))
-        if index.container == "beton" and is_installed("ffcv"):
+        if has_peers and index.container == "beton" and is_installed("ffcv"):
             own = ffcv_own_loader(index, *sizes)
             note = "area interpolation and fast DCT: other pixels than the paper's loader"
             cases.append(Case(name=FFCV, run=epoch_of(own), note=note))
@@ -125,12 +150,12 @@ def measure_loaders(
                 opened = stack.enter_context(open_pipeline(index, plan, engine, options))
                 cases.append(Case(name=f"fastdeit {engine}{COPIES[copies]}", run=epoch_of(opened)))
         decode, what = bare_decode(index, num_images)
-        cores = f"{threads} core" + "s" * (threads > 1)
+        cores = cores_of(threads)
         *rows, decoded = measure(
             f"loaders, {cores}",
             "img/s",
             [*cases, Case(name=f"{what}, one core", run=decode)],
-            effort,
+            record.effort(rounds),
             [name for name in PEERS if name in [case.name for case in cases]],
         )
     bounded = []
@@ -138,7 +163,17 @@ def measure_loaders(
         copies = next(number for number in (3, 1) if row.name.endswith(COPIES[number]))
         of = f"{what}, {cores}{COPIES[copies]}"
         bounded.append(with_bound(row, decoded.median * threads * copies, of))
-    return [*bounded, decoded]
+    record.add([*bounded, decoded])
+
+
+def affordable_images(seconds: float | None, batch_size: int) -> int:
+    """How many images a core decodes in a round, so that all rounds take so many seconds."""
+    if seconds is None:
+        return ALL_IMAGES
+    decode_s = 1 / decode_case().time()
+    # An untimed round and the least of timed ones, and as long again for what is slower.
+    affordable = seconds / ((MIN_ROUNDS + 2) * COST_OF_LOADERS * decode_s)
+    return int(max(2, min(16, affordable // batch_size))) * batch_size
 
 
 def engines_for(index: DatasetIndex) -> list[Engine]:

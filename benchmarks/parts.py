@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
 
-from fastdeit.augment import augment
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastdeit.augment import AugmentedBatch, augment
 from fastdeit.batch import BatchSource
 from fastdeit.config import TrainConfig
+from fastdeit.device import Compute
 from fastdeit.phases import PhaseClock
-from fastdeit.pipelines.pace import endless
+from fastdeit.pipelines.pace import TrainingSteps, endless
 from fastdeit.session import Session
 from fastdeit.train import train_step
 
@@ -44,3 +48,23 @@ def step_phases(config: TrainConfig, session: Session, source: BatchSource) -> d
             train_step(config, session, shown, config.optim.warmup_lr)
     stream.close()
     return {name: total / num_steps for name, total in clock.milliseconds().items()}
+
+
+def write_trace(path: Path, steps: TrainingSteps, compute: Compute) -> None:
+    """Profile one step by torch, after one under the profiler that is not kept."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if compute.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    schedule = torch.profiler.schedule(wait=0, warmup=1, active=1)
+    with torch.profiler.profile(activities=activities, schedule=schedule) as profiler:
+        for _ in range(2):
+            steps.take(1)
+            profiler.step()
+    profiler.export_chrome_trace(str(path))
+
+
+def count_flops(config: TrainConfig, session: Session, batch: AugmentedBatch) -> int:
+    """Floating-point operations of one step, counted by torch while it is taken."""
+    with FlopCounterMode(display=False) as counter:
+        train_step(config, session, batch, config.optim.warmup_lr)
+    return int(counter.get_total_flops())

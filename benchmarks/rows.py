@@ -132,6 +132,22 @@ def with_bound(row: Row, bound: float, what: str) -> Row:
     return replace(row, bound=bound, bound_what=what, frac_of_bound=row.median / bound)
 
 
+def compared_with(row: Row, ratios: dict[str, float]) -> Row:
+    """The row with these ratios only, the first of them the main one."""
+    baseline, ratio = next(iter(ratios.items()), (None, None))
+    if baseline != row.baseline:
+        row = replace(row, ratio_p20=None, ratio_p80=None)
+    return replace(row, baseline=baseline, ratio=ratio, ratios=ratios)
+
+
+def with_ratio(row: Row, name: str, other: Row) -> Row:
+    """The row with its ratio to another, which was not timed in turns with it."""
+    ratios = {**row.ratios, name: row.median / other.median}
+    return replace(
+        row, baseline=row.baseline or name, ratio=row.ratio or ratios[name], ratios=ratios
+    )
+
+
 def write_rows(path: Path, rows: Iterable[Kept]) -> None:
     """Write rows as JSON lines, each with its environment; the file appears when it is complete."""
     lines = [

@@ -1,62 +1,91 @@
-"""A run of `fastdeit bench`: rows are kept as they come, so that a stop loses only the last."""
+"""A run of `fastdeit bench`: rows are kept as they come, so that an end loses only the last."""
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from fastdeit import UserError
-from fastdeit.benchmarks.harness import Effort
+from fastdeit.benchmarks import isolated
+from fastdeit.benchmarks.compiled_file import COMPILED, CompiledFile
+from fastdeit.benchmarks.isolated import Part, PartFailed
+from fastdeit.benchmarks.machine import in_words, look_at
 from fastdeit.benchmarks.plots import plot_bars
+from fastdeit.benchmarks.record import Event
 from fastdeit.benchmarks.reporting.report import report_text
 from fastdeit.benchmarks.rows import ROWS, Kept, Row, read_rows, write_rows
-from fastdeit.benchmarks.table import format_table
-from fastdeit.environment import describe_environment
+from fastdeit.benchmarks.table import format_table, row_line
 from fastdeit.files import replace_file
 from fastdeit.progress import progress, say
 
 REPORT = "report.md"
 """Of all rows in an --out folder."""
+LOG = "bench-log.txt"
+"""What the processes of the parts printed: warnings, tracebacks."""
 
 
 class BenchRun:
     """Rows of one call, their environment, their files and the progress bar."""
 
-    def __init__(self, out: Path | None, device: torch.device) -> None:
-        """Look at the folder, before anything is measured.
+    def __init__(
+        self,
+        out: Path | None,
+        device: str = "cpu",
+        precision: str = "auto",
+        is_shown: Callable[[Row], bool] = lambda _: True,
+    ) -> None:
+        """Look at the machine and the folder, before anything is measured.
 
         Args:
-            out: folder for rows.jsonl, report.md and a chart of each benchmark; rows of other
-                measurements there stay, older ones of the same are replaced. None keeps nothing.
-            device: where it is measured.
+            out: folder for rows.jsonl, report.md, bench-log.txt and a chart of each benchmark; rows
+                of other measurements there stay, older ones of the same are replaced. None is
+                bench-DATE in the working folder.
+            device: where models run, as it was asked for.
+            precision: likewise.
+            is_shown: which rows the closing table has.
 
         Raises:
-            UserError: the folder holds anything but what a benchmark wrote.
-            OSError: it cannot be made or written to.
+            UserError: the device is not there, or the folder holds anything but what a benchmark
+                wrote.
+            RunError: the machine cannot be looked at.
+            OSError: the folder cannot be made or written to.
         """
-        self.environment = {**describe_environment(), "device": str(device)}
+        self.began = time.monotonic()
+        self.machine = look_at(device, precision, isolated.run_isolated)
+        self.environment = self.machine.environment
         self.rows: list[Row] = []
         """What this run measured, in order."""
         self.failed: dict[str, str] = {}
         """What could not be measured, and why."""
         self.left_out: dict[str, str] = {}
         """What was not to be measured here, and why."""
-        self.out = out
-        """Folder of the rows, or None."""
-        self._before = [] if out is None else open_folder(out)
+        self.ended_by: str | None = None
+        """The signal, or the error, that ended the run early."""
+        self.out = out or Path(f"bench-{datetime.date.today().isoformat()}")
+        """Folder of the rows."""
+        self._before = open_folder(self.out)
+        self._known = [each.row for each in self._before if self._is_here(each)]
         self._num_known = 0
+        self._is_shown = is_shown
+        self._item: str | None = None
+        self.setup_s: float | None = None
+        """How long the last part took until everything had had its untimed round."""
+        self._part_began = 0.0
+        self._code = CompiledFile(self.out / COMPILED)
         self._bar = progress(None, "measuring", unit="rounds")
 
     def __enter__(self) -> BenchRun:
-        """Itself."""
+        """Say what is measured on."""
+        for line in (*in_words(self.environment), f"rows go to {self.out / ROWS}"):
+            say(line)
         return self
 
     def __exit__(
@@ -65,93 +94,192 @@ class BenchRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the bar away."""
+        """After an early end: the table, the report and the JSON of what there is."""
         self._bar.close()
+        if error is None or (isinstance(error, UserError) and not self.rows):
+            return
+        self.ended_by = self.ended_by or how_ended(error)
+        self.end()
 
-    def effort(self, rounds: int, seconds: float | None = None) -> Effort:
-        """How long to measure, with this run's progress bar."""
-        return Effort(rounds, seconds, self.on_round)
+    # ---- parts -----------------------------------------------------------------------------------
+    def measure(
+        self,
+        part: Part,
+        limit_s: float | None = None,
+        seconds: float | None = None,
+    ) -> Any:
+        """Measure something in a process of its own; if it cannot be, say so in one line.
 
-    @property
-    def on_round(self) -> Callable[[], None]:
-        """What moves the bar by a round."""
+        Args:
+            part: what.
+            limit_s: it is ended after so many seconds; None sets no limit.
+            seconds: how long it measures.
 
-        def on_round() -> None:
-            self._bar.update()
+        Returns:
+            What the part's function returned; None if it failed.
+        """
+        began, result = time.monotonic(), None
+        self.setup_s, self._part_began = None, began
+        say(f"[{began - self.began:4.0f} s] {part.name}")
+        left = part.items
+        while True:
+            self._item = None
+            passed_s = time.monotonic() - began
+            try:
+                result = isolated.run_isolated(
+                    replace(part, items=left),
+                    self.hear,
+                    limit_s=None if limit_s is None else limit_s - passed_s,
+                    seconds=None if seconds is None else max(0.0, seconds - passed_s),
+                    known=self._known,
+                    log=self.out / LOG,
+                    start=self.machine.start,
+                )
+            except PartFailed as error:
+                left = self._after(part.name, left, error)
+                if left:
+                    continue
+            except BaseException as error:
+                self.ended_by = how_ended(error)
+                self.hear_failed(self._item or part.name, f"{self.ended_by} came")
+                raise
+            return result
 
-        return on_round
+    def _after(self, name: str, items: tuple[str, ...], error: PartFailed) -> tuple[str, ...]:
+        """Say that a part failed; the items that another process goes on with."""
+        item = self._item
+        if not error.is_told:
+            where = "" if error.is_user else f" ({self.out / LOG})"
+            self.hear_failed(item or name, f"{error}{where}")
+        if error.is_late or item not in items:
+            return ()
+        return items[items.index(item) + 1 :]
 
-    def leave_out(self, what: str, why: str) -> None:
-        """Say that something is not measured, which is no failure."""
+    def hear(self, event: Event) -> None:
+        """Take what a part says."""
+        getattr(self, f"hear_{event.kind}")(*event.values)
+
+    def hear_rows(self, rows: list[Row]) -> None:
+        """Rows that were measured."""
+        self.add(rows)
+
+    def hear_failed(self, what: str, why: str) -> None:
+        """Something that could not be measured."""
+        self.failed[what] = why
+        say(f"not measured: {what}: {why}")
+        with suppress(OSError), (self.out / LOG).open("a") as log:
+            log.write(f"== not measured: {what}: {why}\n")
+
+    def hear_left_out(self, what: str, why: str) -> None:
+        """Something that is not measured here, which is no failure."""
         self.left_out[what] = why
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Keep rows, at once."""
-        self.rows += rows
-        if self.out is not None:
-            own = {row.key for row in self.rows}
-            others = [kept for kept in self._before if kept.row.key not in own]
-            mine = [Kept(row, self.environment) for row in self.rows]
-            write_rows(self.out / ROWS, [*others, *mine])
+    def hear_said(self, text: str) -> None:
+        """A word for the user."""
+        say(text)
 
-    def known(self, case: str, name: str, **settings: Any) -> Row | None:
-        """The row of an earlier run in the same folder, in the same environment."""
-        for kept in self._before:
-            row = kept.row
-            if (row.case, row.name, row.settings) == (case, name, settings) and self._is_here(kept):
-                self._num_known += 1
-                return row
-        return None
+    def hear_begun(self, item: str) -> None:
+        """The item that comes now."""
+        self._item = item
+
+    def hear_known(self) -> None:
+        """A row that was there already."""
+        self._num_known += 1
+
+    def hear_round(self) -> None:
+        """A round is done."""
+        self._bar.update()
+
+    def hear_warm(self) -> None:
+        """Everything has had its untimed round."""
+        if self.setup_s is None:
+            self.setup_s = time.monotonic() - self._part_began
+
+    def hear_compiled(self, artifacts: bytes, fits: dict[str, str]) -> None:
+        """The compiled code of a part."""
+        self._code.add(artifacts, fits)
+
+    # ---- rows ------------------------------------------------------------------------------------
+    def add(self, rows: Iterable[Row]) -> None:
+        """Keep rows and show them, at once; what is measured again takes the place of the older."""
+        for row in rows:
+            here = [each.key for each in self.rows]
+            if row.key in here:
+                self.rows[here.index(row.key)] = row
+            else:
+                self.rows.append(row)
+            say(row_line(row))
+        own = {row.key for row in self.rows}
+        others = [kept for kept in self._before if kept.row.key not in own]
+        mine = [Kept(row, self.environment) for row in self.rows]
+        write_rows(self.out / ROWS, [*others, *mine])
 
     def _is_here(self, kept: Kept) -> bool:
         then = {**kept.environment, "date": None}
         return then == {**self.environment, "date": None}
 
-    @contextmanager
-    def part(self, what: str) -> Iterator[None]:
-        """Measure something; if it cannot be, say so in one line and go on.
-
-        Args:
-            what: it, for the line.
-        """
-        try:
-            yield
-        except UserError as error:
-            self.failed[what] = str(error)
-            say(f"not measured: {what}: {error}")
-
-    def end(self, shown: Sequence[Row] | None = None) -> int:
-        """Draw the charts, print a table on stderr and all rows as one JSON object on stdout.
-
-        Args:
-            shown: rows of the table; all unless given.
+    # ---- the end ---------------------------------------------------------------------------------
+    def end(self) -> int:
+        """Write the report and the charts, print a table on stderr and one JSON object on stdout.
 
         Returns:
             The exit code: 0, or 1 if something could not be measured.
         """
         self._bar.close()
-        if self.out is not None and (self.out / ROWS).exists():
-            text = report_text({ROWS: read_rows(self.out / ROWS)})
-            replace_file(self.out / REPORT, text.encode())
-            for stem in dict.fromkeys(row.file_stem for row in self.rows):
-                rows = [row for row in self.rows if row.file_stem == stem]
-                plot_bars(rows, self.out / f"{stem}.png")
-        rows = self.rows if shown is None else list(shown)
+        rows = [row for row in self.rows if self._is_shown(row)]
         if rows:
             print(tables_of(rows), file=sys.stderr)
+        if self.failed:
+            print(f"{len(self.failed)} not measured, see above", file=sys.stderr)
         for what, why in self.left_out.items():
             print(f"left out: {what}: {why}", file=sys.stderr)
         if self._num_known:
             there = f"{self._num_known} rows were there already"
             print(f"{there}; another --out than {self.out} measures again", file=sys.stderr)
-        facts = {
-            "rows": [asdict(row) for row in self.rows],
-            "failed": self.failed,
-            "left_out": self.left_out,
-            "environment": self.environment,
-        }
-        print(json.dumps(facts))
+        try:
+            self._draw()
+        # What was measured is told whatever becomes of the pictures.
+        except Exception as error:
+            self.failed["report and charts"] = f"{type(error).__name__}: {error}"
+            print(f"not drawn: {self.failed['report and charts']}", file=sys.stderr)
+        finally:
+            facts = {
+                "rows": [asdict(row) for row in self.rows],
+                "failed": self.failed,
+                "left_out": self.left_out,
+                "ended_by": self.ended_by,
+                "environment": self.environment,
+                "out": str(self.out),
+            }
+            print(json.dumps(facts), flush=True)
         return 1 if self.failed else 0
+
+    def _draw(self) -> None:
+        """The report of all rows in the folder, and a chart of each benchmark of this run."""
+        log = self.out / LOG
+        with suppress(OSError):
+            if log.stat().st_size == 0:
+                log.unlink()
+        if not (self.out / ROWS).exists():
+            return
+        text = report_text({ROWS: read_rows(self.out / ROWS)})
+        replace_file(self.out / REPORT, text.encode())
+        for stem in dict.fromkeys(row.file_stem for row in self.rows):
+            rows = [row for row in self.rows if row.file_stem == stem]
+            plot_bars(rows, self.out / f"{stem}.png")
+        if any(row.family == "table5" for row in self.rows):
+            from fastdeit.benchmarks.inference.figure1 import plot_figure1
+
+            plot_figure1(self.rows, self.out / "figure1.png")
+
+
+def how_ended(error: BaseException) -> str:
+    """What ended a run, in a word or a line."""
+    if isinstance(error, KeyboardInterrupt):
+        return "SIGINT"
+    if isinstance(error, SystemExit):  # the program's way with SIGTERM
+        return "SIGTERM"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def open_folder(out: Path) -> list[Kept]:
@@ -166,7 +294,7 @@ def open_folder(out: Path) -> list[Kept]:
     out.mkdir(parents=True, exist_ok=True)
     if (out / ROWS).exists():
         return read_rows(out / ROWS)
-    foreign = next(out.iterdir(), None)
+    foreign = next((file for file in out.iterdir() if file.name not in (LOG, COMPILED)), None)
     if foreign is not None:
         raise UserError(
             "out must be a new or empty folder, or that of earlier measurements. Found: "

@@ -10,14 +10,14 @@ import io
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
 
-from fastdeit.benchmarks.rows import Row
+from fastdeit.benchmarks.record import Record
+from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.pipelines.datasets.webdataset import tar_header
 
 CLASSES = 1000
@@ -36,36 +36,29 @@ print(seconds, int(peak.split()[1]) / 1024, len(index))
 """
 
 
-def bench_scale(folder: Path, num_images: int, on_round: Callable[[], None]) -> list[Row]:
+def measure_scale(record: Record, folder: Path, num_images: int) -> None:
     """Convert an archive in the shape of ILSVRC2012_img_train.tar, and open the result.
 
+    Rows: rate and peak memory of the conversion; time and memory to open.
+
     Args:
+        record: takes each row.
         folder: where some 5 GB go for a while, for 1,281,167 images.
         num_images: how many images.
-        on_round: for a progress bar.
-
-    Returns:
-        Rate and peak memory of the conversion; time and memory to open.
     """
-    rows = []
 
     def row(name: str, unit: str, value: float, bound: float | None, what: str | None) -> None:
-        share = value / bound if bound else None
-        rows.append(
-            Row(
-                case="scale",
-                name=f"{name}, {num_images:,} tiny images",
-                unit=unit,
-                n=1,
-                median=value,
-                p20=value,
-                p80=value,
-                bound=bound,
-                bound_what=what,
-                frac_of_bound=share,
-            )
+        made = Row(
+            case="scale",
+            name=f"{name}, {num_images:,} tiny images",
+            unit=unit,
+            n=1,
+            median=value,
+            p20=value,
+            p80=value,
         )
-        on_round()
+        record.add([made if bound is None or what is None else with_bound(made, bound, what)])
+        record.on_round()
 
     with TemporaryDirectory(prefix="fastdeit-scale-", dir=folder) as name:
         archive = Path(name) / "ILSVRC2012_img_train.tar"
@@ -88,7 +81,6 @@ def bench_scale(folder: Path, num_images: int, on_round: Callable[[], None]) -> 
                 raise RuntimeError(f"{out} holds {found} images, not {num_images}")
             row(f"open {kind}", "s", open_s, 2, "the aim")
             row(f"memory of a process that opened {kind}", "MB", open_mb, 150, "the aim")
-    return rows
 
 
 def peak_memory_mb(process: subprocess.Popen[bytes]) -> float:

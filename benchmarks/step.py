@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from fastdeit.augment import AugmentedBatch, augment, normalise
+from fastdeit.augment import augment, normalise
 from fastdeit.batch import Batch, BatchSource
 from fastdeit.benchmarks.ceilings import Ceiling
-from fastdeit.benchmarks.harness import Case, Effort, measure
+from fastdeit.benchmarks.harness import Case, measure
 from fastdeit.benchmarks.memory import Memory
-from fastdeit.benchmarks.parts import step_phases
+from fastdeit.benchmarks.parts import count_flops, step_phases, write_trace
 from fastdeit.benchmarks.peers import deit_loader
 from fastdeit.benchmarks.published import (
     BASELINE,
@@ -26,10 +25,11 @@ from fastdeit.benchmarks.published import (
     published_loop,
     published_note,
 )
-from fastdeit.benchmarks.rows import Row, with_bound
+from fastdeit.benchmarks.record import Record
+from fastdeit.benchmarks.rows import Row, compared_with, with_bound, with_ratio
 from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.cores import num_usable_cores
-from fastdeit.device import Compute
+from fastdeit.device import Compute, choose_compile_mode, choose_compute
 from fastdeit.flops import precision_of
 from fastdeit.models import make_model
 from fastdeit.pipelines.datasets.index import open_dataset
@@ -45,14 +45,11 @@ from fastdeit.pipelines.pace import (
     work_of,
 )
 from fastdeit.pipelines.synthetic import synthetic_index
-from fastdeit.session import Session, assemble
-from fastdeit.train import train_step
+from fastdeit.session import assemble
 
 STEP = "fastdeit step"
 AUGMENTATION = "fastdeit augmentation alone"
 PUBLISHED_FILES = f"{BASELINE} from files (its own loader)"
-OF_STEP = (BASELINE, STEP, AUGMENTATION)
-"""Rows of the case step; the others are end to end."""
 STEPS = {"cpu": 8, "cuda": 30}
 """Steps of a round."""
 READ_AHEAD = 4
@@ -71,46 +68,85 @@ class Files:
     """ImageFolder of the same images, for DeiT's own loader; None leaves it out."""
 
 
-def bench_step(
+def step_name(config: TrainConfig) -> str:
+    """What our step is called: with how it is compiled and its attention, where they were chosen.
+
+    Args:
+        config: the recipe as it is measured.
+    """
+    chosen = {"compile": config.run.compile, "attention": config.run.attention}
+    words = [f"{what} {name}" for what, name in chosen.items() if name != "auto"]
+    return ", ".join([STEP, *words])
+
+
+def measure_step(
+    record: Record,
     label: str,
     config: TrainConfig,
     stand_in: ModelConfig,
-    compute: Compute,
     files: Files | None,
-    effort: Effort,
-) -> list[Row]:
+    has_peers: bool,
+    rounds: int,
+    beside: tuple[str, Row] | None = None,
+    trace: Path | None = None,
+    hands_over_code: bool = False,
+) -> None:
     """Measure the step of one recipe.
 
-    Args:
-        label: recipe and batch, for the names of the rows' cases.
-        config: the recipe, with the threads of the engines.
-        stand_in: what teaches it, with random weights, if it is distilled.
-        compute: device and precision.
-        files: what the steps from files read; None leaves their rows out.
-        effort: rounds of `STEPS` steps each.
+    Rows for the published loop, our step on batches that lie on the device, our augmentation alone:
+    the case `step`. With files also the case `end-to-end`: the published loop with its own loader,
+    and for each engine our step and the loader alone. Ratios are to the published loop and to our
+    step on batches that lie there. The bound of a step is the rate of a large matrix product over
+    the step's floating-point operations.
 
-    Returns:
-        Rows for the published loop, our step on batches that lie on the device, our augmentation
-        alone: the case `step`. With files also the case `end-to-end`: the published loop with its
-        own loader, and for each engine our step and the loader alone. Ratios are to the published
-        loop and to our step on batches that lie there. The bound of a step is the rate of a large
-        matrix product over the step's floating-point operations.
+    Args:
+        record: takes the rows.
+        label: recipe and batch, for the names of the rows' cases.
+        config: the recipe, with the threads of the engines; device and precision among it.
+        stand_in: what teaches it, with random weights, if it is distilled.
+        files: what the steps from files read; None leaves their rows out.
+        has_peers: whether the published loop is measured.
+        rounds: of `STEPS` steps each.
+        beside: another way of running our step and its row, which ours is compared with.
+        trace: file for torch's profile of one step, as Chrome's viewer reads it; None writes none.
+        hands_over_code: whether the run gets the compiled code.
 
     Raises:
         UserError: the dataset cannot be read, or the step does not fit into the memory.
     """
+    compute = choose_compute(config.run.device, config.run.precision)
     with ExitStack() as stack:
         stack.enter_context(in_memory(config.data.batch_size, compute))
-        bench = StepBench(config, stand_in, compute, files, stack)
+        bench = StepBench(config, stand_in, compute, files, has_peers, stack)
+        with record.part(f"{label}: its operations"):
+            bench.flops = bench.step_flops()
+        ceilings = bench.ceilings()
+        # The parts of a step and a profile of it come behind.
+        effort = record.effort(rounds, 0.8)
         rows = measure(f"step: {label}", "img/s", bench.cases(), effort, bench.baselines)
-        return [
-            row if row.name in OF_STEP else replace(row, case=f"end-to-end: {label}")
-            for row in bench.completed(rows)
+        rows = [bench.completed(row, ceilings) for row in rows]
+        rows = [
+            row if row.name in bench.of_step else replace(row, case=f"end-to-end: {label}")
+            for row in rows
         ]
+        own = next(row for row in rows if row.name == bench.name)
+        if beside is not None:
+            own = with_ratio(own, *beside)
+        rows = [own if row.name == bench.name else row for row in rows]
+        record.add(rows)
+        with record.part(f"{label}: the parts of a step"):
+            record.add([replace(own, phases_ms=bench.phases())])
+        if hands_over_code:
+            with record.part(f"{label}: its compiled code"):
+                record.hand_over_code(compute.device)
+        if trace is not None:
+            with record.part(f"{label}: its profile"):
+                write_trace(trace, bench.steps, compute)
+                record.say(f"a profile of one step, for chrome://tracing: {trace}")
 
 
 class StepBench:
-    """What `bench_step` sets up, measures and works out."""
+    """What `measure_step` sets up, measures and works out."""
 
     def __init__(
         self,
@@ -118,18 +154,25 @@ class StepBench:
         stand_in: ModelConfig,
         compute: Compute,
         files: Files | None,
+        has_peers: bool,
         stack: ExitStack,
     ) -> None:
-        """Open the data and build the models; see `bench_step`.
+        """Open the data and build the models; see `measure_step`.
 
         Args:
             config: see there.
             stand_in: see there.
-            compute: see there.
+            compute: device and precision.
             files: see there.
+            has_peers: see there.
             stack: closes what is opened.
         """
         self.config, self.compute, self.files = config, compute, files
+        self.name, self.has_peers = step_name(config), has_peers
+        self.of_step = (BASELINE, self.name, AUGMENTATION)
+        """Rows of the case step; the others are end to end."""
+        self.flops: float | None = None
+        """Of a step; None if they could not be counted."""
         self.num_steps = STEPS[compute.device.type]
         self.batch_size, size = config.data.batch_size, config.data.image_size
         self.opened: dict[str, BatchSource] = {}
@@ -148,13 +191,14 @@ class StepBench:
         taught = is_taught(config)
         teaches = f", taught by {random_weights(stand_in)}" if taught else ""
         self.label = f"{config.model.model}, {size} px, batch {self.batch_size}{teaches}"
+        self.memory = {name: Memory(compute) for name in (BASELINE, self.name)}
         # ---- the published loop, as timm makes its models ----
-        self.memory = {name: Memory(compute) for name in (BASELINE, STEP)}
-        with self.memory[BASELINE].building():
-            self.images = normalise(self.batch.images_nhwc_u8).contiguous()
-            self.published = published_loop(config, teacher(), compute.device, self.num_classes)
+        if has_peers:
+            with self.memory[BASELINE].building():
+                self.images = normalise(self.batch.images_nhwc_u8).contiguous()
+                self.published = published_loop(config, teacher(), compute.device, self.num_classes)
         # ---- ours ----
-        with self.memory[STEP].building():
+        with self.memory[self.name].building():
             model = make_model(config.model, self.num_classes, size, config.run.seed)
             ours = teacher()
             self.work = work_of(config, model, ours, "")
@@ -173,18 +217,19 @@ class StepBench:
         for asked in files.engines:
             options = pipeline_options(data, self.compute.device)
             batches = stack.enter_context(open_pipeline(index, plan, asked, options))
-            self.opened[f"{STEP} from files ({batches.name})"] = batches
+            self.opened[f"{self.name} from files ({batches.name})"] = batches
 
     @property
     def baselines(self) -> list[str]:
         """What rows are compared with."""
+        published = [BASELINE] if self.has_peers else []
         own_loader = [PUBLISHED_FILES] if self.has_own_loader else []
-        return [BASELINE, *own_loader, STEP]
+        return [*published, *own_loader, self.name]
 
     @property
     def has_own_loader(self) -> bool:
         """Whether the published loop is measured with DeiT's own loader too."""
-        return self.files is not None and self.files.source is not None
+        return self.has_peers and self.files is not None and self.files.source is not None
 
     # ---- what is measured ----------------------------------------------------------------------
     def cases(self) -> list[Case]:
@@ -196,7 +241,7 @@ class StepBench:
                 return self.published(self.lying_there())
 
         def step() -> int:
-            with memory[STEP].working():
+            with memory[self.name].working():
                 self.steps.take(self.num_steps)
             return images
 
@@ -206,25 +251,31 @@ class StepBench:
             self.compute.synchronize()
             return images
 
-        cases = [
+        cases = []
+        if self.has_peers:
+            note = f"{self.label}; {published_note(self.config, self.compute)}"
+            cases.append(Case(name=BASELINE, run=published, note=note))
+        cases.append(
             Case(
-                name=BASELINE,
-                run=published,
-                note=f"{self.label}; {published_note(self.config, self.compute)}",
-            ),
-            Case(
-                name=STEP,
+                name=self.name,
                 run=step,
                 note=f"{self.label}; noise that lies on the device; augmentation, optimiser and "
-                f"average included; {self.compute.reason}",
-            ),
-        ]
+                f"average included; {self.compute.reason}, {self.how()}",
+            )
+        )
         if self.has_own_loader:
             cases.append(self.published_from_files())
         cases += [self.from_files(name, files) for name, files in self.opened.items()]
         cases.append(Case(name=AUGMENTATION, run=augmentation, note="flip, policy, erase, mix"))
         cases += [self.loader_alone(files) for files in self.opened.values()]
         return cases
+
+    def how(self) -> str:
+        """How the model is compiled, and which attention it has."""
+        run = self.config.run
+        mode = choose_compile_mode(run.compile, self.compute) or "off"
+        attention = "torch's choice" if run.attention == "auto" else run.attention
+        return f"compile {mode}, attention {attention}"
 
     def lying_there(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One batch again and again; a copy, for timm's Mixup writes into its images."""
@@ -308,54 +359,51 @@ class StepBench:
         )
 
     # ---- what is made of it --------------------------------------------------------------------
-    def completed(self, rows: list[Row]) -> list[Row]:
-        """The rows with bounds, MFU, the parts of our step, and what else is known of them."""
-        flops = self.step_flops()
+    def ceilings(self) -> dict[str, Ceiling]:
+        """What the device can do, by the names of the rows that it bounds."""
         own = Ceiling.of(self.compute)
+        bounds = dict.fromkeys((self.name, *self.opened), own)
+        if not self.has_peers:
+            return bounds
         theirs = published_compute(self.compute)
-        published = own
-        if precision_of(theirs) != precision_of(self.compute):
-            published = Ceiling.of(theirs)
-        ceilings = {STEP: own, BASELINE: published, PUBLISHED_FILES: published}
-        ceilings |= dict.fromkeys(self.opened, own)
-        done = []
-        for row in rows:
-            row = replace(
-                row,
-                step_ms=1000 * self.batch_size / row.median,
-                model=self.config.model.model,
-                image_size=self.config.data.image_size,
-                batch_size=self.batch_size,
-                settings={"precision": precision_of(self.compute)},
-            )
-            if row.name not in ceilings:  # a part of a step
-                ratios = {} if row.name == AUGMENTATION else {STEP: row.ratios[STEP]}
-                done.append(compared_with(row, ratios))
-                continue
-            ceiling, memory = ceilings[row.name], self.memory.get(row.name)
-            waits = self.wait_fracs.get(row.name)
-            row = replace(
-                row,
-                mfu=row.median * self.work.train_flops / ceiling.peak.flops_per_s,
-                peak_what=f"{ceiling.peak.flops_per_s / 1e12:.4g} TFLOP/s, {ceiling.peak.source}",
-                # The first round is the warm-up.
-                data_wait_frac=None if waits is None else statistics.median(waits[1:]),
-                gpu_memory_gib=None if memory is None else memory.peak_gib,
-                phases_ms=self.phases() if row.name == STEP else {},
-            )
-            # Rates from files are compared like with like: with the other one from files.
-            ratios = row.ratios
-            if row.name in self.opened and PUBLISHED_FILES in ratios:
-                ratios = {name: ratios[name] for name in (PUBLISHED_FILES, STEP)}
-            elif row.name in (STEP, BASELINE):
-                ratios = {BASELINE: ratios[BASELINE]} if row.name == STEP else {}
-            elif row.name == PUBLISHED_FILES:
-                ratios = {BASELINE: ratios[BASELINE]}
-            row = compared_with(row, ratios)
-            done.append(
-                with_bound(row, ceiling.matrix_flops * self.batch_size / flops, ceiling.what)
-            )
-        return done
+        is_alike = precision_of(theirs) == precision_of(self.compute)
+        published = own if is_alike else Ceiling.of(theirs)
+        return {**bounds, BASELINE: published, PUBLISHED_FILES: published}
+
+    def completed(self, row: Row, ceilings: dict[str, Ceiling]) -> Row:
+        """A row with its bound, MFU, and what else is known of it."""
+        row = replace(
+            row,
+            step_ms=1000 * self.batch_size / row.median,
+            model=self.config.model.model,
+            image_size=self.config.data.image_size,
+            batch_size=self.batch_size,
+            settings={"precision": precision_of(self.compute)},
+        )
+        # Rates from files are compared like with like: with the other one from files.
+        published = PUBLISHED_FILES if self.has_own_loader else BASELINE
+        wanted = {BASELINE: (), AUGMENTATION: (), self.name: (BASELINE,)}
+        wanted |= {PUBLISHED_FILES: (BASELINE,)} | dict.fromkeys(
+            self.opened, (published, self.name)
+        )
+        of_loader_alone = (self.name,)
+        names = [name for name in wanted.get(row.name, of_loader_alone) if name in row.ratios]
+        row = compared_with(row, {name: row.ratios[name] for name in names})
+        ceiling, memory = ceilings.get(row.name), self.memory.get(row.name)
+        if ceiling is None:  # a part of a step
+            return row
+        waits = self.wait_fracs.get(row.name)
+        row = replace(
+            row,
+            mfu=row.median * self.work.train_flops / ceiling.peak.flops_per_s,
+            peak_what=f"{ceiling.peak.flops_per_s / 1e12:.4g} TFLOP/s, {ceiling.peak.source}",
+            # The first round is the warm-up.
+            data_wait_frac=None if waits is None else statistics.median(waits[1:]),
+            gpu_memory_gib=None if memory is None else memory.peak_gib,
+        )
+        if self.flops is None:
+            return row
+        return with_bound(row, ceiling.matrix_flops * self.batch_size / self.flops, ceiling.what)
 
     def phases(self) -> dict[str, float]:
         """The parts of our step, with batches from files if there are any."""
@@ -368,18 +416,3 @@ class StepBench:
         few = next(shown.parts(max(1, self.batch_size // 2)))
         session = replace(self.session, forward=self.session.model)  # compiled code is not seen
         return count_flops(self.config, session, few) * self.batch_size / len(few.images)
-
-
-def compared_with(row: Row, ratios: dict[str, float]) -> Row:
-    """The row with these ratios only, the first of them the main one."""
-    baseline, ratio = next(iter(ratios.items()), (None, None))
-    if baseline != row.baseline:
-        row = replace(row, ratio_p20=None, ratio_p80=None)
-    return replace(row, baseline=baseline, ratio=ratio, ratios=ratios)
-
-
-def count_flops(config: TrainConfig, session: Session, batch: AugmentedBatch) -> int:
-    """Floating-point operations of one step, counted by torch while it is taken."""
-    with FlopCounterMode(display=False) as counter:
-        train_step(config, session, batch, config.optim.warmup_lr)
-    return int(counter.get_total_flops())

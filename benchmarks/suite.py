@@ -1,82 +1,137 @@
-"""All benchmarks in one run, in sizes that fit into a given time."""
+"""All benchmarks in one run: on a GPU the most telling first, in sizes that fit a given time."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from fastdeit.benchmarks.augment import PAPER, bench_augment
-from fastdeit.benchmarks.ceilings import all_precisions, bench_ceilings, decode_case
-from fastdeit.benchmarks.commands.models import Wanted, measure_recipes
-from fastdeit.benchmarks.convert import bench_convert, convert
-from fastdeit.benchmarks.inference.architectures import table5_architectures
-from fastdeit.benchmarks.inference.figure1 import plot_figure1
-from fastdeit.benchmarks.inference.measure import Protocol, Sizes, bench_inference
-from fastdeit.benchmarks.loaders import bench_loaders, engines_for
+from fastdeit.benchmarks.augment import PAPER
+from fastdeit.benchmarks.commands.models import Wanted, step_part
+from fastdeit.benchmarks.convert import convert
+from fastdeit.benchmarks.inference.architectures import Architecture, table5_architectures
+from fastdeit.benchmarks.inference.measure import Protocol, Sizes, inference_part
+from fastdeit.benchmarks.isolated import Part
+from fastdeit.benchmarks.loaders import engines_for, loader_parts
 from fastdeit.benchmarks.photographs import make_imagefolder, photograph
+from fastdeit.benchmarks.record import Record
 from fastdeit.benchmarks.rows import Row
 from fastdeit.benchmarks.run import BenchRun
-from fastdeit.benchmarks.step import Files
-from fastdeit.device import Compute
+from fastdeit.benchmarks.step import STEP, Files
+from fastdeit.errors import UserError
 from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import is_installed
-from fastdeit.progress import say
 
 NUM_CLASSES = 16
-MIN_PHOTOGRAPHS, MAX_PHOTOGRAPHS = 512, 16_384
+PHOTOGRAPHS = {"cpu": (512, 16_384), "cuda": (2048, 16_384)}
+"""Fewest and most pictures that are drawn."""
+FILES = {"cpu": 0, "cuda": 32_768}
+"""So many files at least: each picture comes several times where drawing would take too long. An
+epoch of a GPU is short, and its start counts."""
 IMAGE_SIZE, BATCH_SIZE = 224, 64
 ALL_ROUNDS = 5
-BRIEF_PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
-    "cpu": ("fp32",),
-    "cuda": ("fp32", "tf32", "bf16"),
-}
-"""Of Table 5 in a limit of time: compiling takes longer than all else."""
-SHARES = {
-    "photographs": 0.06,
-    "ceilings": 0.05,
-    "loaders": 0.17,
-    "augment": 0.10,
-    "train": 0.38,
-    "convert": 0.07,
-    "table5": 0.17,
-}
-"""Of the time, in their order; what one does not use is the others'."""
 RESERVE = 0.05
-"""Of the time, for charts, the report, and rounds that take longer than the one before."""
-DATA_CALLS = 2
-"""How often `bench_loaders` and `bench_convert` measure."""
-COST_OF_LOADERS = 25
-"""A round of all loaders on one core takes about as long as so many bare decodes an image."""
+"""Of the time, for charts and the report."""
+OWN_LIMIT = {"cpu": 4.0, "cuda": 2.0}
+"""A part that takes so many times its time is ended."""
+LEAST_LIMIT_S = 120.0
+"""On a CPU, where each part does the least that tells something, no part is ended before that."""
+FIRST_STEP = ("deit-b", 512)
+"""Recipe and batch that variants on a GPU stand beside."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """A part of the run, before it is known how much time there is for it."""
+
+    name: str
+    """It, as it is said when it is left out."""
+    topic: str
+    """What --only and --skip call it."""
+    setup_s: float = 0.0
+    """On a GPU: what comes before its first timed round, thought of an H100 with 16 cores; what
+    others took corrects it."""
+    least_s: float = 0.0
+    """On a GPU: the timed rounds that it takes at least."""
+    most_s: float = 0.0
+    """On a GPU: its own limit."""
+    weight: float = 0.0
+    """On a CPU: its share of the time."""
+    compiles: bool = False
+    """Whether most of that is compiling."""
+    needs_data: bool = False
+    """Whether it reads photographs."""
+    parts: Callable[[float | None], list[Part]]
+    """What is done in so many seconds, in turn; None sets no limit."""
 
 
 @dataclass(slots=True)
 class Clock:
-    """Gives each part its share of what is left of the time."""
+    """Says how long each part may take."""
 
     limit_s: float | None
     """The whole time; None sets no limit."""
+    kind: str = "cpu"
+    """Of the device."""
     begun: float = field(default_factory=lambda: time.perf_counter() - process_age_s())
     """When it began: with the process, whose imports count."""
-    _left: dict[str, float] = field(default_factory=lambda: dict(SHARES))
+    slowness: float = 1.0
+    """How much longer setting up took here than was thought, in the last part that told."""
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since it began."""
         return time.perf_counter() - self.begun
 
-    def share_s(self, part: str) -> float | None:
-        """Seconds for a part, which is then over for this clock."""
-        weight = self._left.pop(part)
+    @property
+    def left_s(self) -> float:
+        """Seconds until the reserve."""
+        assert self.limit_s is not None
+        return max(0.0, (1 - RESERVE) * self.limit_s - self.elapsed_s)
+
+    def share_s(self, one: Planned, later: list[Planned]) -> float | None:
+        """Seconds for a part; None without a limit.
+
+        On a GPU as many as its own limit, for the most telling come first; on a CPU its share of
+        what is left, so that what one does not use is the others'.
+        """
         if self.limit_s is None:
             return None
-        left_s = (1 - RESERVE) * self.limit_s - self.elapsed_s
-        return max(0.0, left_s) * weight / (weight + sum(self._left.values()))
+        if self.kind == "cuda":
+            return min(one.most_s, self.left_s)
+        return self.left_s * one.weight / (one.weight + sum(each.weight for each in later))
+
+    def why_not(self, one: Planned) -> str | None:
+        """Why there is no time for a part, by its own estimate; None if there is.
+
+        On a CPU there always is: each does the least that tells something.
+        """
+        if self.limit_s is None or self.kind != "cuda":
+            return None
+        slowness = self.slowness if one.compiles else 1.0
+        needs_s = slowness * one.setup_s + one.least_s
+        if needs_s <= self.left_s:
+            return None
+        return f"it takes about {needs_s:.0f} s, and {self.left_s:.0f} s were left"
+
+    def limit_of(self, share_s: float | None) -> float | None:
+        """Seconds after which a part is ended."""
+        if share_s is None:
+            return None
+        if self.kind == "cuda":
+            return max(1.0, min(self.left_s, OWN_LIMIT["cuda"] * share_s))
+        return max(LEAST_LIMIT_S, OWN_LIMIT["cpu"] * share_s)
+
+    def learn(self, one: Planned, setup_s: float | None) -> None:
+        """Correct the estimates by what setting up a part took, if its code was compiled anew."""
+        if setup_s is not None and one.topic == "step" and one.compiles:
+            self.slowness = setup_s / one.setup_s
 
 
 def process_age_s() -> float:
@@ -96,151 +151,458 @@ class Data:
     """ImageFolder of the same images, for the others."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What a user wants of a run of everything."""
+
+    device: str
+    """Where models run, as it was asked for."""
+    precision: str
+    """Of our step, likewise."""
+    threads: int
+    """Of each loader."""
+    only: tuple[str, ...] = ()
+    """Topics; empty takes all."""
+    skip: tuple[str, ...] = ()
+    """Topics that are left out."""
+    has_peers: bool = True
+    """Whether others are measured beside ours."""
+    data: Path | None = None
+    """A dataset; None makes pictures, which are removed again."""
+    source: Path | None = None
+    """ImageFolder of the same images."""
+    hands_over_code: bool = False
+    """Whether compiled code is kept."""
+    has_trace: bool = False
+    """Whether a step is profiled."""
+
+    def wants(self, topic: str) -> bool:
+        """Whether a topic is measured."""
+        return (not self.only or topic in self.only) and topic not in self.skip
+
+
 class Suite:
     """One run of everything."""
 
-    def __init__(self, run: BenchRun, compute: Compute, threads: int, clock: Clock) -> None:
+    def __init__(self, run: BenchRun, asked: Asked, clock: Clock) -> None:
         """Measure nothing yet.
 
         Args:
             run: takes the rows.
-            compute: where models run.
-            threads: of each loader.
+            asked: what is wanted.
             clock: the time.
         """
-        self.run, self.compute, self.threads, self.clock = run, compute, threads, clock
+        self.run, self.asked, self.clock = run, asked, clock
+        self.kind = run.machine.kind
+        self.data: Data | None = None
 
-    def measure(self, data: Path | None, source: Path | None) -> None:
-        """Measure everything.
-
-        Args:
-            data: a dataset; None makes pictures, which are removed again.
-            source: ImageFolder of the same images.
-        """
+    def measure(self) -> None:
+        """Measure what is planned, in turn."""
         for engine, name in (("ffcv", "FFCV"), ("dali", "DALI")):
             if not is_installed(engine):
-                self.run.leave_out(name, "it is not installed")
-        with TemporaryDirectory(prefix="fastdeit-bench-") as place:
-            share_s = self.clock.share_s("photographs")
-            if data is None:
-                made = self.make_data(Path(place), share_s)
-            else:
-                open_dataset(data)  # so that what is wrong with it is said at once
-                made = Data(data, source)
-                if source is not None:
-                    list_imagefolder(source)
-                else:
-                    self.run.leave_out("DeiT's and DALI's own loaders, conversion", "no --source")
-            self.part("ceilings", self.ceilings)
-            self.part("loaders", lambda seconds: self.loaders(made, seconds))
-            self.part("augment", self.augment)
-            self.part("train", lambda seconds: self.train(made, seconds))
-            if made.source is not None:
-                folder = made.source
-                self.part("convert", lambda seconds: self.convert(folder, seconds))
-            self.part("table5", self.table5)
+                self.run.hear_left_out(name, "it is not installed")
+        plan = [one for one in planned(self.kind, self) if self.asked.wants(one.topic)]
+        if not plan:
+            raise UserError(
+                f"something must be left to measure. Found: {', '.join(self.asked.only)}, of which "
+                f"there is nothing on this device ({self.kind}). Name others in --only."
+            )
+        with ExitStack() as stack:
+            plan = self.with_data(plan, stack)
+            for number, one in enumerate(plan):
+                try:
+                    self.do(one, plan[number + 1 :])
+                except BaseException:
+                    for later in plan[number + 1 :]:
+                        self.run.hear_left_out(later.name, "the run was ended before")
+                    raise
 
-    def part(self, name: str, work: Callable[[float | None], None]) -> None:
-        """Do a part in its share of the time; what goes wrong in it does not stop the others."""
-        seconds = self.clock.share_s(name)
-        with self.run.part(name):
-            work(seconds)
-
-    # ---- the parts -----------------------------------------------------------------------------
-    def make_data(self, place: Path, seconds: float | None) -> Data:
-        """Draw as many pictures as the time allows, and convert them."""
-        begun = time.perf_counter()
-        photograph(0).save(place / "one.jpg")
-        (place / "one.jpg").unlink()
-        each_s = (time.perf_counter() - begun) / self.threads
-        num = 2048 if seconds is None else int(seconds / each_s)
-        num = min(MAX_PHOTOGRAPHS, max(MIN_PHOTOGRAPHS, num // 256 * 256))
-        folder, beton = place / "photographs", place / "photographs.beton"
-        make_imagefolder(folder, num, NUM_CLASSES, self.threads)
-        convert(folder, beton, self.threads, ())
-        say(f"{num} pictures of 500 pixels, quality 90, made and converted")
-        return Data(beton, folder)
-
-    def ceilings(self, seconds: float | None) -> None:
-        """What the machine can do."""
-        computes = all_precisions(self.compute)
-        calls = len(computes) + 3
-        effort = self.run.effort(ALL_ROUNDS, None if seconds is None else seconds / calls)
-        self.run.add(bench_ceilings(computes, effort))
-
-    def loaders(self, data: Data, seconds: float | None) -> None:
-        """Every loader, on one core and on all."""
-        num_images = 1024
-        if seconds is not None:
-            decode_s = 1 / decode_case().time()
-            affordable = seconds / (2 * 4 * COST_OF_LOADERS * decode_s)
-            num_images = int(max(2, min(16, affordable // BATCH_SIZE))) * BATCH_SIZE
-        effort = self.run.effort(ALL_ROUNDS, None if seconds is None else 0.4 * seconds)
-        for rows in bench_loaders(
-            data.beton, data.source, IMAGE_SIZE, BATCH_SIZE, self.threads, num_images, effort
-        ):
-            self.run.add(rows)
-
-    def augment(self, seconds: float | None) -> None:
-        """Each operation, policies and the whole stage."""
-        batch = BATCH_SIZE if self.compute.device.type == "cpu" else 256
-        effort = self.run.effort(ALL_ROUNDS, None if seconds is None else seconds / 22)
-        self.run.add(bench_augment(batch, IMAGE_SIZE, self.compute.device, effort))
-
-    def train(self, data: Data, seconds: float | None) -> None:
-        """The step and training from files."""
-        engines = tuple(engines_for(open_dataset(data.beton)))
-        if self.compute.device.type == "cuda" or seconds is not None:
-            engines = engines[:1]  # the fastest: the loaders have rows of their own
-        files = Files(data.beton, engines, data.source)
-        wanted = Wanted(threads=self.threads)
-        # Models are built and compiled, and one round is not timed.
-        rounds_s = None if seconds is None else 0.5 * seconds
-        measure_recipes(self.run, wanted, self.compute, files, ALL_ROUNDS, rounds_s)
-
-    def convert(self, source: Path, seconds: float | None) -> None:
-        """Conversion, of fewer images if time is short."""
-        effort = self.run.effort(ALL_ROUNDS, None if seconds is None else seconds / DATA_CALLS)
-        if seconds is None:
-            self.run.add(bench_convert(source, self.threads, effort))
+    def do(self, one: Planned, later: list[Planned]) -> None:
+        """Do a part in its time; what goes wrong in it does not stop the others."""
+        why_not = self.clock.why_not(one)
+        if one.needs_data and self.data is None:
+            why_not = "there are no photographs"
+        if why_not is not None:
+            self.run.hear_left_out(one.name, why_not)
             return
-        with fewer_images(source, int(20 * seconds)) as few:
-            self.run.add(bench_convert(few, self.threads, effort))
+        share_s = self.clock.share_s(one, later)
+        parts = one.parts(share_s)
+        for part in parts:
+            seconds = None if share_s is None else share_s / len(parts)
+            result = self.run.measure(part, self.clock.limit_of(seconds), seconds)
+            self.clock.learn(one, self.run.setup_s)
+            if isinstance(result, Data):
+                self.data = result
 
-    def table5(self, seconds: float | None) -> None:
-        """Inference; with a limit of time the paper's own models first, none of them compiled."""
-        device, is_brief = self.compute.device, seconds is not None
-        left_out = bench_inference(
-            self.run,
-            "table5",
-            table5_architectures(),
-            BRIEF_PROTOCOLS[device.type] if is_brief else (),
-            device,
-            Sizes.of(device, quick=is_brief),
-            seconds,
+    # ---- photographs -----------------------------------------------------------------------------
+    def with_data(self, plan: list[Planned], stack: ExitStack) -> list[Planned]:
+        """The plan, with making photographs before the first part that needs them."""
+        first = next((at for at, one in enumerate(plan) if one.needs_data), None)
+        if first is None:
+            return plan
+        if self.asked.data is not None:
+            self.data = Data(self.asked.data, self.asked.source)
+            if self.asked.source is None:
+                self.run.hear_left_out("DeiT's and DALI's own loaders, conversion", "no --source")
+                return [one for one in plan if one.topic != "convert"]
+            return plan
+        place = Path(stack.enter_context(TemporaryDirectory(prefix="fastdeit-bench-")))
+
+        def parts(seconds: float | None) -> list[Part]:
+            del seconds
+            options = {"place": place, "threads": self.asked.threads, "kind": self.kind}
+            return [Part(name="photographs", work=f"{__name__}:make_data", options=options)]
+
+        drawn = Planned(
+            name="photographs",
+            topic="photographs",
+            least_s=20,
+            most_s=40,
+            weight=0.06,
+            parts=parts,
         )
-        if left_out:
-            self.run.leave_out(f"{len(left_out)} rows of Table 5", "no time was left")
-        if self.run.out is not None:
-            plot_figure1(self.run.rows, self.run.out / "figure1.png")
+        return [*plan[:first], drawn, *plan[first:]]
+
+    @property
+    def engines(self) -> tuple[Any, ...]:
+        """What training from files is measured through: in a hurry the fastest.
+
+        The loaders have rows of their own.
+        """
+        assert self.data is not None
+        engines = tuple(engines_for(open_dataset(self.data.beton)))
+        return engines[:1] if self.clock.limit_s is not None or self.kind == "cuda" else engines
+
+    def files(self, has_peers: bool) -> Files:
+        """What steps from files read."""
+        assert self.data is not None
+        return Files(self.data.beton, self.engines, self.data.source if has_peers else None)
+
+    # ---- the parts -------------------------------------------------------------------------------
+    def ceilings(self, seconds: float | None) -> list[Part]:
+        """What the machine can do."""
+        del seconds
+        asked = self.asked
+        options = {"device": asked.device, "precision": asked.precision, "rounds": ALL_ROUNDS}
+        work = "fastdeit.benchmarks.ceilings:measure_ceilings"
+        return [Part(name="ceilings", work=work, options=options)]
+
+    def augment(self, batch_size: int, has_peers: bool, is_brief: bool) -> list[Part]:
+        """Each operation, policies and the whole stage, or the last of them."""
+        options = {
+            "num_images": batch_size,
+            "image_size": IMAGE_SIZE,
+            "device": self.asked.device,
+            "rounds": ALL_ROUNDS,
+            "has_peers": has_peers,
+            "is_brief": is_brief,
+        }
+        beside = ", beside timm's" if has_peers else ""
+        return [
+            Part(
+                name=f"augment, batch {batch_size}{beside}",
+                work="fastdeit.benchmarks.augment:measure_augment",
+                options=options,
+            )
+        ]
+
+    def step(
+        self,
+        recipe: str,
+        batch_size: int | None,
+        has_peers: bool = False,
+        has_files: bool = False,
+        **changed: str,
+    ) -> list[Part]:
+        """The step of a recipe, and from files."""
+        wanted = Wanted(threads=self.asked.threads)
+        config = wanted.resolve(
+            recipe,
+            batch_size,
+            device=self.asked.device,
+            precision=self.asked.precision,
+            **changed,
+        )
+        is_first = (recipe, batch_size) == FIRST_STEP and not has_files and not changed
+        trace = f"trace_{recipe}-{config.data.batch_size}.json.gz"
+        return [
+            step_part(
+                recipe,
+                config,
+                ALL_ROUNDS,
+                files=self.files(has_peers) if has_files else None,
+                has_peers=has_peers,
+                beside=self.first_step() if not is_first and recipe == FIRST_STEP[0] else None,
+                trace=self.run.out / trace if is_first and self.asked.has_trace else None,
+                hands_over_code=self.asked.hands_over_code,
+            )
+        ]
+
+    def first_step(self) -> tuple[str, Row] | None:
+        """What variants stand beside, if it was measured."""
+        case = "step: {}, batch {}".format(*FIRST_STEP)
+        row = next((row for row in self.run.rows if (row.case, row.name) == (case, STEP)), None)
+        return None if row is None else (f"{STEP}, batch {FIRST_STEP[1]}", row)
+
+    def loaders(self, seconds: float | None) -> list[Part]:
+        """Every loader, on one core and on all."""
+        assert self.data is not None
+        num_images = None if seconds is not None else 1024
+        return loader_parts(
+            self.data.beton,
+            self.data.source,
+            IMAGE_SIZE,
+            BATCH_SIZE,
+            self.asked.threads,
+            num_images,
+            ALL_ROUNDS,
+            self.asked.has_peers,
+        )
+
+    def convert(self, seconds: float | None) -> list[Part]:
+        """Conversion, of fewer images if time is short."""
+        del seconds
+        assert self.data is not None and self.data.source is not None
+        options = {
+            "source": self.data.source,
+            "threads": self.asked.threads,
+            "rounds": ALL_ROUNDS,
+            "has_peers": self.asked.has_peers,
+        }
+        work = "fastdeit.benchmarks.convert:measure_convert"
+        return [Part(name="convert", work=work, options=options)]
+
+    def table5(
+        self, protocols: tuple[Protocol, ...], architectures: list[Architecture] | None = None
+    ) -> Callable[[float | None], list[Part]]:
+        """Inference; with a limit of time the paper's own models first."""
+
+        def parts(seconds: float | None) -> list[Part]:
+            has_limit = seconds is not None
+            return [
+                inference_part(
+                    "table5",
+                    architectures or table5_architectures(),
+                    protocols,
+                    self.asked.device,
+                    Sizes.of(self.kind, quick=has_limit),
+                    has_limit,
+                    self.asked.hands_over_code,
+                )
+            ]
+
+        return parts
 
 
-@contextmanager
-def fewer_images(source: Path, num_images: int) -> Iterator[Path]:
-    """An ImageFolder of some of another's images, spread over its classes; removed at the end.
+def make_data(record: Record, place: Path, threads: int, kind: str) -> Data:
+    """Draw as many pictures as the time allows, and convert them.
 
     Args:
-        source: the other; the new one lies beside it, with hard links.
-        num_images: how many; at least one of each class.
+        record: takes what is said.
+        place: a folder; what is made stays there.
+        threads: processes that draw.
+        kind: of the device.
     """
-    classes = sorted(folder for folder in source.iterdir() if folder.is_dir())
-    each = max(1, num_images // max(1, len(classes)))
-    with TemporaryDirectory(prefix="fastdeit-bench-", dir=source.parent) as place:
-        for folder in classes:
-            (Path(place) / folder.name).mkdir()
-            for file in sorted(folder.iterdir())[:each]:
-                (Path(place) / folder.name / file.name).hardlink_to(file)
-        yield Path(place)
+    begun = time.perf_counter()
+    photograph(0).save(place / "one.jpg")
+    (place / "one.jpg").unlink()
+    each_s = (time.perf_counter() - begun) / threads
+    fewest, most = PHOTOGRAPHS[kind]
+    # Half of the time, for converting and what else processes do.
+    num = 2048 if record.left_s is None else int(0.5 * record.left_s / each_s)
+    num = min(most, max(fewest, num // 256 * 256))
+    folder, beton = place / "photographs", place / "photographs.beton"
+    make_imagefolder(folder, num, NUM_CLASSES, threads, record.on_round)
+    times = max(1, -(-FILES[kind] // num))
+    for file in sorted(folder.rglob("*.jpg")):
+        for number in range(1, times):
+            file.with_name(f"{file.stem}-{number}.jpg").hardlink_to(file)
+    convert(folder, beton, threads, ())
+    each = "" if times == 1 else f", each in {times} files"
+    record.say(f"{num} pictures of 500 pixels, quality 90{each}, made and converted")
+    return Data(beton, folder)
+
+
+# ---- the plan ------------------------------------------------------------------------------------
+TOPICS = (
+    "ceilings",
+    "augment",
+    "step",
+    "end-to-end",
+    "variants",
+    "table5",
+    "distilled",
+    "loaders",
+    "peers",
+    "convert",
+)
+"""What --only and --skip may name; variants, distilled and peers are parts of their own on a GPU
+only."""
+
+
+def planned(kind: str, suite: Suite) -> Iterator[Planned]:
+    """What is measured on a kind of device, in order."""
+    yield from on_gpu(suite) if kind == "cuda" else on_cpu(suite)
+
+
+def on_gpu(suite: Suite) -> Iterator[Planned]:
+    """On a GPU: the most telling first, ours before others'."""
+    yield Planned(
+        name="ceilings", topic="ceilings", setup_s=6, least_s=6, most_s=20, parts=suite.ceilings
+    )
+    for size in (256, 1024):
+        yield Planned(
+            name=f"augment, batch {size}",
+            topic="augment",
+            setup_s=6,
+            least_s=4,
+            most_s=20,
+            parts=lambda _, size=size: suite.augment(size, False, True),  # type: ignore[misc]
+        )
+    for recipe, setup_s in (("deit-b", 80), ("deit-s", 70), ("deit-ti", 70)):
+        yield step_planned(suite, "step", recipe, 512, setup_s, 15, 120)
+    # Their code is compiled already.
+    for recipe in ("deit-b", "deit-ti"):
+        yield step_planned(suite, "end-to-end", recipe, 512, 35, 20, 90, has_files=True)
+    variants: list[tuple[int, dict[str, str]]] = [
+        (512, {"attention": "cudnn"}),
+        (1024, {}),
+        (256, {}),
+        (512, {"compile": "reduce-overhead"}),
+    ]
+    for size, changed in variants:
+        yield step_planned(suite, "variants", "deit-b", size, 70, 12, 100, changed=changed)
+    ours = [each for each in table5_architectures() if each.is_deit]
+    protocols: tuple[Protocol, ...]
+    for protocols, setup_s in ((("bf16-compiled",), 40), (("fp32",), 8)):
+        yield Planned(
+            name=f"table5, {protocols[0]}",
+            topic="table5",
+            setup_s=setup_s,
+            least_s=10,
+            most_s=100,
+            parts=suite.table5(protocols, ours if suite.clock.limit_s is not None else None),
+        )
+    if suite.clock.limit_s is None:
+        yield Planned(
+            name="table5, tf32 and bf16", topic="table5", parts=suite.table5(("tf32", "bf16"))
+        )
+    yield step_planned(suite, "distilled", "deit-b-distilled", 256, 110, 15, 150)
+    yield Planned(
+        name="loaders",
+        topic="loaders",
+        setup_s=15,
+        least_s=25,
+        most_s=90,
+        needs_data=True,
+        parts=suite.loaders,
+    )
+    if suite.asked.has_peers:
+        yield Planned(
+            name="augment, beside timm's",
+            topic="peers",
+            setup_s=8,
+            least_s=30,
+            most_s=120,
+            parts=lambda _: suite.augment(256, True, False),
+        )
+        yield step_planned(suite, "peers", "deit-b", 256, 60, 60, 200, True, True)
+        yield step_planned(suite, "peers", "deit-ti", 256, 60, 60, 200, True, True)
+    if suite.asked.data is None or suite.asked.source is not None:
+        yield Planned(
+            name="convert",
+            topic="convert",
+            setup_s=10,
+            least_s=30,
+            most_s=120,
+            needs_data=True,
+            parts=suite.convert,
+        )
+
+
+def step_planned(
+    suite: Suite,
+    topic: str,
+    recipe: str,
+    batch_size: int,
+    setup_s: float,
+    least_s: float,
+    most_s: float,
+    has_peers: bool = False,
+    has_files: bool = False,
+    changed: dict[str, str] | None = None,
+) -> Planned:
+    """The step of a recipe on a GPU."""
+    changed = changed or {}
+    words = [f", {what} {name}" for what, name in changed.items()]
+    words += [", from files"] * has_files + [", beside the published loop"] * has_peers
+    return Planned(
+        name=f"step: {recipe}, batch {batch_size}{''.join(words)}",
+        topic=topic,
+        setup_s=setup_s,
+        least_s=least_s,
+        most_s=most_s,
+        compiles=True,
+        needs_data=has_files,
+        parts=lambda _: suite.step(recipe, batch_size, has_peers, has_files, **changed),
+    )
+
+
+def on_cpu(suite: Suite) -> Iterator[Planned]:
+    """On a CPU: everything, each in its share of the time."""
+    has_peers = suite.asked.has_peers
+    yield Planned(name="ceilings", topic="ceilings", weight=0.05, parts=suite.ceilings)
+    yield Planned(
+        name="augment",
+        topic="augment",
+        weight=0.10,
+        parts=lambda _: suite.augment(BATCH_SIZE, has_peers, False),
+    )
+    wants_files = suite.asked.wants("end-to-end")
+    yield Planned(
+        name="step, and from files" if wants_files else "step",
+        topic="end-to-end" if wants_files and not suite.asked.wants("step") else "step",
+        weight=0.38,
+        needs_data=wants_files,
+        parts=lambda _: suite.step("demo", None, has_peers, wants_files),
+    )
+    yield Planned(name="table5", topic="table5", weight=0.17, parts=suite.table5(()))
+    yield Planned(
+        name="loaders", topic="loaders", weight=0.17, needs_data=True, parts=suite.loaders
+    )
+    yield Planned(
+        name="convert", topic="convert", weight=0.07, needs_data=True, parts=suite.convert
+    )
+
+
+def check_topics(only: tuple[str, ...], skip: tuple[str, ...]) -> None:
+    """Refuse topics that there are not.
+
+    Raises:
+        UserError: one is not known, or nothing is left.
+    """
+    for option, names in (("only", only), ("skip", skip)):
+        for name in names:
+            if name not in TOPICS:
+                raise UserError(
+                    f"{option} must name what is measured. Found: {name}. Known: "
+                    f"{', '.join(TOPICS)}."
+                )
+    if not set(only or TOPICS) - set(skip):
+        raise UserError(
+            f"something must be left to measure. Found: --skip {','.join(skip)}. Skip less."
+        )
+
+
+def check_data(data: Path, source: Path | None) -> None:
+    """Say at once what is wrong with a user's data.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    open_dataset(data)
+    if source is not None:
+        list_imagefolder(source)
 
 
 def is_main(row: Row) -> bool:

@@ -42,6 +42,17 @@ MORE = (
 """Columns that a table has where they are known."""
 
 
+def row_line(row: Row) -> str:
+    """A row as a line, for whoever follows a run."""
+    spread = f"{rounded(row.p20)} to {rounded(row.p80)}, n {row.n}"
+    said = [f"{rounded(row.median)} {row.unit} ({spread})"]
+    said += [f"{ratio:.2f} x {name.split(' (')[0]}" for name, ratio in row.ratios.items()]
+    if row.frac_of_bound is not None:
+        said.append(f"{100 * row.frac_of_bound:.0f}% of the bound")
+    said += [f"{each.title} {each.text(row)}" for each in MORE if each.of(row) is not None]
+    return f"{row.case}: {row.name}: {', '.join(said)}"
+
+
 def format_table(rows: list[Row]) -> str:
     """Rows as a table for a terminal."""
     baselines = list(dict.fromkeys(name for row in rows for name in row.ratios))

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastdeit.errors import UserError
 from fastdeit.launch import local_world_size
 
 AMPERE = (8, 0)
 """Compute capability from which GPUs have bf16."""
+ATTENTION = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+"""Implementations of attention, by the names of `fastdeit train --attention`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,8 @@ class Compute:
     """Why this device and precision, for the log."""
     uses_tf32: bool = False
     """Whether float32 matrix products are rounded to TF32 on a GPU."""
+    attention: str = "auto"
+    """Which implementation of attention runs; auto leaves it to torch."""
 
     @property
     def scales_loss(self) -> bool:
@@ -42,9 +52,12 @@ class Compute:
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context in which the forward pass runs."""
-        if self.autocast_dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+        stack = contextlib.ExitStack()
+        if self.autocast_dtype is not None:
+            stack.enter_context(torch.autocast(self.device.type, dtype=self.autocast_dtype))
+        if self.attention != "auto":
+            stack.enter_context(sdpa_kernel(ATTENTION[self.attention]))
+        return stack
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device, its weights channels-last."""

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastdeit.attention import choose_attention
 from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.config import TrainConfig
-from fastdeit.device import Compute, choose_compile_mode, choose_compute
+from fastdeit.device import Compute, choose_compute
 from fastdeit.distributed import World, say
 from fastdeit.ema import ModelEma
 from fastdeit.errors import UserError, require
@@ -20,6 +21,7 @@ from fastdeit.models.trainable import set_trainable
 from fastdeit.optim import make_optimizer
 from fastdeit.resume import Position, load_run, restore
 from fastdeit.teacher import Answers, load_teacher
+from fastdeit.torch_compile import begin_compiling, compile_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ def assemble(
         UserError: the model cannot do what the configuration asks.
     """
     world = world or World()
+    compute = choose_attention(config.run.attention, model, compute)
+    begin_compiling(config, compute)
     model = compute.place(model).train()
     set_distilled_training(model)
     set_trainable(model, config.optim.trainable)
@@ -125,18 +129,6 @@ def assemble(
         world=world,
         position=position,
     )
-
-
-def compile_model(model: nn.Module, config: TrainConfig, compute: Compute) -> nn.Module:
-    """The model under torch.compile, in the mode of the configuration, or as it is.
-
-    Compiled code is kept on disk by torch, in TORCHINDUCTOR_CACHE_DIR.
-    """
-    mode = choose_compile_mode(config.run.compile, compute)
-    if mode is None:
-        return model
-    compiled: nn.Module = torch.compile(model, mode=mode)  # type: ignore[assignment]
-    return compiled
 
 
 def checkpoint_activations(model: nn.Module, name: str) -> None:

@@ -17,7 +17,8 @@ from fastdeit.batch import Batch, BatchSource
 from fastdeit.checkpoints.file import checkpoint_content
 from fastdeit.checkpoints.store import CheckpointStore
 from fastdeit.config import TrainConfig
-from fastdeit.distributed import Votes
+from fastdeit.device import choose_compile_mode
+from fastdeit.distributed import Votes, say
 from fastdeit.errors import Stopped
 from fastdeit.evaluate import evaluate_all
 from fastdeit.flops import peak_flops, train_flops
@@ -36,6 +37,7 @@ from fastdeit.session import Session
 from fastdeit.stopping import stop_requests
 from fastdeit.teacher import answer, answered
 from fastdeit.telemetry import METRICS, Metrics
+from fastdeit.torch_compile import RecompileWatch
 
 
 def train(
@@ -78,6 +80,7 @@ def train(
     # Not of a CPU: its peak would be measured beside the loader's threads.
     peak = peak_flops(compute).flops_per_s * world.size if compute.device.type == "cuda" else None
     img_flops = train_flops(model, session.teacher, config.data.image_size)
+    watch = RecompileWatch(choose_compile_mode(run.compile, compute) is not None)
 
     def record(**row: Any) -> None:
         row["elapsed_s"] = round(time.perf_counter() - started, 3)
@@ -165,6 +168,9 @@ def train(
                     )
                     window, num_steps, since, loader.seconds = [], 0, now, 0.0
                     store.check()
+                    why = watch.warning()
+                    if why is not None and world.is_main:
+                        say(f"warning: {why}")
                 here = Position(epoch, in_epoch, step, tuple(window), best_top1_pct)
                 if must_stop:
                     stop(here)
@@ -172,6 +178,8 @@ def train(
                 if num_due and in_epoch < steps_per_epoch:
                     save(here)
                     saved_at = time.perf_counter()
+
+            watch.settle()
 
             # ---- evaluation ------------------------------------------------------------------
             require_finite(session, step)

@@ -66,13 +66,14 @@ def teach(config: AnyRecipe) -> int:
         stack.enter_context(stop_at_once())
         import numpy as np
 
+        from fastdeit.attention import choose_attention
         from fastdeit.device import choose_compute
         from fastdeit.distributed import joined, say
         from fastdeit.pipelines.datasets.index import open_dataset
         from fastdeit.pipelines.labels import LabelWriter, row_type
         from fastdeit.pipelines.open import open_pipeline, pipeline_options, train_plan
-        from fastdeit.session import compile_model
         from fastdeit.teacher import load_teacher
+        from fastdeit.torch_compile import begin_compiling, compile_model
 
         compute = choose_compute(config.run.device, config.run.precision, local_rank())
         world = stack.enter_context(joined(compute, config.run.timeout_minutes))
@@ -81,6 +82,8 @@ def teach(config: AnyRecipe) -> int:
         plan = train_plan(config.data, index, config.run, world.rank, world.size)
         teacher = load_teacher(config, index.class_names, compute, world.is_main)
         assert teacher is not None
+        compute = choose_attention(config.run.attention, teacher, compute)
+        begin_compiling(config, compute)
         about = describe(teacher, compute)
         lock = FolderLock(out)
         stack.callback(lock.let_go)

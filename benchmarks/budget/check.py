@@ -11,7 +11,8 @@ from dataclasses import asdict
 
 from fastdeit.benchmarks.budget.scaling import Machine, Measured, Work, bucket_bytes, predict
 from fastdeit.benchmarks.budget.two_processes import PARTS, Job, run_two
-from fastdeit.benchmarks.harness import Effort, percentile
+from fastdeit.benchmarks.harness import percentile
+from fastdeit.benchmarks.record import Record
 from fastdeit.benchmarks.rows import Row
 
 CASE = "budget check"
@@ -27,22 +28,21 @@ BATCH = {"cpu": 32, "cuda": 256}
 """Images a step of each process."""
 
 
-def check_two_processes(job: Job, effort: Effort) -> list[Row]:
+def measure_check(record: Record, job: Job) -> None:
     """Measure and predict a training step of two processes.
 
-    Args:
-        job: what they do; its rounds are those of `effort`.
-        effort: its bar is moved.
+    Rows of one process, of two that do not talk, of both predictions and of the measured rate of
+    two, in img/s, and one of the averaging in GB/s. A prediction's ratio is to the measured rate of
+    the same round.
 
-    Returns:
-        Rows of one process, of two that do not talk, of both predictions and of the measured rate
-        of two, in img/s, and one of the averaging in GB/s. A prediction's ratio is to the measured
-        rate of the same round.
+    Args:
+        record: takes the rows.
+        job: what they do.
 
     Raises:
         UserError: there are no two cores or GPUs, or a process failed; its own message was shown.
     """
-    facts = run_two(job, effort.on_round)
+    facts = run_two(job, record.on_round)
     gradient_bytes, images = int(facts["gradient_bytes"]), job.batch_size
     settings = {key: value for key, value in asdict(job).items() if key != "rounds"}
     rounds = [dict(zip(PARTS, seconds, strict=True)) for seconds in facts["rounds"]]
@@ -130,4 +130,4 @@ def check_two_processes(job: Job, effort: Effort) -> list[Row]:
             settings=settings,
         )
     )
-    return rows
+    record.add(rows)

@@ -7,9 +7,12 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastdeit.benchmarks.record import Record
 from fastdeit.benchmarks.rows import Kept, Row, find_rows, read_rows
 from fastdeit.benchmarks.step import STEP
+from fastdeit.config import TrainConfig
 from fastdeit.errors import UserError
+from fastdeit.pipelines.pace import measure_pace, usual_teacher
 
 STEP_CASE = re.compile(r"(?:step|end-to-end): (?P<recipe>.+), batch (?P<batch>\d+)")
 LOADER_CASE = re.compile(r"loaders, (?P<cores>\d+) cores?")
@@ -146,3 +149,20 @@ def loader_of(rows: list[Kept], copies: int) -> tuple[float, str] | None:
         return None
     cores, rate, name = max(found)
     return rate / cores, f"measured: {name}, {rate:,.0f} on {cores} cores"
+
+
+def measure_known(record: Record, recipe: str, config: TrainConfig, num_steps: int) -> Known:
+    """Measure the step on this device now.
+
+    Args:
+        record: its bar is moved.
+        recipe: its name.
+        config: the recipe with its batch, device and precision.
+        num_steps: timed ones.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    pace = measure_pace(config, 1, num_steps, None, None, record.on_round, usual_teacher(recipe))
+    what = f"measured now: {pace.num_steps} steps on {pace.compute.reason}"
+    return Known(rates=((config.data.batch_size, pace.img_per_s),), what=what)

@@ -14,7 +14,7 @@ from fastdeit.benchmarks.budget.scaling import MACHINES, Machine
 from fastdeit.benchmarks.commands.models import GPU_BATCH, Wanted
 from fastdeit.benchmarks.commands.shared import Precision, require_at_least
 from fastdeit.durations import parse_hours
-from fastdeit.errors import require
+from fastdeit.errors import UserError, require
 from fastdeit.progress import say
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def budget(
         precision: of the step that is measured now or taken from the rows.
         check: whether to train in two processes.
         rounds: timed rounds of the check.
-        out: folder for the rows and charts; rows of other benchmarks there stay.
+        out: folder for the rows and charts, bench-DATE unless given; rows of other benchmarks
+            there stay.
 
     Returns:
         0, or 1 if the check could not be done or no number of GPUs is within the limit.
@@ -134,34 +135,33 @@ def budget(
     )
     nodes = changes.applied(MACHINES[machine])
 
-    import torch
-
+    from fastdeit.benchmarks.budget.check import CASE
     from fastdeit.benchmarks.budget.plot import plot_budget
     from fastdeit.benchmarks.budget.predict import budget_rows, budget_table
+    from fastdeit.benchmarks.isolated import Part
     from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.device import choose_compute
 
-    kind = choose_compute(device).device.type
-    start = Start(rows_at, rate, batch_size, loader_rate, device, precision, kind)
-    names = start.recipes(recipe)
+    start = Start(rows_at, rate, batch_size, loader_rate, device, precision)
+    asked = start.recipes(recipe)
     made = []
-    with BenchRun(out, torch.device(kind)) as run:
+    with BenchRun(out, device, is_shown=lambda row: row.family != "budget") as run:
+        names = asked or (DEFAULT_RECIPE[run.machine.kind],)
         for name in names:
-            what = f"budget: {name}"
-            with run.part(what):
+            try:
                 one = start.budget(run, name, nodes, sorted(set(gpus)), image_bytes)
+            except UserError as error:
+                run.hear_failed(f"budget: {name}", str(error))
+                continue
+            if one is not None:
                 made.append(one)
-                run.add(budget_rows(one, precision))
                 say("\n".join(budget_table(one)))
-                if out is not None:
-                    plot_budget(one, out / f"budget_{name}_gpus.png")
+                run.add(budget_rows(one, precision))
+                plot_budget(one, run.out / f"budget_{name}_gpus.png")
         if check:
-            from fastdeit.benchmarks.budget.check import CASE, check_two_processes
-
-            with run.part(CASE):
-                job = start.job(names[0], rounds)
-                run.add(check_two_processes(job, run.effort(rounds)))
-        code = run.end([row for row in run.rows if row.family != "budget"])  # ours is shown
+            options = {"job": start.job(run, names[0], rounds)}
+            work = "fastdeit.benchmarks.budget.check:measure_check"
+            run.measure(Part(name=CASE, work=work, options=options))
+        code = run.end()
     return code if within_hours is None else code | judged(made, within_hours)
 
 
@@ -235,11 +235,9 @@ class Start:
     """Where to measure."""
     precision: Precision
     """Of the step."""
-    kind: str
-    """Of the device: cpu or cuda."""
 
     def recipes(self, asked: tuple[str, ...]) -> tuple[str, ...]:
-        """Those that are asked for, else all there are rows of, else one.
+        """Those that are asked for, else all there are rows of; empty leaves it to the device.
 
         Raises:
             UserError: the rows hold none.
@@ -249,12 +247,12 @@ class Start:
 
             found = recipes_in(read_folder(self.rows_at), self.rows_at)
             return asked or tuple(found)
-        return asked or (("deit-b",) if self.rate is not None else (DEFAULT_RECIPE[self.kind],))
+        return asked or (("deit-b",) if self.rate is not None else ())
 
     def budget(
         self, run: BenchRun, recipe: str, nodes: Machine, gpus: list[int], image_bytes: float
-    ) -> Budget:
-        """The predictions for a recipe.
+    ) -> Budget | None:
+        """The predictions for a recipe; None if its step could not be measured, which was said.
 
         Raises:
             UserError: its step cannot be had.
@@ -262,15 +260,17 @@ class Start:
         from fastdeit.benchmarks.budget.predict import make_budget
 
         known, config = self.known(run, recipe)
+        if known is None:
+            return None
         if self.loader_rate is not None:
             known = replace(known, loader_img_per_s=self.loader_rate, loader_what="as given")
         batch_size = self.batch_size or known.rates[-1][0]
         return make_budget(recipe, config, known, nodes, gpus, batch_size, image_bytes)
 
-    def known(self, run: BenchRun, recipe: str) -> tuple[Known, TrainConfig]:
+    def known(self, run: BenchRun, recipe: str) -> tuple[Known | None, TrainConfig]:
         """What is known of one GPU, and the recipe as it was measured."""
         from fastdeit.benchmarks.budget.inputs import Known, known_of, read_folder
-        from fastdeit.pipelines.pace import measure_pace, usual_teacher
+        from fastdeit.benchmarks.isolated import Part
 
         config = Wanted().resolve(recipe, None)
         if self.rows_at is not None:
@@ -283,24 +283,23 @@ class Start:
         batch_size = self.batch_size or min(GPU_BATCH, config.data.batch_size)
         if self.rate is not None:
             return Known(rates=((batch_size, self.rate),), what="as given"), config
-        local = Wanted().resolve(recipe, batch_size)
-        local = replace(local, run=replace(local.run, device=self.device, precision=self.precision))
-        teacher = usual_teacher(recipe)
-        pace = measure_pace(local, 1, STEPS[self.kind], None, None, run.on_round, teacher)
-        what = f"measured now: {pace.num_steps} steps on {pace.compute.reason}"
-        return Known(rates=((batch_size, pace.img_per_s),), what=what), config
+        config_here = Wanted().resolve(
+            recipe, batch_size, device=self.device, precision=self.precision
+        )
+        options = {"recipe": recipe, "config": config_here, "num_steps": STEPS[run.machine.kind]}
+        work = "fastdeit.benchmarks.budget.inputs:measure_known"
+        part = Part(name=f"budget: {recipe}", work=work, options=options)
+        return run.measure(part), config
 
-    def job(self, recipe: str, rounds: int) -> Job:
+    def job(self, run: BenchRun, recipe: str, rounds: int) -> Job:
         """What the two processes of the check do: the recipe on two GPUs, else demo on two cores.
 
         Other recipes take one core minutes a step.
         """
-        import torch
-
         from fastdeit.benchmarks.budget.check import AVERAGES, BATCH, STEPS
         from fastdeit.benchmarks.budget.two_processes import Job
 
-        has_two = self.kind == "cuda" and torch.cuda.device_count() >= 2
+        has_two = run.machine.kind == "cuda" and run.environment["num_gpus"] >= 2
         kind = "cuda" if has_two else "cpu"
         return Job(
             recipe=recipe if has_two else "demo",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastdeit import UserError
 from fastdeit.benchmarks.commands.shared import BATCH_SIZE, IMAGE_SIZE, require_at_least
+from fastdeit.errors import require
 
 
 def ceilings(device: str = "auto", rounds: int = 5, out: Path | None = None) -> int:
@@ -14,19 +16,37 @@ def ceilings(device: str = "auto", rounds: int = 5, out: Path | None = None) -> 
     Args:
         device: where products and copies run: auto, cpu, cuda or cuda:N.
         rounds: timed rounds of each.
-        out: folder for the rows and a chart; rows of other benchmarks there stay.
+        out: folder for the rows and a chart, bench-DATE unless given; rows of other benchmarks
+            there stay.
 
     Returns:
-        0.
+        0, or 1 if something could not be measured.
     """
     require_at_least(1, rounds=rounds)
-    from fastdeit.benchmarks.ceilings import all_precisions, bench_ceilings
-    from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.device import choose_compute
+    options = {"device": device, "precision": "auto", "rounds": rounds}
+    return measure_one("ceilings", "ceilings:measure_ceilings", options, out, device)
 
-    compute = choose_compute(device)
-    with BenchRun(out, compute.device) as run:
-        run.add(bench_ceilings(all_precisions(compute), run.effort(rounds)))
+
+def measure_one(
+    name: str, work: str, options: dict[str, Any], out: Path | None, device: str = "cpu"
+) -> int:
+    """Measure one part, and end.
+
+    Args:
+        name: of the part.
+        work: its function, in this package.
+        options: its arguments.
+        out: folder of the rows.
+        device: where models run.
+
+    Returns:
+        The exit code.
+    """
+    from fastdeit.benchmarks.isolated import Part
+    from fastdeit.benchmarks.run import BenchRun
+
+    with BenchRun(out, device) as run:
+        run.measure(Part(name=name, work=f"fastdeit.benchmarks.{work}", options=options))
         return run.end()
 
 
@@ -38,6 +58,7 @@ def loaders(
     num_images: int = 1024,
     threads: int = 0,
     rounds: int = 5,
+    peers: bool = True,
     out: Path | None = None,
 ) -> int:
     """Measure every engine beside FFCV's, DALI's and DeiT's own loaders, on one core and on all.
@@ -51,10 +72,12 @@ def loaders(
         num_images: a round is an epoch over so many images for each core.
         threads: threads or workers of each loader; 0 takes every usable core.
         rounds: timed rounds of each.
-        out: folder for the rows and a chart; rows of other benchmarks there stay.
+        peers: whether others' loaders are measured.
+        out: folder for the rows and a chart, bench-DATE unless given; rows of other benchmarks
+            there stay.
 
     Returns:
-        0.
+        0, or 1 if something could not be measured.
     """
     require_at_least(1, rounds=rounds, batch_size=batch_size, num_images=num_images)
     require_at_least(0, threads=threads)
@@ -64,9 +87,14 @@ def loaders(
             f"batch_size must be at most num_images ({num_images}). Found: {batch_size}. "
             "Pass a smaller --batch-size or a larger --num-images."
         )
-    import torch
-
-    from fastdeit.benchmarks.loaders import bench_loaders
+    require(
+        peers or source is None,
+        "source",
+        source,
+        "has no effect with --no-peers",
+        "Leave one of the two out.",
+    )
+    from fastdeit.benchmarks.loaders import loader_parts
     from fastdeit.benchmarks.run import BenchRun
     from fastdeit.cores import num_usable_cores
     from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
@@ -77,10 +105,10 @@ def loaders(
     if source is not None:
         list_imagefolder(source)
     cores = threads or num_usable_cores()
-    with BenchRun(out, torch.device("cpu")) as run:
-        effort = run.effort(rounds)
-        for rows in bench_loaders(data, source, image_size, batch_size, cores, num_images, effort):
-            run.add(rows)
+    parts = loader_parts(data, source, image_size, batch_size, cores, num_images, rounds, peers)
+    with BenchRun(out) as run:
+        for part in parts:
+            run.measure(part)
         return run.end()
 
 
@@ -93,23 +121,22 @@ def footprint(
         data: dataset, best a .beton.
         image_size: side of the crops in pixels.
         threads: threads or workers of each loader; 0 takes every usable core.
-        out: folder for the rows and a chart; rows of other benchmarks there stay.
+        out: folder for the rows and a chart, bench-DATE unless given; rows of other benchmarks
+            there stay.
 
     Returns:
-        0.
+        0, or 1 if something could not be measured.
     """
     require_at_least(0, threads=threads)
     require_at_least(16, image_size=image_size)
-    import torch
-
-    from fastdeit.benchmarks.footprint import bench_footprint
+    from fastdeit.benchmarks.footprint import footprint_parts
     from fastdeit.benchmarks.run import BenchRun
     from fastdeit.cores import num_usable_cores
-    from fastdeit.pipelines.datasets.index import open_dataset
 
-    open_dataset(data)
-    with BenchRun(out, torch.device("cpu")) as run:
-        run.add(bench_footprint(data, image_size, threads or num_usable_cores(), run.effort(1)))
+    parts = footprint_parts(data, image_size, threads or num_usable_cores())
+    with BenchRun(out) as run:
+        for part in parts:
+            run.measure(part)
         return run.end()
 
 
@@ -118,6 +145,7 @@ def augment(
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
     rounds: int = 5,
+    peers: bool = True,
     out: Path | None = None,
 ) -> int:
     """Measure each operation, policies and the whole augmentation beside timm's on PIL.
@@ -129,46 +157,58 @@ def augment(
         batch_size: images of a round.
         device: where ours runs: auto, cpu, cuda or cuda:N.
         rounds: timed rounds of each.
-        out: folder for the rows and a chart; rows of other benchmarks there stay.
+        peers: whether timm's is measured.
+        out: folder for the rows and a chart, bench-DATE unless given; rows of other benchmarks
+            there stay.
 
     Returns:
-        0.
+        0, or 1 if something could not be measured.
     """
     require_at_least(1, rounds=rounds, batch_size=batch_size)
     require_at_least(16, image_size=image_size)
-    from fastdeit.benchmarks.augment import bench_augment
-    from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.device import choose_compute
+    options = {
+        "num_images": batch_size,
+        "image_size": image_size,
+        "device": device,
+        "rounds": rounds,
+        "has_peers": peers,
+    }
+    return measure_one("augment", "augment:measure_augment", options, out, device)
 
-    compute = choose_compute(device)
-    with BenchRun(out, compute.device) as run:
-        run.add(bench_augment(batch_size, image_size, compute.device, run.effort(rounds)))
-        return run.end()
 
-
-def convert(source: Path, threads: int = 0, rounds: int = 5, out: Path | None = None) -> int:
+def convert(
+    source: Path,
+    threads: int = 0,
+    rounds: int = 5,
+    peers: bool = True,
+    out: Path | None = None,
+) -> int:
     """Measure conversion beside FFCV's own writer and a bare copy of the files.
 
     Args:
         source: an ImageFolder.
         threads: worker processes of each; 0 takes every usable core.
         rounds: timed rounds of each.
-        out: folder for the rows and a chart; rows of other benchmarks there stay.
+        peers: whether FFCV's writer is measured.
+        out: folder for the rows and a chart, bench-DATE unless given; rows of other benchmarks
+            there stay.
 
     Returns:
-        0.
+        0, or 1 if something could not be measured.
     """
     require_at_least(1, rounds=rounds)
     require_at_least(0, threads=threads)
-    import torch
-
-    from fastdeit.benchmarks.convert import bench_convert
-    from fastdeit.benchmarks.run import BenchRun
     from fastdeit.cores import num_usable_cores
+    from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
 
-    with BenchRun(out, torch.device("cpu")) as run:
-        run.add(bench_convert(source, threads or num_usable_cores(), run.effort(rounds)))
-        return run.end()
+    list_imagefolder(source)  # so that what is wrong with it is said at once
+    options = {
+        "source": source,
+        "threads": threads or num_usable_cores(),
+        "rounds": rounds,
+        "has_peers": peers,
+    }
+    return measure_one("convert", "convert:measure_convert", options, out)
 
 
 def scale(num_images: int = 1_281_167, out: Path | None = None) -> int:
@@ -176,19 +216,14 @@ def scale(num_images: int = 1_281_167, out: Path | None = None) -> int:
 
     Args:
         num_images: how many.
-        out: folder for the rows and a chart; rows of other benchmarks there stay.
+        out: folder for the rows and a chart, bench-DATE unless given; rows of other benchmarks
+            there stay.
 
     Returns:
-        0.
+        0, or 1 if something could not be measured.
     """
     require_at_least(1, num_images=num_images)
     from tempfile import gettempdir
 
-    import torch
-
-    from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.benchmarks.scale import bench_scale
-
-    with BenchRun(out, torch.device("cpu")) as run:
-        run.add(bench_scale(Path(gettempdir()), num_images, run.on_round))
-        return run.end()
+    options = {"folder": Path(gettempdir()), "num_images": num_images}
+    return measure_one("scale", "scale:measure_scale", options, out)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from fastdeit import UserError
 from fastdeit.benchmarks.commands.shared import require_at_least
 from fastdeit.errors import require
 from fastdeit.paper import resolutions as paper_resolutions
-
-if TYPE_CHECKING:
-    import torch
-
-    from fastdeit.benchmarks.inference.measure import Sizes
 
 Protocol = Literal["fp32", "tf32", "bf16", "bf16-compiled"]
 
@@ -43,27 +39,30 @@ def table5(
         rounds: timed batches; unless given 30, with --quick 5.
         quick: smaller batches and fewer of them, to see the whole table soon.
         device: where; auto, cpu, cuda or cuda:N.
-        out: folder for the rows, a chart and Figure 1; rows of other benchmarks there stay.
+        out: folder for the rows, a chart and Figure 1, bench-DATE unless given; rows of other
+            benchmarks there stay.
 
     Returns:
         0, or 1 if something could not be measured.
     """
     check(batch_size, max_batch_size, rounds)
     from fastdeit.benchmarks.inference.architectures import find_architecture, table5_architectures
-    from fastdeit.benchmarks.inference.figure1 import plot_figure1
-    from fastdeit.benchmarks.inference.measure import bench_inference
+    from fastdeit.benchmarks.inference.measure import Sizes, inference_part
     from fastdeit.benchmarks.run import BenchRun
 
-    at, sizes = prepare(device, rounds, batch_size, max_batch_size, quick)
-    with BenchRun(out, at) as run:
+    with BenchRun(out, device) as run:
+        kind = run.machine.kind
         found = [] if models else table5_architectures()
         for name in models:
-            with run.part(f"table5: {name}"):
+            try:
                 found.append(find_architecture(name))
+            except UserError as error:
+                run.hear_failed(f"table5: {name}", str(error))
         found = list(dict.fromkeys(found))
-        bench_inference(run, "table5", found, chosen(protocols, at, quick), at, sizes)
-        if out is not None:
-            plot_figure1(run.rows, out / "figure1.png")
+        sizes = Sizes.of(kind, rounds, batch_size, max_batch_size, quick)
+        if found:
+            asked = chosen(protocols, kind, quick)
+            run.measure(inference_part("table5", found, asked, device, sizes))
         return run.end()
 
 
@@ -87,7 +86,8 @@ def resolutions(
         rounds: as in `bench table5`.
         quick: as in `bench table5`.
         device: where; auto, cpu, cuda or cuda:N.
-        out: folder for the rows and a chart; rows of other benchmarks there stay.
+        out: folder for the rows and a chart, bench-DATE unless given; rows of other benchmarks
+            there stay.
 
     Returns:
         0, or 1 if something could not be measured.
@@ -96,14 +96,16 @@ def resolutions(
     for side in image_size:
         require_at_least(16, image_size=side)
     from fastdeit.benchmarks.inference.architectures import at_resolution
-    from fastdeit.benchmarks.inference.measure import bench_inference
+    from fastdeit.benchmarks.inference.measure import Sizes, inference_part
     from fastdeit.benchmarks.run import BenchRun
 
-    at, sizes = prepare(device, rounds, batch_size, max_batch_size, quick)
     sides = image_size or tuple(row.image_size for row in paper_resolutions())
     found = [at_resolution(side) for side in dict.fromkeys(sides)]
-    with BenchRun(out, at) as run:
-        bench_inference(run, "resolutions", found, chosen(protocols, at, quick), at, sizes)
+    with BenchRun(out, device) as run:
+        kind = run.machine.kind
+        sizes = Sizes.of(kind, rounds, batch_size, max_batch_size, quick)
+        asked = chosen(protocols, kind, quick)
+        run.measure(inference_part("resolutions", found, asked, device, sizes))
         return run.end()
 
 
@@ -123,30 +125,9 @@ def check(batch_size: int | None, max_batch_size: int | None, rounds: int | None
     )
 
 
-def prepare(
-    device: str,
-    rounds: int | None,
-    batch_size: int | None,
-    max_batch_size: int | None,
-    quick: bool,
-) -> tuple[torch.device, Sizes]:
-    """The device and the batches that are asked for.
-
-    Raises:
-        UserError: the device is not there.
-    """
-    from fastdeit.benchmarks.inference.measure import Sizes
-    from fastdeit.device import choose_compute
-
-    at = choose_compute(device).device
-    return at, Sizes.of(at, rounds, batch_size, max_batch_size, quick)
-
-
-def chosen(
-    protocols: tuple[Protocol, ...], device: torch.device, quick: bool
-) -> tuple[Protocol, ...]:
+def chosen(protocols: tuple[Protocol, ...], kind: str, quick: bool) -> tuple[Protocol, ...]:
     """The protocols that are asked for, or the device's; compiling takes long and is not quick."""
     from fastdeit.benchmarks.inference.measure import PROTOCOLS
 
-    usual = PROTOCOLS[device.type]
+    usual = PROTOCOLS[kind]
     return protocols or tuple(each for each in usual if not (quick and each == "bf16-compiled"))

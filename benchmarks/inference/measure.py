@@ -28,11 +28,11 @@ from fastdeit.benchmarks.inference.forward import (
     timed_at,
 )
 from fastdeit.benchmarks.inference.largest_batch import Fit, largest_batch
+from fastdeit.benchmarks.isolated import Part
+from fastdeit.benchmarks.record import Record
 from fastdeit.benchmarks.rows import Row, with_bound
-from fastdeit.benchmarks.run import BenchRun
 from fastdeit.device import Compute, choose_compute
 from fastdeit.flops import precision_of
-from fastdeit.progress import say
 
 Protocol = Literal["fp32", "tf32", "bf16", "bf16-compiled"]
 PAPERS: Protocol = "fp32"
@@ -74,14 +74,14 @@ class Sizes:
     @classmethod
     def of(
         cls,
-        device: torch.device,
+        kind: str,
         rounds: int | None = None,
         batch_size: int | None = None,
         max_batch_size: int | None = None,
         quick: bool = False,
     ) -> Sizes:
-        """What a user asked for, and the device's defaults for the rest."""
-        most = (QUICK_BATCH if quick else MAX_BATCH)[device.type]
+        """What a user asked for, and the defaults of a kind of device for the rest."""
+        most = (QUICK_BATCH if quick else MAX_BATCH)[kind]
         return cls(
             rounds=rounds or (5 if quick else 30),
             batch_size=batch_size,
@@ -89,58 +89,91 @@ class Sizes:
             batch_s=QUICK_BATCH_S if quick else None,
         )
 
-    def words(self, seconds: float | None) -> str:
+    def words(self, has_limit: bool) -> str:
         """What rows must agree on to be compared."""
         if self.batch_size is not None:
             return str(self.batch_size)
-        brief = ", brief" if seconds is not None or self.batch_s is not None else ""
+        brief = ", brief" if has_limit or self.batch_s is not None else ""
         return f"at most {self.max_batch_size}{brief}"
 
 
-def bench_inference(
-    run: BenchRun,
+def inference_part(
     case: str,
     architectures: list[Architecture],
     protocols: tuple[Protocol, ...],
-    device: torch.device,
+    device: str,
     sizes: Sizes,
-    seconds: float | None = None,
-) -> list[str]:
+    has_limit: bool = False,
+    hands_over_code: bool = False,
+) -> Part:
+    """The part that `measure_inference` does, an architecture after another.
+
+    With a limit of time the paper's own models come first, then the others from the fastest to the
+    slowest, and none is begun that would probably end too late.
+    """
+    if has_limit:
+        architectures = sorted(
+            architectures, key=lambda each: (not each.is_deit, -(each.paper or 0))
+        )
+    return Part(
+        name=case,
+        work=f"{__name__}:measure_inference",
+        options={
+            "case": case,
+            "architectures": architectures,
+            "protocols": protocols,
+            "device": device,
+            "sizes": sizes,
+            "hands_over_code": hands_over_code,
+        },
+        items=tuple(architecture.label for architecture in architectures),
+    )
+
+
+def measure_inference(
+    record: Record,
+    case: str,
+    architectures: list[Architecture],
+    protocols: tuple[Protocol, ...],
+    device: str,
+    sizes: Sizes,
+    items: tuple[str, ...],
+    hands_over_code: bool = False,
+) -> None:
     """Measure architectures; what cannot be measured is said, and the others go on.
 
     Args:
-        run: takes the rows, each as soon as it is measured; those of an earlier run in its folder
-            are taken from there.
+        record: takes the rows, each as soon as it is measured; those of an earlier run in its
+            folder are taken from there.
         case: what the rows are of.
         architectures: what is measured.
         protocols: in each of them; empty takes the device's.
         device: where.
         sizes: batches and rounds.
-        seconds: with a limit the paper's own models come first, then the others from the fastest
-            to the slowest, and none is begun that would probably end too late.
-
-    Returns:
-        Names of the rows that the limit left out.
+        items: labels of the architectures whose turn it is.
+        hands_over_code: whether the run gets the compiled code.
     """
     with fixed_switches():
-        bench = InferenceBench(run, case, device, sizes, seconds)
-        asked = list(dict.fromkeys(protocols or PROTOCOLS[device.type]))
-        if device.type == "cpu" and "tf32" in asked:
+        at = choose_compute(device).device
+        bench = InferenceBench(record, case, at, sizes)
+        asked = list(dict.fromkeys(protocols or PROTOCOLS[at.type]))
+        if at.type == "cpu" and "tf32" in asked:
             asked.remove("tf32")
-            with run.part(f"{case}: tf32"):
+            with record.part(f"{case}: tf32"):
                 raise UserError(
                     "protocol tf32 needs a GPU. Found: device cpu. Leave it out of --protocols."
                 )
-        if seconds is not None:
-            architectures = sorted(
-                architectures, key=lambda each: (not each.is_deit, -(each.paper or 0))
-            )
-        bench.num_left = len(architectures) * len(asked)
-        for architecture in architectures:
+        turns = [each for each in architectures if each.label in items]
+        bench.num_left = len(turns) * len(asked)
+        for architecture in turns:
+            record.begin(architecture.label)
             bench.measure(architecture, asked)
         if bench.left_out:
-            say(f"fastdeit: not measured in {seconds:.0f} s: {'; '.join(bench.left_out)}")
-        return bench.left_out
+            names = "; ".join(bench.left_out)
+            record.leave_out(f"{len(bench.left_out)} rows of {case}", f"no time was left: {names}")
+        if hands_over_code:
+            with record.part(f"{case}: compiled code"):
+                record.hand_over_code(at)
 
 
 @contextmanager
@@ -160,15 +193,13 @@ def fixed_switches() -> Iterator[None]:
 class InferenceBench:
     """What `bench_inference` knows while it goes from model to model."""
 
-    run: BenchRun
+    record: Record
     case: str
     device: torch.device
     sizes: Sizes
-    seconds: float | None
     left_out: list[str] = field(default_factory=list)
     num_left: int = 0
     """Rows that are not done yet."""
-    started: float = field(default_factory=time.monotonic)
     ceilings: dict[str, Ceiling] = field(default_factory=dict)
     """By precision, the best that was measured so far."""
     slowness: float = 0.0
@@ -193,37 +224,38 @@ class InferenceBench:
                 if network is None:
                     self.num_left -= len(protocols) - protocols.index(protocol) - 1
                     return
-            with self.run.part(f"{self.case}: {name}"):
+            with self.record.part(f"{self.case}: {name}"):
                 if row is None:
                     assert network is not None
                     row = beside_papers(self.row_of(name, protocol, network), papers)
                     self.learn(row, architecture, protocol, time.monotonic() - begun)
                 papers = row if protocol == PAPERS else papers
-                self.run.add([row])
+                self.record.add([row])
             free_memory(self.device)
 
     def network_of(self, architecture: Architecture) -> Network | None:
         """Build a model; None if that failed, which is said."""
         network: Network | None = None
-        with self.run.part(f"{self.case}: {architecture.label}"), saying(architecture, self.device):
+        what = f"{self.case}: {architecture.label}"
+        with self.record.part(what), saying(architecture, self.device):
             network = Network.of(architecture, self.device)
         return network
 
     def known(self, name: str, protocol: Protocol) -> Row | None:
         """The row of an earlier run of the same command."""
-        row = self.run.known(self.case, name, **self.settings(protocol))
-        if row is None or (self.seconds is None and row.n != self.sizes.rounds):
+        row = self.record.known(self.case, name, **self.settings(protocol))
+        if row is None or (not self.has_limit and row.n != self.sizes.rounds):
             return None
         return row
 
     def settings(self, protocol: Protocol) -> dict[str, Any]:
         """As in `Row.settings`."""
-        return {"protocol": protocol, "batch": self.sizes.words(self.seconds)}
+        return {"protocol": protocol, "batch": self.sizes.words(self.has_limit)}
 
     # ---- the limit of time ---------------------------------------------------------------------
     def has_time(self, architecture: Architecture, protocol: Protocol) -> bool:
         """Whether a row would probably end before the limit."""
-        if self.seconds is None:
+        if not self.has_limit:
             return True
         others_s = [s for known, s in self.overhead_s.items() if known != "bf16-compiled"]
         guess_s = COMPILE_S if protocol == "bf16-compiled" else max(others_s, default=0.0)
@@ -231,14 +263,19 @@ class InferenceBench:
         image_s = self.slowness / architecture.paper if architecture.paper else 0.0
         return self.remaining_s() > overhead_s + LEAST_PASSES * image_s
 
+    @property
+    def has_limit(self) -> bool:
+        """Whether the time is limited."""
+        return self.record.left_s is not None
+
     def remaining_s(self) -> float:
         """Seconds until the limit."""
-        assert self.seconds is not None
-        return self.seconds - (time.monotonic() - self.started)
+        assert self.record.left_s is not None
+        return self.record.left_s
 
     def share_s(self) -> float | None:
         """Seconds that a row may take."""
-        if self.seconds is None:
+        if not self.has_limit:
             return None
         fair = self.remaining_s() / (self.num_left + 1)
         return min(max(fair, LEAST_ROW_S), self.remaining_s())
@@ -323,7 +360,8 @@ class InferenceBench:
 
     def timed(self, name: str, forward: Forward, batch: int, share_s: float | None) -> Row:
         """Time batches; a batch that fitted before and does not now is made smaller."""
-        effort = self.run.effort(self.sizes.rounds, None if share_s is None else share_s / 2)
+        seconds = None if share_s is None else share_s / 2
+        effort = replace(self.record.effort(self.sizes.rounds), seconds=seconds)
         while True:
             row = timed_at(self.case, name, forward, batch, effort)
             if row is not None:

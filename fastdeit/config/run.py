@@ -29,6 +29,11 @@ class RunConfig:
     it then depends on the number of processes."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
     """Mode of torch.compile; auto is default on a GPU and off on a CPU."""
+    compiled: Path | None = None
+    """A file of compiled code, from `fastdeit bench --save-compiled` on the same kind of GPU: the
+    first step comes in seconds. It is code: take only your own."""
+    attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = "auto"
+    """Which implementation of attention is taken; auto leaves it to torch."""
     activation_checkpointing: bool = False
     """Compute the activations again in the backward pass: a third more time, much less memory (not
     with batch norm)."""

@@ -16,7 +16,8 @@ from fastdeit.augment import augment
 from fastdeit.device import Compute, choose_compute
 from fastdeit.models import make_model
 from fastdeit.recipes import fill_recipe
-from fastdeit.session import assemble, compile_model
+from fastdeit.session import assemble
+from fastdeit.torch_compile import compile_model
 from fastdeit.train import train_step
 
 

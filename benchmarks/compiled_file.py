@@ -1,0 +1,43 @@
+"""The compiled code of a run's parts, in one file, and that of an earlier run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fastdeit.benchmarks.record import Record
+from fastdeit.torch_compile import load_compiled, write_compiled
+
+COMPILED = "compiled.zip"
+"""In an --out folder."""
+
+
+class CompiledFile:
+    """Grows by the code of each part, so that an end loses only the last."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin; an older file stays until the first part is done."""
+        self.path = path
+        self._artifacts: list[bytes] = []
+
+    def add(self, artifacts: bytes, fits: dict[str, str]) -> None:
+        """Add a part's code.
+
+        Args:
+            artifacts: from `compiled_artifacts`.
+            fits: from `code_fits`, the same for all parts.
+        """
+        if artifacts not in self._artifacts:
+            self._artifacts.append(artifacts)
+            write_compiled(self.path, self._artifacts, fits)
+
+
+def load(record: Record, path: Path, device: str) -> None:
+    """Put the code of a file into torch's caches, where the processes of the parts find it.
+
+    Raises:
+        UserError: it is of no use here.
+    """
+    num = load_compiled(path, torch.device(device))
+    record.say(f"compiled code of {num} parts: {path}")

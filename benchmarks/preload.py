@@ -1,0 +1,12 @@
+"""What the processes of the parts have imported when they begin.
+
+Nothing here may touch a GPU: a process that was forked after that cannot use it.
+"""
+
+from contextlib import suppress
+
+with suppress(Exception):  # a part says what is wrong with a library, and this process lives on
+    import fastdeit.benchmarks.augment
+    import fastdeit.benchmarks.inference.measure
+    import fastdeit.benchmarks.loaders
+    import fastdeit.benchmarks.step  # noqa: F401
