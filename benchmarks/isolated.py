@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -151,9 +151,11 @@ def call_here(part: Part, hear: Callable[[Event], None], **given: Any) -> Any:
         return _function(part.work)(record, **_options(part))
     except DeviceLost:
         raise PartFailed("the device is lost", True) from None
+    except UserError as error:
+        raise PartFailed(reason_of(error), is_user=True) from error
     except Exception as error:
         traceback.print_exc()
-        raise PartFailed(reason_of(error), False, isinstance(error, UserError)) from error
+        raise PartFailed(reason_of(error)) from error
 
 
 def _context(start: Start) -> BaseContext:
@@ -208,6 +210,8 @@ def _work(
 ) -> None:
     # A session of its own: a Ctrl-C is for the run, which hands it on once.
     os.setsid()
+    # What libraries start in here begins as in any program, not as this process did.
+    set_start_method(None, force=True)
     # The run's own way with SIGTERM came along with its main module.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -230,10 +234,11 @@ def _work(
         os._exit(130)
     except DeviceLost:
         send(Event("error", ("the device is lost", True)))
+    except UserError as error:
+        send(Event("error", (reason_of(error), False, True)))
     except Exception as error:
         traceback.print_exc()
-        send(Event("error", (reason_of(error), False, isinstance(error, UserError))))
-        del error
+        send(Event("error", (reason_of(error),)))
     else:
         send(Event("result", (result,)))
     sender.close()

@@ -208,7 +208,9 @@ class BenchRun:
                 self.rows[here.index(row.key)] = row
             else:
                 self.rows.append(row)
-            say(row_line(row))
+                say(row_line(row))
+            if row.phases_ms:
+                say(f"{row.case}: {row.name}, one after another: {parts_of(row)}")
         own = {row.key for row in self.rows}
         others = [kept for kept in self._before if kept.row.key not in own]
         mine = [Kept(row, self.environment) for row in self.rows]

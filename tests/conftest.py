@@ -113,3 +113,15 @@ def containers(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert convert(sample_source / "train", made["webdataset"]) == 0
     assert convert(sample_source / "val", made["val"]) == 0
     return {**made, "imagefolder": sample_source / "train"}
+
+
+@pytest.fixture
+def parts_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run the parts of benchmarks in this process, so that what a test patches holds in them.
+
+    Rows go below the test's folder unless --out is given.
+    """
+    from fastdeit.benchmarks import isolated
+
+    monkeypatch.setattr(isolated, "run_isolated", isolated.call_here)
+    monkeypatch.chdir(tmp_path)

@@ -23,13 +23,15 @@ from fastdeit.benchmarks.inference.architectures import (
 from fastdeit.benchmarks.inference.figure1 import plot_figure1, rates_by_protocol
 from fastdeit.benchmarks.inference.forward import Forward, Network, Way
 from fastdeit.benchmarks.inference.largest_batch import Fit, largest_batch
-from fastdeit.benchmarks.inference.measure import Protocol, Sizes, bench_inference
+from fastdeit.benchmarks.inference.measure import Protocol, Sizes, inference_part
 from fastdeit.benchmarks.rows import Row
 from fastdeit.benchmarks.run import BenchRun
 from fastdeit.benchmarks.table import format_table
 from fastdeit.device import choose_compute
 from fastdeit.paper import table5
 from fastdeit.tools.cli import main
+
+pytestmark = pytest.mark.usefixtures("parts_here")
 
 CPU = torch.device("cpu")
 VIT = Architecture(label="small vit", model="test_vit", image_size=32)
@@ -67,8 +69,9 @@ def run_of(
     **changed: Any,
 ) -> BenchRun:
     """Measure on the CPU."""
-    with BenchRun(out, CPU) as run:
-        bench_inference(run, "table5", architectures, protocols, CPU, sizes(**changed))
+    with BenchRun(out) as run:
+        run.measure(inference_part("table5", architectures, protocols, "cpu", sizes(**changed)))
+        run.end()
     return run
 
 
@@ -305,10 +308,12 @@ def test_a_limit_of_time(before_forward: Callable[[Hook], None]) -> None:
     before_forward(lambda _: time.sleep(0.05))
     own = replace(VIT, label="DeiT-X", paper=100.0)
     slow, fast = replace(VIT, label="slow", paper=0.1), replace(VIT, label="fast", paper=200.0)
-    with BenchRun(None, CPU) as run:
-        left_out = bench_inference(run, "table5", [slow, fast, own], FP32, CPU, sizes(), 20)
+    with BenchRun(None) as run:
+        part = inference_part("table5", [slow, fast, own], FP32, "cpu", sizes(), has_limit=True)
+        run.measure(part, seconds=20)
+    assert part.items == ("DeiT-X", "fast", "slow")
     assert [row.name for row in run.rows] == ["DeiT-X, fp32", "fast, fp32"]
-    assert left_out == ["slow, fp32"]
+    assert run.left_out == {"1 rows of table5": "no time was left: slow, fp32"}
     assert not run.failed
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from bench_here import Heard
 
 from fastdeit.benchmarks import ceilings as module
-from fastdeit.benchmarks.ceilings import all_precisions, bench_ceilings, beside_datasheet
-from fastdeit.benchmarks.harness import Effort
+from fastdeit.benchmarks.ceilings import all_precisions, beside_datasheet, measure_ceilings
 from fastdeit.benchmarks.rows import Row
 from fastdeit.device import Compute
 from fastdeit.flops import MATRIX_SIDE
@@ -33,7 +33,9 @@ def test_rates_are_of_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
         return now
 
     monkeypatch.setattr("fastdeit.benchmarks.harness.time.perf_counter", clock)
-    rows = {row.name: row for row in bench_ceilings([CPU], Effort(2))}
+    heard = Heard()
+    measure_ceilings(heard.record, "cpu", "fp32", 2)
+    rows = {row.name: row for row in heard.rows}
     product = rows["256^3 matrix product, fp32"]
     assert product.unit == "TFLOP/s"
     assert product.median == pytest.approx(2 * 2 * 256**3 / 1e12 / 0.5)
