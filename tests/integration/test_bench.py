@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -12,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from jobs import with_variable
 
 from fastdeit import UserError
 from fastdeit.benchmarks import suite as suite_module
+from fastdeit.benchmarks.convert import fewer_images
+from fastdeit.benchmarks.record import Record
 from fastdeit.benchmarks.rows import ROWS, Row, read_rows
 from fastdeit.benchmarks.run import BenchRun
 from fastdeit.benchmarks.step import STEPS
-from fastdeit.benchmarks.suite import RESERVE, SHARES, Clock, fewer_images, process_age_s
+from fastdeit.benchmarks.suite import process_age_s
+from fastdeit.cores import num_usable_cores
 from fastdeit.flops import MATRIX_SIDE
 from fastdeit.tools.cli import main
+
+HELPERS = Path(__file__).parent.parent / "helpers"
 
 
 @pytest.fixture
@@ -30,12 +35,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small matrices, few steps, few photographs."""
     monkeypatch.setitem(STEPS, "cpu", 2)
     monkeypatch.setitem(MATRIX_SIDE, "cpu", 512)
-    monkeypatch.setattr(suite_module, "MIN_PHOTOGRAPHS", 128)
-    monkeypatch.setattr(suite_module, "MAX_PHOTOGRAPHS", 256)
+    monkeypatch.setitem(suite_module.PHOTOGRAPHS, "cpu", (128, 256))
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small", "parts_here")
 def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows have baseline, ratio and bound; files and JSON hold the same; no data is needed."""
     # The time counts from the beginning of the process.
@@ -50,8 +54,9 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     families = {row.family for row in rows}
     if "table5" in families:
         families.remove("table5")
+        assert (out / "figure1.png").exists()
     else:  # the machine is slow
-        assert any("rows of Table 5" in what for what in printed["left_out"])
+        assert any("rows of table5" in what for what in printed["left_out"])
     assert families == {"ceilings", "loaders", "augment", "step", "end-to-end", "convert"}
     by_name = {row.name: row for row in rows if row.case != "loaders, 1 core"}
     assert by_name["fastdeit pil"].ratios["DeiT's own (timm transform, torch DataLoader)"] > 0
@@ -68,6 +73,7 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0.3 < sum(step.phases_ms.values()) / step.step_ms < 3
     for row in rows:
         assert row.median > 0
+        assert captured.err.count(f"{row.case}: {row.name}: ") == 1
         if row.frac_of_bound is not None:
             # Few noisy rounds: the bound itself was measured in them.
             assert row.frac_of_bound < 1.5, row
@@ -75,23 +81,6 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for family in families:
         assert (out / f"{family}.png").read_bytes()[:4] == b"\x89PNG"
     assert "the published DeiT loop" in captured.err
-
-
-def test_shares_add_up_and_what_is_not_used_is_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shares are the whole; a part that takes no time leaves its share to those that follow."""
-    assert sum(SHARES.values()) == pytest.approx(1)
-    now = 100.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    clock = Clock(60, begun=100)
-    names = list(SHARES)
-    first = clock.share_s(names[0])
-    whole = 60 * (1 - RESERVE)
-    assert first == pytest.approx(whole * SHARES[names[0]])
-    now += 30
-    shares = [clock.share_s(name) for name in names[1:]]  # none of them takes any time
-    assert shares[0] == pytest.approx((whole - 30) * SHARES[names[1]] / (1 - SHARES[names[0]]))
-    assert shares[-1] == pytest.approx(whole - 30)
-    assert Clock(None).share_s("train") is None
 
 
 def test_the_age_of_a_process() -> None:
@@ -124,42 +113,46 @@ def row(case: str, name: str, **changes: Any) -> Row:
     return Row(case=case, name=name, unit="img/s", n=1, median=1, p20=1, p80=1, **changes)
 
 
+@pytest.mark.usefixtures("parts_here")
 def test_rows_are_kept_as_they_come(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of others stay, older ones of the same are replaced, also if a run is killed."""
-    device = torch.device("cpu")
-    with BenchRun(tmp_path, device) as run:
+    with BenchRun(tmp_path) as run:
         run.add([row("memory of a rank", "one"), row("b", "one")])
         run.end()
     assert {file.name for file in tmp_path.glob("*.png")} == {"memory-of-a-rank.png", "b.png"}
-    with BenchRun(tmp_path, device) as run, pytest.raises(KeyboardInterrupt):
+    with BenchRun(tmp_path) as run, pytest.raises(KeyboardInterrupt):
         run.add([row("b", "one", note="again"), row("b", "two")])
         raise KeyboardInterrupt
     found = [(kept.row.case, kept.row.name, kept.row.note) for kept in read_rows(tmp_path / ROWS)]
     others = ("memory of a rank", "one", None)
     assert found == [others, ("b", "one", "again"), ("b", "two", None)]
-    with BenchRun(tmp_path, device) as run:
-        assert run.known("b", "two") is not None
-        assert run.known("b", "two", batch=2) is None
-        assert run.known("c", "two") is None
-    monkeypatch.setattr("fastdeit.benchmarks.run.describe_environment", lambda: {"cpu": "another"})
-    with BenchRun(tmp_path, device) as run:
-        assert run.known("b", "two") is None
+    with BenchRun(tmp_path) as run:
+        known = Record(run.hear, known=run._known).known
+        assert known("b", "two") is not None
+        assert known("b", "two", batch=2) is None
+        assert known("c", "two") is None
+    other = {"cpu": "another", "gpu": None}
+    monkeypatch.setattr("fastdeit.environment.describe_environment", lambda: other)
+    with BenchRun(tmp_path) as run:
+        assert run._known == []
     capsys.readouterr()
 
 
-def test_a_part_that_cannot_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is one line, the others go on, and the exit code says so."""
-    with BenchRun(None, torch.device("cpu")) as run:
-        with run.part("this"):
-            raise UserError("it does not fit. Found: 9. Take less.")
-        with run.part("that"):
-            run.add([row("a", "one")])
-        assert run.end() == 1
-    captured = capsys.readouterr()
-    assert captured.err.count("this: it does not fit. Found: 9. Take less.") == 1
-    assert json.loads(captured.out)["failed"] == {"this": "it does not fit. Found: 9. Take less."}
+@pytest.mark.usefixtures("parts_here")
+def test_the_folder_of_rows(tmp_path: Path) -> None:
+    """bench-DATE unless given; a folder that holds something else is left alone."""
+    with BenchRun(None) as run:
+        run.add([row("b", "one")])
+    (made,) = tmp_path.glob("bench-*")
+    assert made.name == f"bench-{datetime.date.today().isoformat()}"
+    assert (made / ROWS).exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.txt").write_text("keep me")
+    with pytest.raises(UserError, match=r"out must be a new or empty folder"):
+        BenchRun(tmp_path / "mine")
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["precious.txt"]
 
 
 @pytest.mark.parametrize(
@@ -172,18 +165,27 @@ def test_a_part_that_cannot_be_measured(capsys: pytest.CaptureFixture[str]) -> N
         ("all --source x", "source has no effect without the dataset of its images. Found: x."),
         ("all --threads -1", "threads must be at least 0. Found: -1."),
         ("all --device cuda:99", "device cuda:99 is not there."),
+        ("all --only steps", "only must name what is measured. Found: steps. Known: ceilings, "),
+        ("all --skip loaders,x", "skip must name what is measured. Found: x. Known: ceilings, "),
+        ("all --only step --skip step", "something must be left to measure. Found: --skip step."),
+        ("all --device cpu --only variants", "Found: variants, of which there is nothing on this"),
+        ("all --device cpu --save-compiled", "save_compiled has no effect in `bench all` on a CPU"),
+        ("loaders --data {beton} --source x --no-peers", "source has no effect with --no-peers."),
         ("loaders --data {beton} --source none", "Found: none"),
         ("end-to-end --data {beton} --source none", "Found: none"),
         ("all --within 1m --data none.beton", "dataset does not exist. Found: nothing at none."),
     ],
 )
+@pytest.mark.usefixtures("parts_here")
 def test_wrong_lines(
     line: str, text: str, containers: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What cannot be is one line."""
     assert main(["bench", *line.format(beton=containers["beton"]).split()]) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("fastdeit: error: ") and text in captured.err
+    (error,) = [line for line in captured.err.splitlines() if line.startswith("fastdeit: error: ")]
+    assert text in error
+    assert captured.out == ""
 
 
 @pytest.mark.slow
@@ -192,9 +194,10 @@ def test_ctrl_c(reaches_all: bool, tmp_path: Path) -> None:
     """What was measured is kept; pictures and processes are gone; there is no traceback."""
     out = tmp_path / "bench"
     line = ["bench", "all", "--within", "3m", "--device", "cpu", "--out", str(out)]
+    line += ["--only", "ceilings,loaders"]
     program = subprocess.Popen(
         [sys.executable, "-m", "fastdeit.tools.cli", *line],
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -202,17 +205,68 @@ def test_ctrl_c(reaches_all: bool, tmp_path: Path) -> None:
     )
     with program:
         end = time.monotonic() + 100
-        while not (out / ROWS).exists() and time.monotonic() < end:
+        while not list(tmp_path.glob("fastdeit-bench-*/photographs.beton")):
+            assert time.monotonic() < end
             time.sleep(0.1)
         time.sleep(5)  # in the loaders, whose processes are others
         assert len(with_variable("TMPDIR", str(tmp_path))) > 1
         (os.killpg if reaches_all else os.kill)(program.pid, signal.SIGINT)
-        _, error = program.communicate(timeout=60)
+        printed, error = program.communicate(timeout=60)
     assert program.returncode == 130
     assert "Traceback" not in error and error.endswith("fastdeit: interrupted\n")
+    assert "not measured: loaders, 1 core: SIGINT came" in error
     assert {kept.row.family for kept in read_rows(out / ROWS)} == {"ceilings"}
+    facts = json.loads(printed.splitlines()[-1])
+    assert facts["ended_by"] == "SIGINT"
+    assert {row["case"] for row in facts["rows"]} == {"ceilings"}
+    assert (out / "report.md").exists()
     assert list(tmp_path.glob("fastdeit-bench-*")) == []
     deadline = time.monotonic() + 10
     while with_variable("TMPDIR", str(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert with_variable("TMPDIR", str(tmp_path)) == []
+
+
+@pytest.mark.slow
+def test_planted_faults(tmp_path: Path) -> None:
+    """An exception in one part, an abort in another, SIGTERM in a third: the others have rows."""
+    planted = " ".join(
+        (
+            "fastdeit.benchmarks.augment:photographs:exception",
+            "fastdeit.benchmarks.loaders:bare_decode:abort",
+            "fastdeit.benchmarks.inference.measure:fastest_way:sigterm",
+        )
+    )
+    out = tmp_path / "bench"
+    line = ["bench", "all", "--within", "1m", "--device", "cpu", "--out", str(out), "--no-peers"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fastdeit.tools.cli", *line, "--skip", "convert,end-to-end"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(HELPERS / "planted"),
+            "FASTDEIT_TEST_PLANTED": planted,
+        },
+    )
+    assert done.returncode == 1
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert {row["case"].split(":")[0] for row in facts["rows"]} == {"ceilings", "step"}
+    assert facts["ended_by"] is None
+    log = out / "bench-log.txt"
+    assert facts["failed"]["augment, batch 64"] == f"ZeroDivisionError: planted ({log})"
+    cores = [f"loaders, {n} core" + "s" * (n > 1) for n in sorted({1, num_usable_cores()})]
+    for name in cores:
+        assert facts["failed"][name] == f"its process was ended by SIGABRT ({log})"
+    inference = [name for name in facts["failed"] if name not in ("augment, batch 64", *cores)]
+    # An item after another: each takes its process with it.
+    assert inference[:2] == ["DeiT-Ti", "DeiT-Ti distilled"]
+    for name in facts["failed"]:
+        assert done.stderr.count(f"not measured: {name}: ") == 1
+    for name in inference:
+        assert facts["failed"][name] == f"its process was ended by SIGTERM ({log})"
+    text = log.read_text()
+    assert "in measure_augment" in text and "Fatal Python error: Aborted" in text
+    assert {kept.row.family for kept in read_rows(out / ROWS)} == {"ceilings", "step"}
+    assert (out / "report.md").exists() and (out / "step.png").exists()

@@ -181,7 +181,7 @@ def test_a_signal_ends_the_run_with_its_table(number: signal.Signals, tmp_path: 
 
             if __name__ == "__main__":
                 cli.run = bench
-                sys.exit(cli.main([]))
+                sys.exit(cli.main())
             """
         )
     )
