@@ -204,10 +204,12 @@ class BenchRun:
         """Keep rows and show them, at once; what is measured again takes the place of the older."""
         for row in rows:
             here = [each.key for each in self.rows]
-            if row.key in here:
-                self.rows[here.index(row.key)] = row
-            else:
+            older = self.rows[here.index(row.key)] if row.key in here else None
+            if older is None:
                 self.rows.append(row)
+            else:
+                self.rows[here.index(row.key)] = row
+            if older is None or older.median != row.median:  # else more is known of it
                 say(row_line(row))
             if row.phases_ms:
                 say(f"{row.case}: {row.name}, one after another: {parts_of(row)}")

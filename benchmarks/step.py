@@ -87,6 +87,7 @@ def measure_step(
     files: Files | None,
     has_peers: bool,
     rounds: int,
+    has_step_case: bool = True,
     beside: tuple[str, Row] | None = None,
     trace: Path | None = None,
     hands_over_code: bool = False,
@@ -107,6 +108,8 @@ def measure_step(
         files: what the steps from files read; None leaves their rows out.
         has_peers: whether the published loop is measured.
         rounds: of `STEPS` steps each.
+        has_step_case: False puts all rows into the case `end-to-end`, where another part has those
+            of the step.
         beside: another way of running our step and its row, which ours is compared with.
         trace: file for torch's profile of one step, as Chrome's viewer reads it; None writes none.
         hands_over_code: whether the run gets the compiled code.
@@ -125,8 +128,9 @@ def measure_step(
         effort = record.effort(rounds, 0.8)
         rows = measure(f"step: {label}", "img/s", bench.cases(), effort, bench.baselines)
         rows = [bench.completed(row, ceilings) for row in rows]
+        of_step = (BASELINE, bench.name, AUGMENTATION) if has_step_case else ()
         rows = [
-            row if row.name in bench.of_step else replace(row, case=f"end-to-end: {label}")
+            row if row.name in of_step else replace(row, case=f"end-to-end: {label}")
             for row in rows
         ]
         own = next(row for row in rows if row.name == bench.name)
@@ -169,8 +173,6 @@ class StepBench:
         """
         self.config, self.compute, self.files = config, compute, files
         self.name, self.has_peers = step_name(config), has_peers
-        self.of_step = (BASELINE, self.name, AUGMENTATION)
-        """Rows of the case step; the others are end to end."""
         self.flops: float | None = None
         """Of a step; None if they could not be counted."""
         self.num_steps = STEPS[compute.device.type]

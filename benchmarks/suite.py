@@ -332,6 +332,8 @@ class Suite:
                 ALL_ROUNDS,
                 files=self.files(has_peers) if has_files else None,
                 has_peers=has_peers,
+                # On a GPU the step by itself is a part of its own, but for others' loop.
+                has_step_case=self.kind == "cpu" or has_peers or not has_files,
                 beside=self.first_step() if not is_first and recipe == FIRST_STEP[0] else None,
                 trace=self.run.out / trace if is_first and self.asked.has_trace else None,
                 hands_over_code=self.asked.hands_over_code,

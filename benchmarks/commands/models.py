@@ -260,6 +260,7 @@ def step_part(
     rounds: int,
     files: Files | None = None,
     has_peers: bool = True,
+    has_step_case: bool = True,
     beside: tuple[str, Row] | None = None,
     trace: Path | None = None,
     hands_over_code: bool = False,
@@ -272,6 +273,7 @@ def step_part(
         rounds: see `measure_step`.
         files: see there.
         has_peers: see there.
+        has_step_case: see there.
         beside: see there.
         trace: see there.
         hands_over_code: see there.
@@ -292,6 +294,7 @@ def step_part(
             "files": files,
             "has_peers": has_peers,
             "rounds": rounds,
+            "has_step_case": has_step_case,
             "beside": beside,
             "trace": trace,
             "hands_over_code": hands_over_code,
@@ -330,9 +333,9 @@ def measure_recipes(run: BenchRun, wanted: Wanted, how: How, files: Files | None
                 how.rounds,
                 files,
                 how.has_peers and number == 0,
-                first[1] if first is not None and first[0] == recipe else None,
-                run.out / f"trace_{slug}.json.gz" if how.has_trace else None,
-                how.hands_over_code,
+                beside=first[1] if first is not None and first[0] == recipe else None,
+                trace=run.out / f"trace_{slug}.json.gz" if how.has_trace else None,
+                hands_over_code=how.hands_over_code,
             )
             run.measure(part)
             case = f"step: {label}"
