@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
+import importlib.util
 import platform
 import subprocess
 from pathlib import Path
@@ -16,7 +18,9 @@ from fastdeit import __version__
 from fastdeit.cores import num_usable_cores
 from fastdeit.openmp import describe_waiting
 
-PACKAGES = {"timm": "timm", "numpy": "numpy", "numba": "numba", "pillow": "pillow", "ffcv": "ffcv"}
+PACKAGES = ("torchvision", "triton", "timm", "numpy", "numba", "pillow", "ffcv", "webdataset")
+LAYERS = ("pipelines", "tools", "benchmarks")
+"""Sub-packages whose files lie beside the package in a checkout, and in it when installed."""
 DALI_PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 
 
@@ -26,12 +30,12 @@ def describe_environment() -> dict[str, Any]:
     Returns:
         date, cpu, num_cores (usable ones), memory_gib, gpu (None without one), num_gpus,
         gpu_power_limit_w and driver (None where nvidia-smi says nothing), openmp_wait (how its
-        threads wait; None leaves it to OpenMP), python, torch, the versions of timm, numpy, numba,
-        pillow, ffcv and dali (None where missing), fastdeit, commit and dirty (None outside a git
-        checkout).
+        threads wait; None leaves it to OpenMP), python, torch, cuda and cudnn (those that torch was
+        built for), the versions of `PACKAGES` and dali (None where missing), fastdeit, commit and
+        dirty (None outside a git checkout), source (None inside one): a digest of the program's
+        files, by which `fastdeit bench keep` finds the commit.
     """
-    commit = _git("rev-parse", "--short=12", "HEAD")
-    status = _git("status", "--porcelain")
+    commit = describe_commit()
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": _cpu_name(),
@@ -43,12 +47,38 @@ def describe_environment() -> dict[str, Any]:
         "openmp_wait": describe_waiting(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **{name: _version(package) for name, package in PACKAGES.items()},
+        "cuda": torch.version.cuda,
+        "cudnn": _cudnn_version(),
+        **{name: _version(name) for name in PACKAGES},
         "dali": next(filter(None, map(_version, DALI_PACKAGES)), None),
         "fastdeit": __version__,
-        "commit": commit,
+        **commit,
+        "source": source_digest() if commit["commit"] is None else None,
+    }
+
+
+def describe_commit() -> dict[str, Any]:
+    """The fields commit and dirty, of the checkout that this file is in; None outside of git."""
+    status = _git("status", "--porcelain")
+    return {
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
         "dirty": None if status is None else bool(status),
     }
+
+
+def source_digest() -> str:
+    """A digest of the program's files, wherever they lie: a copy without git has the same."""
+    digest = hashlib.sha256()
+    for layer in ("", *LAYERS):
+        spec = importlib.util.find_spec(f"fastdeit.{layer}" if layer else "fastdeit")
+        assert spec is not None and spec.origin is not None
+        folder = Path(spec.origin).parent
+        for file in sorted(folder.rglob("*.py")):
+            path = file.relative_to(folder)
+            if layer or path.parts[0] not in LAYERS:  # where they are installed
+                content = hashlib.sha256(file.read_bytes()).hexdigest()
+                digest.update(f"{layer} {path.as_posix()} {content}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _gpu_settings() -> dict[str, Any]:
@@ -63,6 +93,14 @@ def _gpu_settings() -> dict[str, Any]:
         with contextlib.suppress(ValueError):
             watts = float(power.replace("W", ""))
     return {"gpu_power_limit_w": watts, "driver": driver}
+
+
+def _cudnn_version() -> int | None:
+    """The version that torch loads; None where it cannot, which a run would meet itself."""
+    try:
+        return torch.backends.cudnn.version()
+    except (RuntimeError, ValueError):
+        return None
 
 
 def _version(package: str) -> str | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastdeit import UserError
 from fastdeit.benchmarks.rows import Kept, read_rows, write_rows
+from fastdeit.environment import describe_commit, source_digest
 
 MAKERS = ("amd", "geforce", "instinct", "nvidia", "radeon", "tesla")
 """Words of a GPU's name that do not tell it from others."""
@@ -31,6 +33,7 @@ def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> 
         UserError: a row does not know its commit, its checkout was dirty, or a file holds others.
         OSError: a file cannot be written.
     """
+    rows = [with_commit(kept) for kept in rows]
     num_dirty = sum(bool(kept.environment.get("dirty")) for kept in rows)
     if num_dirty and not dirty:
         raise UserError(
@@ -51,6 +54,25 @@ def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> 
     for path, own in changed.items():
         write_rows(path, own)
     return sorted(files)
+
+
+def with_commit(kept: Kept) -> Kept:
+    """Rows that were measured from a copy without git, with the commit of the same files.
+
+    Raises:
+        UserError: this checkout's files are others.
+    """
+    source = kept.environment.get("source")
+    if kept.environment.get("commit") is not None or source is None:
+        return kept
+    here = describe_commit()
+    if here["commit"] is None or here["dirty"] or source != source_digest():
+        raise UserError(
+            "rows of a copy without git must be kept from a clean checkout of the same files. "
+            f"Found: files {source}, here {source_digest()} of {here['commit']}"
+            f"{', with other changes' if here['dirty'] else ''}. Check out what was copied."
+        )
+    return replace(kept, environment={**kept.environment, **here, "source": None})
 
 
 def holds(path: Path, rows: list[Kept]) -> bool:

@@ -76,8 +76,8 @@ PLANNED = tuple(name for name in BENCHMARKS if name != "scale")
 ON_HOST = ("loaders", "footprint", "convert", "scale")
 """Those that work on the CPU of whatever machine they are on."""
 NOT_VERSIONS = (
-    "date cpu num_cores memory_gib gpu num_gpus gpu_power_limit_w commit dirty device".split()
-)
+    "date cpu num_cores memory_gib gpu num_gpus gpu_power_limit_w commit dirty source device"
+).split()
 
 
 def report_text(kept: dict[str, list[Kept]]) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from bench_rows import ENVIRONMENT, H200, kept, rate, written
 
 from fastdeit.benchmarks.reporting.keep import hardware_slug
 from fastdeit.benchmarks.rows import ROWS, read_rows, write_rows
+from fastdeit.environment import source_digest
 from fastdeit.tools.cli import main
 
 
@@ -113,3 +118,45 @@ def test_rows_that_do_not_know_where_from_are_refused(
     assert keep(tmp_path) == 2
     assert words in capsys.readouterr().err
     assert names(tmp_path) == []
+
+
+def test_rows_of_a_copy_without_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They get the commit of a clean checkout of the same files; others are refused."""
+    here = {"commit": "0123456789ab", "dirty": False}
+    monkeypatch.setattr("fastdeit.benchmarks.reporting.keep.describe_commit", lambda: here)
+    written(tmp_path / ROWS, rate("a", 1), commit=None, dirty=None, source=source_digest())
+    here["dirty"] = True
+    assert keep(tmp_path) == 2
+    assert "of 0123456789ab, with other changes. Check out" in capsys.readouterr().err
+    here["dirty"] = False
+    assert keep(tmp_path) == 0
+    (each,) = read_rows(tmp_path / "results" / "loaders_cpu-2cores_202611_01234567.jsonl")
+    assert (each.environment["commit"], each.environment["source"]) == ("0123456789ab", None)
+    written(tmp_path / ROWS, rate("b", 1), commit=None, dirty=None, source="0" * 16)
+    assert keep(tmp_path, "--overwrite") == 2
+    assert "Found: files 0000000000000000, here " in capsys.readouterr().err
+
+
+def test_a_copy_has_the_same_digest(tmp_path: Path) -> None:
+    """Wherever the files lie, in a checkout or installed; one changed letter changes it."""
+    layout = {"fastdeit": "fastdeit", "pipelines": "fastdeit/pipelines"}
+    layout |= {"tools": "fastdeit/tools", "benchmarks": "fastdeit/benchmarks"}
+    root = Path(__file__).resolve().parent.parent.parent
+    for name, place in layout.items():
+        shutil.copytree(root / name, tmp_path / place, ignore=lambda *_: ["results", "__pycache__"])
+    code = "from fastdeit.environment import source_digest as d; print(d())"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def digest() -> str:
+        # Without the import hook of an editable install, which would find the checkout.
+        line = [sys.executable, "-S", "-c", f"import sys; sys.path += {sys.path!r}; {code}"]
+        return subprocess.run(
+            line, cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    assert digest() == source_digest()
+    file = tmp_path / "fastdeit" / "tools" / "cli.py"
+    file.write_text(file.read_text() + "#")
+    assert digest() != source_digest()
