@@ -98,7 +98,8 @@ def _gpu_settings() -> dict[str, Any]:
 def _cudnn_version() -> int | None:
     """The version that torch loads; None where it cannot, which a run would meet itself."""
     try:
-        return torch.backends.cudnn.version()
+        version: int | None = torch.backends.cudnn.version()
+        return version
     except (RuntimeError, ValueError):
         return None
 

@@ -30,7 +30,7 @@ def upload(arrays: list[NDArray[Any]], device: torch.device) -> list[Tensor]:
     if device.type == "cpu":
         return [torch.from_numpy(array) for array in arrays]
     block = torch.empty(block_bytes(arrays), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    fill_block(block.numpy(), arrays)
+    fill_block(block, arrays)
     return views_of_block(block.to(device, non_blocking=True), arrays)
 
 
@@ -39,11 +39,11 @@ def block_bytes(arrays: list[NDArray[Any]]) -> int:
     return sum(_padded(array) for array in arrays)
 
 
-def fill_block(block: NDArray[np.uint8], arrays: list[NDArray[Any]]) -> None:
-    """Write the arrays, C-contiguous, one behind the other."""
-    start = 0
+def fill_block(block: Tensor, arrays: list[NDArray[Any]]) -> None:
+    """Write the arrays, C-contiguous, one behind the other, into (bytes,) uint8 on the host."""
+    start, there = 0, block.numpy()
     for array in arrays:
-        block[start : start + array.nbytes] = np.frombuffer(array, dtype=np.uint8)
+        there[start : start + array.nbytes] = np.frombuffer(array, dtype=np.uint8)
         start += _padded(array)
 
 

@@ -274,9 +274,9 @@ def test_arrays_travel_in_one_block() -> None:
         generator.integers(0, 9, (4, 0), dtype=np.int32),
         np.full(5, -1, dtype=np.int32),
     ]
-    block = np.full(block_bytes(arrays), 255, dtype=np.uint8)
+    block = torch.full((block_bytes(arrays),), 255, dtype=torch.uint8)
     fill_block(block, arrays)
-    for tensor, array in zip(views_of_block(torch.from_numpy(block), arrays), arrays, strict=True):
+    for tensor, array in zip(views_of_block(block, arrays), arrays, strict=True):
         assert np.array_equal(tensor.numpy(), array)
         assert tensor.numpy().dtype == array.dtype
     assert block_bytes([]) == 0
