@@ -18,7 +18,7 @@ ready:
 	@bash tools/setup.sh
 
 lint: ready  ## ruff and mypy
-	@$(IN_VENV); ruff check . && mypy
+	@$(IN_VENV); ruff check . && mypy && mypy --config-file tests/mypy.ini
 
 # Two files at a time, for much of a test is a program that starts; more would not fit on one GPU. In
 # the order of their names: integration is longest, and comes first.
@@ -26,6 +26,7 @@ test: ready  ## ruff, mypy and all tests; PYTEST_ARGS="-k crops -x" goes to pyte
 	@$(IN_VENV); failed=0; \
 	ruff check . || failed=1; \
 	mypy || failed=1; \
+	mypy --config-file tests/mypy.ini || failed=1; \
 	pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) || failed=1; \
 	exit $$failed
 

@@ -164,7 +164,8 @@ def load_compiled(path: Path, device: torch.device) -> int:
             fits = json.loads(archive.read(ABOUT))
             names = [name for name in archive.namelist() if name != ABOUT]
             artifacts = [archive.read(name) for name in names]
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    # What zipfile raises for archives that are cut, encrypted or of another kind.
+    except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.error) as error:
         raise UserError(
             f"compiled must be a file that --save-compiled wrote. Found: {path}, "
             f"{' '.join(str(error).split())}. {way_out}"

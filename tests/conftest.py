@@ -9,6 +9,7 @@ import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,6 +114,22 @@ def containers(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert convert(sample_source / "train", made["webdataset"]) == 0
     assert convert(sample_source / "val", made["val"]) == 0
     return {**made, "imagefolder": sample_source / "train"}
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The index of a .beton of 96 drawn photographs of 4 classes, which need no package."""
+    from fastdeit.benchmarks.photographs import photograph
+    from fastdeit.pipelines.datasets.index import open_dataset
+    from fastdeit.tools.convert.command import convert
+
+    root = tmp_path_factory.mktemp("drawn")
+    for number in range(96):
+        place = root / "photographs" / f"class{number % 4}"
+        place.mkdir(parents=True, exist_ok=True)
+        photograph(number).resize((160, 120)).save(place / f"{number}.jpg", quality=90)
+    assert convert(root / "photographs", root / "drawn.beton") == 0
+    return open_dataset(root / "drawn.beton")
 
 
 @pytest.fixture

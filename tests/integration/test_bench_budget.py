@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench_here import Heard
 
 from fastdeit.benchmarks.budget import check as scaling_check
 from fastdeit.benchmarks.budget import two_processes
@@ -22,14 +23,15 @@ from fastdeit.benchmarks.budget.check import (
     PREDICTED,
     PREDICTED_APART,
     TOGETHER,
-    check_two_processes,
+    measure_check,
 )
 from fastdeit.benchmarks.budget.two_processes import Job
 from fastdeit.benchmarks.commands import budget as command
-from fastdeit.benchmarks.harness import Effort
 from fastdeit.benchmarks.rows import Kept, Row, write_rows
 from fastdeit.errors import UserError
 from fastdeit.tools.cli import main
+
+pytestmark = pytest.mark.usefixtures("parts_here")
 
 WHERE = {"device": "cuda:0", "gpu": "NVIDIA H200", "num_cores": 16, "cpu": "a CPU"}
 TINY = Job("demo", "cpu", "fp32", 2, 1, 1, 2, image_size=32)
@@ -163,11 +165,11 @@ def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return told[-1]
 
     monkeypatch.setattr(scaling_check, "run_two", run_and_keep)
-    rounds: list[int] = []
-    made = check_two_processes(TINY, Effort(2, None, lambda: rounds.append(1)))
-    rows = {row.name: row for row in made}
+    heard = Heard()
+    measure_check(heard.record, TINY)
+    rows = {row.name: row for row in heard.rows}
     assert list(rows) == [ALONE, APART, PREDICTED, PREDICTED_APART, TOGETHER, ALL_REDUCE]
-    assert len(rounds) == 3  # one is the warm-up
+    assert len(heard.of("round")) == 3  # one is the warm-up
     (facts,) = told
     assert all(row.n == len(facts["rounds"]) == 2 for row in rows.values())
     for row in rows.values():
@@ -260,7 +262,7 @@ def test_one_core_is_not_enough(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The predictions are there all the same."""
-    monkeypatch.setattr(two_processes.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     code, facts, text = bench("demo --rate 5 --gpus 1", capsys)
     assert code == 1 and len(facts["rows"]) == 2
     assert "cores must be two at least, for two processes. Found: 1. Pass --no-check." in text

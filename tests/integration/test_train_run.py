@@ -13,7 +13,6 @@ from bad_images import CUT_OFF, NO_JPEG, with_bad_images
 from fastdeit import train as train_module
 from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.recipes import RECIPES
 from fastdeit.tools.cli import main
 from fastdeit.train import train
 
@@ -229,35 +228,6 @@ def test_dry_run_prints_the_configuration(
     assert config["data"]["batch_size"] == 64
     assert config["optim"]["epochs"] == 2
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("recipe", ["demo-teacher", "demo", "deit-ti", "deit-s", "deit-b"])
-def test_a_step_waits_for_nothing(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU no training step synchronises with the host."""
-    from fastdeit.benchmarks.step import bench_step
-    from fastdeit.device import choose_compute
-
-    where = Path("x")
-    config = RECIPES[recipe](where, where, where, where if recipe == "demo" else None)
-    import fastdeit.benchmarks.step as module
-
-    real = module.train_step
-    calls = 0
-
-    def strict(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 1:  # constants are made, kernels are chosen
-            return real(*args)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            return real(*args)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-    monkeypatch.setattr(module, "train_step", strict)
-    assert bench_step(config, 20, choose_compute("cuda"), 1, lambda: None)
 
 
 def test_two_hops_to_the_step() -> None:

@@ -12,7 +12,7 @@ from engines import SIDE, make_plan
 
 from fastdeit import UserError
 from fastdeit.pipelines.crops import crop_rule, plan_cuts
-from fastdeit.pipelines.datasets.index import open_dataset
+from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
 from fastdeit.pipelines.decode import decode_with_pil
 from fastdeit.pipelines.open import open_pipeline
 from fastdeit.pipelines.pil_engine import resample_with_pil
@@ -101,9 +101,9 @@ def test_it_needs_a_gpu(containers: dict[str, Path]) -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu(containers: dict[str, Path]) -> None:
+def test_on_a_gpu(drawn: DatasetIndex) -> None:
     """The same samples as through PIL, and nearly the same pixels."""
-    index, device = open_dataset(containers["beton"]), torch.device("cuda")
+    index, device = drawn, torch.device("cuda")
     options = PipelineOptions(threads=2, device=device, dali_device="gpu")
     with open_pipeline(index, make_plan(index), "dali", options) as batches:
         found = list(batches)
@@ -115,20 +115,3 @@ def test_on_a_gpu(containers: dict[str, Path]) -> None:
         assert torch.equal(left.labels.cpu(), right.labels)
         difference = (left.images_nhwc_u8.cpu().int() - right.images_nhwc_u8.int()).abs().float()
         assert difference.mean() < 2
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("engine", ["ffcv", "dali", "pil"])
-def test_batches_are_handed_out_on_the_gpu(engine: Any, containers: dict[str, Path]) -> None:
-    """On the GPU the bytes are those of the CPU, while the caller's stream is busy too."""
-    index, device = open_dataset(containers["beton"]), torch.device("cuda")
-    with open_pipeline(index, make_plan(index), "pil", PipelineOptions(threads=2)) as batches:
-        expected = list(batches)
-    busy = torch.randn(4096, 4096, device=device)
-    options = PipelineOptions(threads=2, device=device)
-    with open_pipeline(index, make_plan(index), engine, options) as batches:
-        for left, right in zip(batches, expected, strict=True):
-            busy = busy @ busy * 1e-4
-            images, labels = left.images_nhwc_u8.clone(), left.labels.clone()
-            assert torch.equal(images.cpu(), right.images_nhwc_u8)
-            assert torch.equal(labels.cpu(), right.labels)

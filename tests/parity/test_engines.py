@@ -202,7 +202,8 @@ def test_an_error_in_ffcvs_thread_arrives(containers: dict[str, Path]) -> None:
         def fail(*args: Any) -> Any:
             raise ZeroDivisionError("planted")
 
-        batches._loader.memory_manager.context.start_batch = fail
+        loader: Any = batches
+        loader._loader.memory_manager.context.start_batch = fail
         started = time.perf_counter()
         with pytest.raises(ZeroDivisionError, match="planted"):
             next(iter(batches))

@@ -166,8 +166,10 @@ def test_a_failure_of_dali_itself(
     plan = make_plan(index, is_training=False, batch_size=5)
     with DaliPipeline(index, plan, SKIP) as batches:
         expected = list(batches)
-    with DaliPipeline(index, plan, SKIP) as batches:
-        pipe, calls = batches._pipe, []
+    opened: Any = DaliPipeline(index, plan, SKIP)
+    calls: list[None] = []
+    with opened as batches:
+        pipe = batches._pipe
         run = pipe.run
 
         def fail_once() -> Any:
@@ -183,7 +185,8 @@ def test_a_failure_of_dali_itself(
         for left, right in zip(found, expected, strict=True):
             assert torch.equal(left.images_nhwc_u8, right.images_nhwc_u8)
             assert left.sample_keys.tolist() == right.sample_keys.tolist()
-    with DaliPipeline(val, make_plan(val, batch_size=4), SKIP) as batches:
+    broken: Any = DaliPipeline(val, make_plan(val, batch_size=4), SKIP)
+    with broken as batches:
 
         def fail() -> Any:
             raise RuntimeError("planted")
@@ -336,7 +339,8 @@ def test_ffcv_has_one_operation(val: DatasetIndex) -> None:
     """FFCV groups what numba compiles, and loops for ever over some orders of two (ffcv#396)."""
     from fastdeit.pipelines.ffcv_engine import FfcvPipeline
 
-    with FfcvPipeline(val, make_plan(val), SKIP) as batches:
+    opened: Any = FfcvPipeline(val, make_plan(val), SKIP)
+    with opened as batches:
         assert list(batches._loader.pipeline_specs) == ["image"]
         (operation,) = batches._loader.pipeline_specs["image"].transforms or [batches._decoder]
         assert operation is batches._decoder

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from augment_batches import make_batch
+from gpu_waits import DEVICES, no_waiting
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -223,27 +224,23 @@ def test_memory(config: AugmentConfig, dtype: torch.dtype, monkeypatch: pytest.M
         del images, targets
 
 
-@pytest.mark.gpu
+@pytest.mark.parametrize("name", DEVICES)
 @pytest.mark.parametrize("config", [ALL, AugmentConfig(auto_augment="3a", mix_mode="elem")])
-def test_on_a_gpu(config: AugmentConfig) -> None:
+def test_on_a_device(config: AugmentConfig, name: str) -> None:
     """A GPU gives the CPU's operations in every byte and its images nearly, and never waits."""
-    device = torch.device("cuda")
+    device = torch.device(name)
     host = make_batch(64, 96)
     batch = host.to(device)
     drawn = sample_augmentation(config, host, 0)
     apply_augmentation(batch, drawn)  # what is made once may wait
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting(device):
         drawn = sample_augmentation(config, batch, 0)
-        found, targets = apply_augmentation(batch, drawn)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        found, targets = apply_augmentation(batch, drawn, implementation="torch")
     expected, expected_targets = apply_augmentation(host, drawn)
     assert torch.allclose(found.cpu(), expected, atol=1e-4)
     assert torch.equal(targets.weight.cpu(), expected_targets.weight)
     for operations in drawn.operations:
-        on_device = apply_operations(batch.images_nhwc_u8, operations)
+        on_device = apply_operations(batch.images_nhwc_u8, operations, "torch")
         assert torch.equal(on_device.cpu(), apply_operations(host.images_nhwc_u8, operations))
 
 

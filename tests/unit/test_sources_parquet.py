@@ -84,7 +84,9 @@ def test_train_of_the_hub(hub: Path) -> None:
         f"{WORDNET_IDS[label]}/{WORDNET_IDS[label]}_{number}.JPEG"
         for number, label in enumerate(labels)
     ]
-    assert [request.read() for request in listing.requests] == [bytes_of(n) for n in range(23)]
+    assert [listing.requests[n].read() for n in range(len(listing.requests))] == [
+        bytes_of(n) for n in range(23)
+    ]
     assert listing.class_ids == list(WORDNET_IDS)
     assert listing.class_names == WORDS
     assert listing.is_sequential

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from gpu_waits import DEVICES, no_waiting
 from timm.layers import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -205,14 +206,12 @@ def test_rates_over_the_depth(mode: Any) -> None:
         assert all(isinstance(block, SubsetBlock) == (mode == "subset") for block in model.blocks)
 
 
-@pytest.mark.gpu
-def test_no_wait_for_the_device() -> None:
+@pytest.mark.parametrize("name", DEVICES)
+def test_no_wait_for_the_device(name: str) -> None:
     """On a GPU neither pass synchronises with the host."""
-    model = tiny("subset").cuda().train()
-    images = torch.randn(8, 3, 32, 32, device="cuda")
+    device = torch.device(name)
+    model = tiny("subset").to(device).train()
+    images = torch.randn(8, 3, 32, 32, device=device)
     model(images).sum().backward()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting(device):
         model(images).sum().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -9,6 +9,7 @@ import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,7 +180,7 @@ def with_records(records: dict[str, str], is_global: bool = False) -> Callable[[
     """A writer of an archive with pax records."""
 
     def write(file: Path) -> None:
-        options = {"pax_headers": records} if is_global else {}
+        options: Any = {"pax_headers": records} if is_global else {}
         with tarfile.open(file, "w", format=tarfile.PAX_FORMAT, **options) as archive:
             member = tarfile.TarInfo("x")
             member.pax_headers = {} if is_global else records
