@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     FakeTensor,
-    FakeTensorDeviceMismatchError,
     unset_fake_temporarily,
 )
 
@@ -86,7 +85,7 @@ def batch_of(num: int, step: int = 0, side: int = SIDE) -> Batch:
 def test_two_devices_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the other tests rely on: a tensor of the host among those of the GPU is an error."""
     with pretended_gpu(monkeypatch):
-        with pytest.raises(FakeTensorDeviceMismatchError):
+        with pytest.raises(Exception, match=r"(same|different) device"):
             torch.empty(2, device=GPU) + torch.empty(2)
         with pytest.raises(DataDependentOutputException):
             torch.empty(2, device=GPU).sum().item()

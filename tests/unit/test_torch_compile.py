@@ -15,7 +15,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from augment_batches import NUM_CLASSES, make_batch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
 from fastdeit import UserError, torch_compile
 from fastdeit.attention import choose_attention
@@ -102,13 +104,18 @@ def test_unequal_parts_are_two_static_graphs(graphs: list[torch.Size]) -> None:
 
 
 def test_sessions_of_one_process(graphs: list[torch.Size]) -> None:
-    """Models of ten widths, one after another: each is compiled, none falls back to eager."""
+    """Models of ten widths, one after another: each is compiled, and what was before is forgotten.
+
+    torch looks through all code of a function at each call, and goes back to eager at some number.
+    """
+    sessions = []
     for heads in range(1, 11):
         config = config_of(model={"embed_dim": 16 * heads, "num_heads": heads})
-        session = session_of(config)
+        sessions.append(session_of(config))
         for number in range(2):
-            step(config, session, 7, number)
+            step(config, sessions[-1], 7, number)
         assert len(graphs) == heads
+        assert len(_debug_get_cache_entry_list(VisionTransformer.forward.__code__)) == 1
     assert all(type(size) is int for shape in graphs for size in shape)
 
 
