@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # look for an interpreter outside .venv.
 IN_VENV := export PATH="$$PWD/.venv/bin:$$PATH"
 
-.PHONY: help setup ready test lint demo clean
+.PHONY: help setup ready test lint demo gpu clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -32,6 +32,10 @@ test: ready  ## ruff, mypy and all tests; PYTEST_ARGS="-k crops -x" goes to pyte
 
 demo: ready  ## sample data, conversion, training, evaluation, benchmark; SHORT=1 for the short one
 	@$(IN_VENV); tools/demo.sh
+
+# Not after `ready`: a GPU machine may have no network, and an environment of its own.
+gpu:  ## on a GPU: its tests and every benchmark, rows kept, report; WITHIN=8m OUT=bench-gpu
+	@tools/gpu.sh --within $(or $(WITHIN),8m) --out $(or $(OUT),bench-gpu) $(GPU_ARGS)
 
 clean:  ## remove what was built, .venv and the demo's output
 	rm -rf .venv build dist demo demo-short *.egg-info .mypy_cache .ruff_cache .pytest_cache
