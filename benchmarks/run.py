@@ -212,7 +212,7 @@ class BenchRun:
             if older is None or older.median != row.median:  # else more is known of it
                 say(row_line(row))
             if row.phases_ms:
-                say(f"{row.case}: {row.name}, one after another: {parts_of(row)}")
+                say(parts_line(row))
         own = {row.key for row in self.rows}
         others = [kept for kept in self._before if kept.row.key not in own]
         mine = [Kept(row, self.environment) for row in self.rows]
@@ -313,13 +313,12 @@ def tables_of(rows: Sequence[Row]) -> str:
     for family in dict.fromkeys(row.family for row in rows):
         own = [row for row in rows if row.family == family]
         parts.append(format_table(own))
-        parts += [
-            f"{row.case}, one after another: {said}" for row in own if (said := parts_of(row))
-        ]
+        parts += [parts_line(row) for row in own if row.phases_ms]
         parts.append("")
     return "\n".join(parts[:-1])
 
 
-def parts_of(row: Row) -> str:
-    """The parts of a step in words, or nothing."""
-    return ", ".join(f"{name} {took:.3g} ms" for name, took in row.phases_ms.items())
+def parts_line(row: Row) -> str:
+    """The parts of a step in words."""
+    parts = ", ".join(f"{name} {took:.3g} ms" for name, took in row.phases_ms.items())
+    return f"{row.case}: {row.name}, one after another: {parts}"

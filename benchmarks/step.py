@@ -121,7 +121,8 @@ def measure_step(
     with ExitStack() as stack:
         stack.enter_context(in_memory(config.data.batch_size, compute))
         bench = StepBench(config, stand_in, compute, files, has_peers, stack)
-        with record.part(f"{label}: its operations"):
+        what = f"{label}{bench.name.removeprefix(STEP)}"
+        with record.part(f"{what}: its operations"):
             bench.flops = bench.step_flops()
         ceilings = bench.ceilings()
         # The parts of a step and a profile of it come behind.
@@ -138,13 +139,14 @@ def measure_step(
             own = with_ratio(own, *beside)
         rows = [own if row.name == bench.name else row for row in rows]
         record.add(rows)
-        with record.part(f"{label}: the parts of a step"):
+        with record.part(f"{what}: the parts of a step"):
             record.add([replace(own, phases_ms=bench.phases())])
         if hands_over_code:
-            with record.part(f"{label}: its compiled code"):
+            with record.part(f"{what}: its compiled code"):
                 record.hand_over_code(compute.device)
         if trace is not None:
-            with record.part(f"{label}: its profile"):
+            with record.part(f"{what}: its profile"):
+                bench.steps.rest()  # the parts took a pass of their own
                 write_trace(trace, bench.steps, compute)
                 record.say(f"a profile of one step, for chrome://tracing: {trace}")
 

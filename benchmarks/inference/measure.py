@@ -254,8 +254,8 @@ class InferenceBench:
 
     # ---- the limit of time ---------------------------------------------------------------------
     def has_time(self, architecture: Architecture, protocol: Protocol) -> bool:
-        """Whether a row would probably end before the limit."""
-        if not self.has_limit:
+        """Whether a row would probably end before the limit; the first one is always measured."""
+        if not self.has_limit or not self.overhead_s:
             return True
         others_s = [s for known, s in self.overhead_s.items() if known != "bf16-compiled"]
         guess_s = COMPILE_S if protocol == "bf16-compiled" else max(others_s, default=0.0)

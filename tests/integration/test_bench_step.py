@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import json
 import time
@@ -310,3 +311,61 @@ def test_a_planted_sleep_is_found_in_the_parts(
     assert after["optimizer"] > before["optimizer"] + 190
     assert after["forward"] < before["forward"] + 100
     assert rows[STEP]["step_ms"] > 200
+
+
+@pytest.mark.slow
+def test_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each combination is a row beside the first; a profile of each; what cannot be is a line."""
+    line = "--recipe demo --compile off --attention flash math cudnn --batch-size 4 6 --trace "
+    line += f"--image-size 32 --rounds 1 --device cpu --no-peers --out {tmp_path / 'out'}"
+    assert main(["bench", "step", *line.split()]) == 1
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    names = [f"fastdeit step, compile off, attention {name}" for name in ("flash", "math")]
+    steps = [row for row in facts["rows"] if row["name"].startswith(STEP)]
+    assert [(row["name"], row["batch_size"]) for row in steps] == [
+        (name, size) for size in (4, 6) for name in names
+    ]
+    first, *others = steps
+    assert first["ratios"] == {}
+    for row in others:
+        ratio = row["median"] / first["median"]
+        assert row["ratios"] == {f"{names[0]}, batch 4": pytest.approx(ratio)}
+        assert row["ratio"] == pytest.approx(ratio)
+        assert row["note"].endswith(f"compile off, attention {row['name'].split()[-1]}")
+    assert list(facts["failed"]) == [
+        f"step: demo, batch {size}, compile off, attention cudnn" for size in (4, 6)
+    ]
+    for why in facts["failed"].values():
+        assert why.startswith(
+            "attention must be one that cpu can do in torch.float32 at 32 numbers"
+        )
+    traces = sorted((tmp_path / "out").glob("trace_*.json.gz"))
+    assert [file.name for file in traces] == [
+        f"trace_demo-batch-{size}-compile-off-attention-{name}.json.gz"
+        for size in (4, 6)
+        for name in ("flash", "math")
+    ]
+    with gzip.open(traces[0]) as file:
+        events = json.load(file)["traceEvents"]
+    assert any("flash_attention" in str(event.get("name")) for event in events)
+
+
+@pytest.mark.slow
+def test_compiled_code_is_kept_and_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--save-compiled writes a file, --compiled finds its code in another cache."""
+    code = tmp_path / "out" / "compiled.zip"
+    line = "bench step --recipe demo-teacher --model test_vit --compile default --image-size 32 "
+    line += "--batch-size 4 --rounds 1 --device cpu --no-peers"
+    found = []
+    for name, more in (("out", "--save-compiled"), ("other", f"--compiled {code}")):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / f"cache-{name}"))
+        torch._dynamo.utils.counters.clear()
+        assert main([*line.split(), *more.split(), "--out", str(tmp_path / name)]) == 0
+        counters = torch._dynamo.utils.counters["aot_autograd"]
+        found.append((counters["autograd_cache_miss"], counters["autograd_cache_hit"]))
+        capsys.readouterr()
+    assert found == [(1, 0), (0, 1)]
+    assert main([*line.split(), "--compiled", str(tmp_path / "none.zip")]) == 2
+    assert "must be a file that --save-compiled wrote" in capsys.readouterr().err
