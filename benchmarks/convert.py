@@ -79,6 +79,7 @@ def measure_folder(
                     name=f"FFCV's DatasetWriter, re-encoded {size} q{QUALITY}",
                     run=lambda: write_with_ffcv(source, work, threads, max_resolution),
                     note="without the start of Python and imports; it cannot pass bytes through",
+                    may_fail=True,
                 )
             ]
 

@@ -28,6 +28,8 @@ class Effort:
     """No further round of all cases is begun that would end later than this; None sets no limit."""
     on_round: Callable[[], None] = lambda: None
     """Called after each round of a case, for a progress bar."""
+    on_failed: Callable[[str, Exception], None] | None = None
+    """Called with the name of a case that may fail, and its error, if its untimed round does."""
     on_warm: Callable[[], None] = lambda: None
     """Called when every case has had its untimed round: what is set up and compiled is."""
 
@@ -46,6 +48,8 @@ class Case:
     """Done before each round, untimed."""
     after: Callable[[], None] = lambda: None
     """Done after each round, untimed."""
+    may_fail: bool = False
+    """Whether the others go on without it: it is somebody else's."""
 
     def time(self) -> float:
         """Do a round; return its units a second."""
@@ -74,12 +78,11 @@ def measure(
         baselines: names of the cases that the others are compared with, the main one first.
 
     Returns:
-        A row for each case, in their order.
+        A row for each case, in their order; none for one that may fail and did.
     """
     begun = time.perf_counter()
-    for one in cases:
-        one.time()
-        effort.on_round()
+    cases = [one for one in cases if warmed_up(f"{case}: {one.name}", one, effort)]
+    baselines = [name for name in baselines if name in [one.name for one in cases]]
     effort.on_warm()
     rates: dict[str, list[float]] = {one.name: [] for one in cases}
     timed_from = time.perf_counter()
@@ -92,6 +95,19 @@ def measure(
             rates[one.name].append(one.time())
             effort.on_round()
     return [row_of(case, unit, one, rates, baselines) for one in cases]
+
+
+def warmed_up(what: str, case: Case, effort: Effort) -> bool:
+    """Do a case's untimed round; whether it can be timed."""
+    try:
+        case.time()
+    except Exception as error:
+        if not case.may_fail or effort.on_failed is None:
+            raise
+        effort.on_failed(what, error)
+        return False
+    effort.on_round()
+    return True
 
 
 def row_of(

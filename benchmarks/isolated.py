@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context, set_start_method
+from multiprocessing import get_context, resource_tracker, set_start_method
 from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -98,6 +98,7 @@ def run_isolated(
     Raises:
         PartFailed: it did not return: an exception, a signal, the limit.
     """
+    begin_tracker()
     began, context = time.monotonic(), _context("spawn" if part.cores is not None else start)
     receiver, sender = Pipe(duplex=False)
     # Its other end closes with this process, however that ends.
@@ -133,6 +134,21 @@ def run_isolated(
         _end(process)
         receiver.close()
         held.close()
+
+
+def begin_tracker() -> None:
+    """Start multiprocessing's cleaner, without its word about what it cleans.
+
+    It removes what a part that was ended could not remove itself, which is no news to a user.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def call_here(part: Part, hear: Callable[[Event], None], **given: Any) -> Any:

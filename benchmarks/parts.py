@@ -55,12 +55,17 @@ def write_trace(path: Path, steps: TrainingSteps, compute: Compute) -> None:
     activities = [torch.profiler.ProfilerActivity.CPU]
     if compute.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    schedule = torch.profiler.schedule(wait=0, warmup=1, active=1)
-    with torch.profiler.profile(activities=activities, schedule=schedule) as profiler:
+    schedule = torch.profiler.schedule(wait=0, warmup=1, active=1, repeat=1)
+
+    def write(profiler: torch.profiler.profile) -> None:
+        profiler.export_chrome_trace(str(path))
+
+    with torch.profiler.profile(
+        activities=activities, schedule=schedule, on_trace_ready=write
+    ) as profiler:
         for _ in range(2):
             steps.take(1)
             profiler.step()
-    profiler.export_chrome_trace(str(path))
 
 
 def count_flops(config: TrainConfig, session: Session, batch: AugmentedBatch) -> int:

@@ -9,4 +9,4 @@ with suppress(Exception):  # a part says what is wrong with a library, and this 
     import fastdeit.benchmarks.augment
     import fastdeit.benchmarks.inference.measure
     import fastdeit.benchmarks.loaders
-    import fastdeit.benchmarks.step  # noqa: F401
+    import fastdeit.benchmarks.step_part  # noqa: F401

@@ -87,7 +87,13 @@ class Record:
     def effort(self, rounds: int, frac: float = 1.0) -> Effort:
         """How long to measure: so many rounds, in a part of what is left of the time."""
         seconds = None if self.left_s is None else frac * self.left_s
-        return Effort(rounds, seconds, self.on_round, lambda: self._send(Event("warm")))
+        return Effort(
+            rounds,
+            seconds,
+            self.on_round,
+            on_failed=self.not_measured,
+            on_warm=lambda: self._send(Event("warm")),
+        )
 
     def known(self, case: str, name: str, **settings: Any) -> Row | None:
         """The row of an earlier run in the same folder, in the same environment."""
@@ -110,11 +116,23 @@ class Record:
         try:
             yield
         except Exception as error:
-            self.fail(what, reason_of(error))
-            if not isinstance(error, UserError):
-                traceback.print_exc()
-                if is_lost(error):
-                    raise DeviceLost from error
+            self.not_measured(what, error)
+
+    def not_measured(self, what: str, error: Exception) -> None:
+        """Say in one line why something could not be measured.
+
+        Args:
+            what: it, for the line.
+            error: what was raised; its traceback goes to stderr unless it is a user's.
+
+        Raises:
+            DeviceLost: after the line, if nothing can be measured in this process any more.
+        """
+        self.fail(what, reason_of(error))
+        if not isinstance(error, UserError):
+            traceback.print_exception(error)
+            if is_lost(error):
+                raise DeviceLost from error
 
 
 def reason_of(error: BaseException) -> str:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastdeit.benchmarks.augment import PAPER
+from fastdeit.benchmarks.clock import Clock, Planned
 from fastdeit.benchmarks.commands.models import Wanted, step_part
+from fastdeit.benchmarks.commands.shared import BATCH_SIZE, IMAGE_SIZE
 from fastdeit.benchmarks.convert import convert
 from fastdeit.benchmarks.inference.architectures import Architecture, table5_architectures
 from fastdeit.benchmarks.inference.measure import Protocol, Sizes, inference_part
 from fastdeit.benchmarks.isolated import Part
 from fastdeit.benchmarks.loaders import engines_for, loader_parts
 from fastdeit.benchmarks.photographs import make_imagefolder, photograph
+from fastdeit.benchmarks.plan import planned
 from fastdeit.benchmarks.record import Record
 from fastdeit.benchmarks.rows import Row
 from fastdeit.benchmarks.run import BenchRun
@@ -34,111 +36,9 @@ PHOTOGRAPHS = {"cpu": (512, 16_384), "cuda": (2048, 16_384)}
 FILES = {"cpu": 0, "cuda": 32_768}
 """So many files at least: each picture comes several times where drawing would take too long. An
 epoch of a GPU is short, and its start counts."""
-IMAGE_SIZE, BATCH_SIZE = 224, 64
 ALL_ROUNDS = 5
-RESERVE = 0.05
-"""Of the time, for charts and the report."""
-OWN_LIMIT = {"cpu": 4.0, "cuda": 2.0}
-"""A part that takes so many times its time is ended."""
-LEAST_LIMIT_S = 120.0
-"""On a CPU, where each part does the least that tells something, no part is ended before that."""
 FIRST_STEP = ("deit-b", 512)
 """Recipe and batch that variants on a GPU stand beside."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
-    """A part of the run, before it is known how much time there is for it."""
-
-    name: str
-    """It, as it is said when it is left out."""
-    topic: str
-    """What --only and --skip call it."""
-    setup_s: float = 0.0
-    """On a GPU: what comes before its first timed round, thought of an H100 with 16 cores; what
-    others took corrects it."""
-    least_s: float = 0.0
-    """On a GPU: the timed rounds that it takes at least."""
-    most_s: float = 0.0
-    """On a GPU: its own limit."""
-    weight: float = 0.0
-    """On a CPU: its share of the time."""
-    compiles: bool = False
-    """Whether most of that is compiling."""
-    needs_data: bool = False
-    """Whether it reads photographs."""
-    parts: Callable[[float | None], list[Part]]
-    """What is done in so many seconds, in turn; None sets no limit."""
-
-
-@dataclass(slots=True)
-class Clock:
-    """Says how long each part may take."""
-
-    limit_s: float | None
-    """The whole time; None sets no limit."""
-    kind: str = "cpu"
-    """Of the device."""
-    begun: float = field(default_factory=lambda: time.perf_counter() - process_age_s())
-    """When it began: with the process, whose imports count."""
-    slowness: float = 1.0
-    """How much longer setting up took here than was thought, in the last part that told."""
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since it began."""
-        return time.perf_counter() - self.begun
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until the reserve."""
-        assert self.limit_s is not None
-        return max(0.0, (1 - RESERVE) * self.limit_s - self.elapsed_s)
-
-    def share_s(self, one: Planned, later: list[Planned]) -> float | None:
-        """Seconds for a part; None without a limit.
-
-        On a GPU as many as its own limit, for the most telling come first; on a CPU its share of
-        what is left, so that what one does not use is the others'.
-        """
-        if self.limit_s is None:
-            return None
-        if self.kind == "cuda":
-            return min(one.most_s, self.left_s)
-        return self.left_s * one.weight / (one.weight + sum(each.weight for each in later))
-
-    def why_not(self, one: Planned) -> str | None:
-        """Why there is no time for a part, by its own estimate; None if there is.
-
-        On a CPU there always is: each does the least that tells something.
-        """
-        if self.limit_s is None or self.kind != "cuda":
-            return None
-        slowness = self.slowness if one.compiles else 1.0
-        needs_s = slowness * one.setup_s + one.least_s
-        if needs_s <= self.left_s:
-            return None
-        return f"it takes about {needs_s:.0f} s, and {self.left_s:.0f} s were left"
-
-    def limit_of(self, share_s: float | None) -> float | None:
-        """Seconds after which a part is ended."""
-        if share_s is None:
-            return None
-        if self.kind == "cuda":
-            return max(1.0, min(self.left_s, OWN_LIMIT["cuda"] * share_s))
-        return max(LEAST_LIMIT_S, OWN_LIMIT["cpu"] * share_s)
-
-    def learn(self, one: Planned, setup_s: float | None) -> None:
-        """Correct the estimates by what setting up a part took, if its code was compiled anew."""
-        if setup_s is not None and one.topic == "step" and one.compiles:
-            self.slowness = setup_s / one.setup_s
-
-
-def process_age_s() -> float:
-    """How long this process has been running, as Linux says."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return max(0.0, float(Path("/proc/uptime").read_text().split()[0]) - started_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,177 +323,6 @@ def make_data(record: Record, place: Path, threads: int, kind: str) -> Data:
     each = "" if times == 1 else f", each in {times} files"
     record.say(f"{num} pictures of 500 pixels, quality 90{each}, made and converted")
     return Data(beton, folder)
-
-
-# ---- the plan ------------------------------------------------------------------------------------
-TOPICS = (
-    "ceilings",
-    "augment",
-    "step",
-    "end-to-end",
-    "variants",
-    "table5",
-    "distilled",
-    "loaders",
-    "peers",
-    "convert",
-)
-"""What --only and --skip may name; variants, distilled and peers are parts of their own on a GPU
-only."""
-
-
-def planned(kind: str, suite: Suite) -> Iterator[Planned]:
-    """What is measured on a kind of device, in order."""
-    yield from on_gpu(suite) if kind == "cuda" else on_cpu(suite)
-
-
-def on_gpu(suite: Suite) -> Iterator[Planned]:
-    """On a GPU: the most telling first, ours before others'."""
-    yield Planned(
-        name="ceilings", topic="ceilings", setup_s=6, least_s=6, most_s=20, parts=suite.ceilings
-    )
-    for size in (256, 1024):
-        yield Planned(
-            name=f"augment, batch {size}",
-            topic="augment",
-            setup_s=6,
-            least_s=4,
-            most_s=20,
-            parts=lambda _, size=size: suite.augment(size, False, True),  # type: ignore[misc]
-        )
-    for recipe, setup_s in (("deit-b", 80), ("deit-s", 70), ("deit-ti", 70)):
-        yield step_planned(suite, "step", recipe, 512, setup_s, 15, 120)
-    # Their code is compiled already.
-    for recipe in ("deit-b", "deit-ti"):
-        yield step_planned(suite, "end-to-end", recipe, 512, 35, 20, 90, has_files=True)
-    variants: list[tuple[int, dict[str, str]]] = [
-        (512, {"attention": "cudnn"}),
-        (1024, {}),
-        (256, {}),
-        (512, {"compile": "reduce-overhead"}),
-    ]
-    for size, changed in variants:
-        yield step_planned(suite, "variants", "deit-b", size, 70, 12, 100, changed=changed)
-    ours = [each for each in table5_architectures() if each.is_deit]
-    protocols: tuple[Protocol, ...]
-    for protocols, setup_s in ((("bf16-compiled",), 40), (("fp32",), 8)):
-        yield Planned(
-            name=f"table5, {protocols[0]}",
-            topic="table5",
-            setup_s=setup_s,
-            least_s=10,
-            most_s=100,
-            parts=suite.table5(protocols, ours if suite.clock.limit_s is not None else None),
-        )
-    if suite.clock.limit_s is None:
-        yield Planned(
-            name="table5, tf32 and bf16", topic="table5", parts=suite.table5(("tf32", "bf16"))
-        )
-    yield step_planned(suite, "distilled", "deit-b-distilled", 256, 110, 15, 150)
-    yield Planned(
-        name="loaders",
-        topic="loaders",
-        setup_s=15,
-        least_s=25,
-        most_s=90,
-        needs_data=True,
-        parts=suite.loaders,
-    )
-    if suite.asked.has_peers:
-        yield Planned(
-            name="augment, beside timm's",
-            topic="peers",
-            setup_s=8,
-            least_s=30,
-            most_s=120,
-            parts=lambda _: suite.augment(256, True, False),
-        )
-        yield step_planned(suite, "peers", "deit-b", 256, 60, 60, 200, True, True)
-        yield step_planned(suite, "peers", "deit-ti", 256, 60, 60, 200, True, True)
-    if suite.asked.data is None or suite.asked.source is not None:
-        yield Planned(
-            name="convert",
-            topic="convert",
-            setup_s=10,
-            least_s=30,
-            most_s=120,
-            needs_data=True,
-            parts=suite.convert,
-        )
-
-
-def step_planned(
-    suite: Suite,
-    topic: str,
-    recipe: str,
-    batch_size: int,
-    setup_s: float,
-    least_s: float,
-    most_s: float,
-    has_peers: bool = False,
-    has_files: bool = False,
-    changed: dict[str, str] | None = None,
-) -> Planned:
-    """The step of a recipe on a GPU."""
-    changed = changed or {}
-    words = [f", {what} {name}" for what, name in changed.items()]
-    words += [", from files"] * has_files + [", beside the published loop"] * has_peers
-    return Planned(
-        name=f"step: {recipe}, batch {batch_size}{''.join(words)}",
-        topic=topic,
-        setup_s=setup_s,
-        least_s=least_s,
-        most_s=most_s,
-        compiles=True,
-        needs_data=has_files,
-        parts=lambda _: suite.step(recipe, batch_size, has_peers, has_files, **changed),
-    )
-
-
-def on_cpu(suite: Suite) -> Iterator[Planned]:
-    """On a CPU: everything, each in its share of the time."""
-    has_peers = suite.asked.has_peers
-    yield Planned(name="ceilings", topic="ceilings", weight=0.05, parts=suite.ceilings)
-    yield Planned(
-        name="augment",
-        topic="augment",
-        weight=0.10,
-        parts=lambda _: suite.augment(BATCH_SIZE, has_peers, False),
-    )
-    wants_files = suite.asked.wants("end-to-end")
-    yield Planned(
-        name="step, and from files" if wants_files else "step",
-        topic="end-to-end" if wants_files and not suite.asked.wants("step") else "step",
-        weight=0.38,
-        needs_data=wants_files,
-        parts=lambda _: suite.step("demo", None, has_peers, wants_files),
-    )
-    yield Planned(name="table5", topic="table5", weight=0.17, parts=suite.table5(()))
-    yield Planned(
-        name="loaders", topic="loaders", weight=0.17, needs_data=True, parts=suite.loaders
-    )
-    yield Planned(
-        name="convert", topic="convert", weight=0.07, needs_data=True, parts=suite.convert
-    )
-
-
-def check_topics(only: tuple[str, ...], skip: tuple[str, ...]) -> None:
-    """Refuse topics that there are not.
-
-    Raises:
-        UserError: one is not known, or nothing is left.
-    """
-    for option, names in (("only", only), ("skip", skip)):
-        for name in names:
-            if name not in TOPICS:
-                raise UserError(
-                    f"{option} must name what is measured. Found: {name}. Known: "
-                    f"{', '.join(TOPICS)}."
-                )
-    if not set(only or TOPICS) - set(skip):
-        raise UserError(
-            f"something must be left to measure. Found: --skip {','.join(skip)}. Skip less."
-        )
 
 
 def check_data(data: Path, source: Path | None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_photographs import need_photographs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,10 +74,20 @@ def why_no_module(name: str) -> str | None:
     return None
 
 
+def why_not_pillow_12() -> str | None:
+    """Say why Pillow is none that published results were trained with; None if it is."""
+    import PIL
+
+    if int(PIL.__version__.split(".")[0]) < 13:
+        return None
+    return f"Pillow {PIL.__version__}: from 13 on it resamples in another order and posterizes less"
+
+
 CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "gpu": why_no_gpu,
     "ffcv": lambda: why_no_module("ffcv"),
     "dali": lambda: why_no_module("nvidia.dali"),
+    "pillow_12": why_not_pillow_12,
 }
 
 
@@ -94,8 +105,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def sample_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small source with every oddity: 300 training and 40 validation images of 20 classes."""
-    for module in ("skimage", "sklearn"):
-        pytest.importorskip(module, reason=f"the photographs of {module} are not installed")
+    need_photographs()
     from fastdeit.tools.sample_data.command import sample_data
 
     root = tmp_path_factory.mktemp("data") / "source"

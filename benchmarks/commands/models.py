@@ -286,7 +286,7 @@ def step_part(
     words = step_name(config).removeprefix(STEP)
     return Part(
         name=f"step: {label}{words}{', from files' if files is not None else ''}",
-        work="fastdeit.benchmarks.step:measure_step",
+        work="fastdeit.benchmarks.step_part:measure_step",
         options={
             "label": label,
             "config": config,

@@ -71,8 +71,10 @@ def everything(
     )
     limit_s = None if within is None else 3600 * parse_hours(within)
     only, skip = listed(only), listed(skip)
+    from fastdeit.benchmarks.clock import Clock
+    from fastdeit.benchmarks.plan import check_topics
     from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.benchmarks.suite import Asked, Clock, Suite, check_data, check_topics, is_main
+    from fastdeit.benchmarks.suite import Asked, Suite, check_data, is_main
     from fastdeit.cores import num_usable_cores
 
     check_topics(only, skip)

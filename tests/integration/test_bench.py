@@ -17,12 +17,12 @@ from jobs import with_variable
 
 from fastdeit import UserError
 from fastdeit.benchmarks import suite as suite_module
+from fastdeit.benchmarks.clock import process_age_s
 from fastdeit.benchmarks.convert import fewer_images
 from fastdeit.benchmarks.record import Record
 from fastdeit.benchmarks.rows import ROWS, Row, read_rows
 from fastdeit.benchmarks.run import BenchRun
 from fastdeit.benchmarks.step import STEPS
-from fastdeit.benchmarks.suite import process_age_s
 from fastdeit.cores import num_usable_cores
 from fastdeit.flops import MATRIX_SIDE
 from fastdeit.tools.cli import main
@@ -85,7 +85,7 @@ def test_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_age_of_a_process() -> None:
     """It grows as time does, and Python has just been started."""
-    code = "from fastdeit.benchmarks.suite import process_age_s as age; import time; a = age();"
+    code = "from fastdeit.benchmarks.clock import process_age_s as age; import time; a = age();"
     code += "time.sleep(0.5); print(a, age())"
     begun = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

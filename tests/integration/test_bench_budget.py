@@ -212,8 +212,8 @@ def test_its_processes_end_with_it(how: signal.Signals, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
     )
     try:
-        wait_until(lambda: len(marked(mark)) == 3)
-        cores = [os.sched_getaffinity(each) for each in marked(mark) if each != started.pid]
+        wait_until(lambda: len(marked(mark, "two_processes")) == 2)
+        cores = [os.sched_getaffinity(each) for each in marked(mark, "two_processes")]
         assert [len(bound) for bound in cores] == [1, 1] and cores[0] != cores[1]
         time.sleep(3)
         started.send_signal(how)
@@ -227,12 +227,13 @@ def test_its_processes_end_with_it(how: signal.Signals, tmp_path: Path) -> None:
             os.kill(each, signal.SIGKILL)
 
 
-def marked(mark: str) -> list[int]:
-    """The processes whose environment has it."""
+def marked(mark: str, word: str = "") -> list[int]:
+    """The processes whose environment has a mark, and whose command line a word."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+            is_marked = mark.encode() in (folder / "environ").read_bytes().split(b"\0")
+            if is_marked and word.encode() in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
         except OSError:
             continue

@@ -20,6 +20,7 @@ from fastdeit import UserError
 from fastdeit.benchmarks import published as published_module
 from fastdeit.benchmarks import step as step_module
 from fastdeit.benchmarks.published import make_criterion, make_mixup, published_loop
+from fastdeit.benchmarks.step_part import measure_step
 from fastdeit.config import TrainConfig
 from fastdeit.flops import MATRIX_SIDE, train_flops
 from fastdeit.models import make_model
@@ -208,7 +209,7 @@ def test_out_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     config = fill_recipe("demo-teacher", Path())
     teacher = usual_teacher("demo-teacher")
     with pytest.raises(UserError, match=r"Found: 64 images, too many for cpu\. Pass a smaller"):
-        step_module.measure_step(
+        measure_step(
             Heard().record, "demo-teacher", config, teacher, None, has_peers=True, rounds=1
         )
 

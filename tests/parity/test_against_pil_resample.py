@@ -51,6 +51,7 @@ def random_cut(size: int) -> NDArray[np.int32]:
     return np.array(cut, dtype=np.int32)
 
 
+@pytest.mark.pillow_12
 @pytest.mark.parametrize("radius", [BILINEAR, BICUBIC])
 @pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("size", [1, 7, 10, 11, 32, 65])

@@ -96,6 +96,7 @@ def by_pil(image: NDArray[np.uint8], operations: Operations, number: int) -> NDA
     return np.asarray(pil)
 
 
+@pytest.mark.pillow_12
 @pytest.mark.parametrize("implementation", ["torch", "numba"])
 @pytest.mark.parametrize("config", [*RAND, *LEARNED, "ta_wide"])
 def test_against_timm_on_the_same_decisions(config: str, implementation: Implementation) -> None:

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
+from fastdeit.benchmarks import clock as clock_module
 from fastdeit.benchmarks import isolated
 from fastdeit.benchmarks import run as run_module
 from fastdeit.benchmarks import suite as suite_module
+from fastdeit.benchmarks.clock import RESERVE, Clock, Planned
 from fastdeit.benchmarks.isolated import Part, PartFailed
 from fastdeit.benchmarks.machine import Machine
 from fastdeit.benchmarks.record import Event
 from fastdeit.benchmarks.rows import Row
-from fastdeit.benchmarks.suite import RESERVE, Clock, Data, Planned
+from fastdeit.benchmarks.suite import Data
 from fastdeit.tools.cli import main
 
 H100 = {
@@ -61,7 +63,7 @@ class PretendedGpu:
         monkeypatch.setattr(isolated, "run_isolated", self.run)
         monkeypatch.setattr(suite_module, "engines_for", lambda _: ["ffcv", "pil"])
         monkeypatch.setattr(suite_module, "open_dataset", lambda _: None)
-        monkeypatch.setattr(suite_module, "process_age_s", lambda: 0.0)
+        monkeypatch.setattr(clock_module, "process_age_s", lambda: 0.0)
 
     def run(self, part: Part, hear: Callable[[Event], None], **given: Any) -> Any:
         """What stands for `run_isolated`."""

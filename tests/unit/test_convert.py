@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from converted import same_bytes
 from PIL import Image
+from sample_photographs import need_photographs
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import checksum, open_dataset, sample_key
@@ -181,6 +182,7 @@ def test_a_folder_of_splits_is_refused(sample_source: Path, tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def broken_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source with a truncated and an empty file."""
+    need_photographs()
     root = tmp_path_factory.mktemp("broken") / "source"
     assert sample_data(root, 60, 20, broken=True) == 0
     return root / "train"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from converted import run_and_die, same_bytes
+from sample_photographs import need_photographs
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import open_dataset
@@ -36,6 +37,7 @@ def test_parts_and_merge(
 
 def test_bad_images_in_parts(tmp_path: Path) -> None:
     """What is left out and what is irregular is the same with parts and without."""
+    need_photographs()
     assert sample_data(tmp_path / "source", 60, 20, broken=True) == 0
     source = tmp_path / "source" / "train"
     assert convert(source, tmp_path / "one" / "out.beton", bad="skip") == 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from converted import convert_and_die, same_bytes
 from PIL import Image
+from sample_photographs import need_photographs
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import open_dataset
@@ -25,7 +26,7 @@ from fastdeit.tools.verify import verify
 @pytest.fixture(scope="module")
 def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same 60 and 20 images as folders, as ILSVRC's archives, as shards and as Parquet."""
-    pytest.importorskip("scipy")
+    need_photographs()
     root = tmp_path_factory.mktemp("layouts")
     assert sample_data(root / "folder", 60, 20) == 0
     assert sample_data(root / "ilsvrc", 60, 20, layout="ilsvrc") == 0

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bench_here import Heard
 
 from fastdeit.benchmarks.harness import Case, Effort, measure, percentile
 from fastdeit.benchmarks.rows import Kept, read_rows, write_rows
@@ -91,6 +92,25 @@ def test_a_limit_of_time_ends_the_rounds() -> None:
     assert row.n == 2
     (row,) = measure("test", "unit/s", [sleeper(0.001)], Effort(3, 60))
     assert row.n == 3
+
+
+def test_a_peer_that_fails_is_left_out() -> None:
+    """It is said and the others go on without it as a baseline; one of our own ends all."""
+
+    def broken() -> float:
+        raise ZeroDivisionError("planted")
+
+    ours = [sleeper(0.001), sleeper(0.002)]
+    peer = Case(name="a peer", run=broken, may_fail=True)
+    heard = Heard()
+    rows = measure("test", "unit/s", [peer, *ours], heard.record.effort(1), ["a peer"])
+    assert [row.name for row in rows] == ["sleep 0.001", "sleep 0.002"]
+    assert all(row.ratios == {} and row.baseline is None for row in rows)
+    assert heard.failed == {"test: a peer": "ZeroDivisionError: planted"}
+    with pytest.raises(ZeroDivisionError):
+        measure("test", "unit/s", [replace(peer, may_fail=False)], heard.record.effort(1))
+    with pytest.raises(ZeroDivisionError):
+        measure("test", "unit/s", [peer], Effort(1))
 
 
 def test_the_ratio_has_a_spread() -> None:

@@ -125,6 +125,22 @@ def test_libraries_in_a_part_start_processes_as_usual() -> None:
     assert run_isolated(task, lambda _: None) is None
 
 
+def test_what_is_imported_before_touches_no_gpu() -> None:
+    """A process that is forked after the driver was asked cannot use a GPU."""
+    code = """
+    import torch
+    asked = []
+    for name in ("_cuda_getDeviceCount", "_cuda_init", "_cuda_setDevice", "_cuda_getDevice"):
+        setattr(torch._C, name, lambda *_, name=name: asked.append(name))
+    import fastdeit.benchmarks.preload, sys
+    print(asked, "fastdeit.benchmarks.step_part" in sys.modules, "tyro" in sys.modules)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[-2] == "[] True True"
+
+
 def test_what_a_part_knows() -> None:
     """Rows of an earlier run, and how much time is left."""
     task = Part(name="x", work="bench_tasks:known_rows")

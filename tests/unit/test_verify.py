@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from sample_photographs import need_photographs
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import open_dataset
@@ -18,6 +19,7 @@ from fastdeit.tools.verify import verify
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Sixty images of at most 24 pixels, so that much of each file is not image."""
+    need_photographs()
     from fastdeit.tools.sample_data.command import sample_data
 
     root = tmp_path_factory.mktemp("tiny")
