@@ -56,27 +56,23 @@ def on_gpu(suite: Suite) -> Iterator[Planned]:
         yield step_planned(suite, "end-to-end", recipe, 512, 35, 20, 90, has_files=True)
     variants: list[tuple[int, dict[str, str]]] = [
         (512, {"attention": "cudnn"}),
-        (1024, {}),
         (256, {}),
+        (1024, {}),
         (512, {"compile": "reduce-overhead"}),
     ]
     for size, changed in variants:
         yield step_planned(suite, "variants", "deit-b", size, 70, 12, 100, changed=changed)
+    has_limit = suite.clock.limit_s is not None
     ours = [each for each in table5_architectures() if each.is_deit]
-    protocols: tuple[Protocol, ...]
-    for protocols, setup_s in ((("bf16-compiled",), 40), (("fp32",), 8)):
-        yield Planned(
-            name=f"table5, {protocols[0]}",
-            topic="table5",
-            setup_s=setup_s,
-            least_s=10,
-            most_s=100,
-            parts=suite.table5(protocols, ours if suite.clock.limit_s is not None else None),
-        )
-    if suite.clock.limit_s is None:
-        yield Planned(
-            name="table5, tf32 and bf16", topic="table5", parts=suite.table5(("tf32", "bf16"))
-        )
+    protocols: tuple[Protocol, ...] = ("fp32", "bf16-compiled")
+    yield Planned(
+        name="table5",
+        topic="table5",
+        setup_s=10,
+        least_s=30,
+        most_s=150,
+        parts=suite.table5(protocols, ours) if has_limit else suite.table5(()),
+    )
     yield step_planned(suite, "distilled", "deit-b-distilled", 256, 110, 15, 150)
     yield Planned(
         name="loaders",

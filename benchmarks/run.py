@@ -19,7 +19,7 @@ from fastdeit.benchmarks.compiled_file import COMPILED, CompiledFile
 from fastdeit.benchmarks.isolated import Part, PartFailed
 from fastdeit.benchmarks.machine import in_words, look_at
 from fastdeit.benchmarks.plots import plot_bars
-from fastdeit.benchmarks.record import Event
+from fastdeit.benchmarks.record import Event, reason_of
 from fastdeit.benchmarks.reporting.report import report_text
 from fastdeit.benchmarks.rows import ROWS, Kept, Row, read_rows, write_rows
 from fastdeit.benchmarks.table import format_table, row_line
@@ -139,6 +139,8 @@ class BenchRun:
                 left = self._after(part.name, left, error)
                 if left:
                     continue
+            except Exception as error:  # the process could not be started, say
+                self._after(part.name, (), PartFailed(reason_of(error)))
             except BaseException as error:
                 self.ended_by = how_ended(error)
                 self.hear_failed(self._item or part.name, f"{self.ended_by} came")
@@ -216,7 +218,10 @@ class BenchRun:
         own = {row.key for row in self.rows}
         others = [kept for kept in self._before if kept.row.key not in own]
         mine = [Kept(row, self.environment) for row in self.rows]
-        write_rows(self.out / ROWS, [*others, *mine])
+        try:
+            write_rows(self.out / ROWS, [*others, *mine])
+        except OSError as error:  # they are printed, now and at the end
+            self.hear_failed("keeping the rows", reason_of(error))
 
     def _is_here(self, kept: Kept) -> bool:
         then = {**kept.environment, "date": None}

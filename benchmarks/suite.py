@@ -21,7 +21,7 @@ from fastdeit.benchmarks.isolated import Part
 from fastdeit.benchmarks.loaders import engines_for, loader_parts
 from fastdeit.benchmarks.photographs import make_imagefolder, photograph
 from fastdeit.benchmarks.plan import planned
-from fastdeit.benchmarks.record import Record
+from fastdeit.benchmarks.record import Record, reason_of
 from fastdeit.benchmarks.rows import Row
 from fastdeit.benchmarks.run import BenchRun
 from fastdeit.benchmarks.step import STEP, Files
@@ -126,7 +126,11 @@ class Suite:
             self.run.hear_left_out(one.name, why_not)
             return
         share_s = self.clock.share_s(one, later)
-        parts = one.parts(share_s)
+        try:
+            parts = one.parts(share_s)
+        except Exception as error:  # of data that is gone or damaged, above all
+            self.run.hear_failed(one.name, reason_of(error))
+            return
         for part in parts:
             seconds = None if share_s is None else share_s / len(parts)
             result = self.run.measure(part, self.clock.limit_of(seconds), seconds)
