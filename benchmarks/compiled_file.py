@@ -18,8 +18,7 @@ class CompiledFile:
 
     def __init__(self, path: Path) -> None:
         """Begin; an older file stays until the first part is done."""
-        self.path = path
-        self._artifacts: list[bytes] = []
+        self.path, self._is_begun = path, False
 
     def add(self, artifacts: bytes, fits: dict[str, str]) -> None:
         """Add a part's code.
@@ -28,9 +27,8 @@ class CompiledFile:
             artifacts: from `compiled_artifacts`.
             fits: from `code_fits`, the same for all parts.
         """
-        if artifacts not in self._artifacts:
-            self._artifacts.append(artifacts)
-            write_compiled(self.path, self._artifacts, fits)
+        write_compiled(self.path, artifacts, fits, is_added=self._is_begun)
+        self._is_begun = True
 
 
 def load(record: Record, path: Path, device: str) -> None:

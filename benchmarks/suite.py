@@ -240,7 +240,8 @@ class Suite:
                 has_step_case=self.kind == "cpu" or has_peers or not has_files,
                 beside=self.first_step() if not is_first and recipe == FIRST_STEP[0] else None,
                 trace=self.run.out / trace if is_first and self.asked.has_trace else None,
-                hands_over_code=self.asked.hands_over_code,
+                # From files it is the same code.
+                hands_over_code=self.asked.hands_over_code and not has_files,
             )
         ]
 

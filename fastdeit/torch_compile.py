@@ -6,9 +6,9 @@ machine of the same kind.
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from fastdeit.config import TrainConfig
 from fastdeit.device import Compute, choose_compile_mode
 from fastdeit.errors import UserError, require
-from fastdeit.files import replacing
+from fastdeit.files import replace_file
 
 ABOUT = "about.json"
 
@@ -129,18 +129,24 @@ def code_fits(device: torch.device) -> dict[str, str]:
     }
 
 
-def write_compiled(path: Path, artifacts: Sequence[bytes], fits: dict[str, str]) -> None:
-    """Write compiled code into a file, which appears when it is complete.
+def write_compiled(
+    path: Path, artifacts: bytes, fits: dict[str, str], is_added: bool = False
+) -> None:
+    """Write the compiled code of a process into a file, which appears when it is complete.
 
     Args:
         path: the file; an older one is replaced.
-        artifacts: from `compiled_artifacts`, of one process or several.
+        artifacts: from `compiled_artifacts`.
         fits: from `code_fits`.
+        is_added: add it to what is in the file instead, which must be for the same.
     """
-    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(ABOUT, json.dumps(fits))
-        for number, content in enumerate(artifacts):
-            archive.writestr(f"artifacts-{number:03d}", content)
+    content = io.BytesIO(path.read_bytes() if is_added else b"")
+    with zipfile.ZipFile(content, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        names = archive.namelist()
+        if not names:
+            archive.writestr(ABOUT, json.dumps(fits))
+        archive.writestr(f"artifacts-{len(names):03d}", artifacts)
+    replace_file(path, content.getvalue())
 
 
 def load_compiled(path: Path, device: torch.device) -> int:

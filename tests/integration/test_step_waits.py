@@ -11,7 +11,8 @@ import torch
 from gpu_waits import DEVICES, no_waiting
 
 from fastdeit import train as train_module
-from fastdeit.device import choose_compute
+from fastdeit.config import TrainConfig
+from fastdeit.device import Compute, choose_compute
 from fastdeit.models import make_model
 from fastdeit.pipelines.open import eval_plan, open_pipeline, pipeline_options, train_plan
 from fastdeit.pipelines.pace import stand_in_teacher, usual_teacher
@@ -44,28 +45,74 @@ RUNS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_waits_for_nothing(
-    name: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Loader, augmentation and step, teacher and average included; the first of each may wait."""
-    recipe, changes = RUNS[name]
-    compute = choose_compute(device)
-    config = changed(fill_recipe(recipe, tmp_path), **changes)
-    config = changed(
-        config,
+def config_of(
+    recipe: str, changes: dict[str, dict[str, Any]], out: Path, device: str, **run: Any
+) -> TrainConfig:
+    """Two short epochs."""
+    return changed(
+        changed(fill_recipe(recipe, out), **changes),
         data={"batch_size": BATCH, "image_size": SIDE, "repeats": 1},
         optim={"epochs": 2, "warmup_epochs": 1},
-        run={"device": device, "out": tmp_path, "log_every_steps": STEPS},
+        run={"device": device, "out": out, "log_every_steps": STEPS, **run},
     )
+
+
+def train_run(config: TrainConfig, compute: Compute) -> None:
+    """Train on synthetic images, with a teacher if there is one."""
     teacher = None
     if config.distill.distillation != "none":
         teacher = stand_in_teacher(config, len(NAMES), usual_teacher("demo"))
         teacher = compute.place(teacher)
     model = make_model(config.model, len(NAMES), SIDE)
     session = assemble(config, model, teacher, compute)
+    index = synthetic_index(BATCH * STEPS, len(NAMES))
+    options = pipeline_options(config.data, compute.device)
+    plan = train_plan(config.data, index, config.run)
+    val_plan = eval_plan(index, SIDE, 1.0, BATCH)
+    with (
+        open_pipeline(index, plan, "synthetic", options) as batches,
+        open_pipeline(index, val_plan, "synthetic", options) as val_batches,
+    ):
+        train(config, session, batches, val_batches, NAMES)
 
+
+def test_a_late_compilation_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, with its cause, and only if it came after the first epoch."""
+    compiled = 0
+
+    def num_graphs() -> int:
+        return compiled
+
+    real, steps = train_module.train_step, 0
+
+    def step(*args: Any) -> torch.Tensor:
+        nonlocal compiled, steps
+        steps += 1
+        compiled += steps in (1, 2, STEPS + 2, STEPS + 3)
+        return real(*args)
+
+    monkeypatch.setattr(train_module, "train_step", step)
+    monkeypatch.setattr("fastdeit.torch_compile.num_graphs", num_graphs)
+    monkeypatch.setattr("fastdeit.torch_compile.last_cause", lambda: "a planted cause")
+    monkeypatch.setattr(train_module, "choose_compile_mode", lambda *_: "default")
+    config = config_of("demo-teacher", {}, tmp_path, "cpu", log_every_steps=1)
+    train_run(config, choose_compute("cpu"))
+    said = [line for line in capsys.readouterr().err.splitlines() if "compiled again" in line]
+    assert len(said) == 1
+    assert said[0].startswith("fastdeit: warning: a model was compiled again, ")
+    assert "first time: a planted cause. Shapes" in said[0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_waits_for_nothing(
+    name: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loader, augmentation and step, teacher and average included; the first of each may wait."""
+    compute = choose_compute(device)
+    config = config_of(*RUNS[name], tmp_path, device)
     real_step, real_augmented = train_module.train_step, train_module.augmented
     watched: list[str] = []
 
@@ -90,14 +137,6 @@ def test_a_run_waits_for_nothing(
 
     monkeypatch.setattr(train_module, "train_step", step)
     monkeypatch.setattr(train_module, "augmented", augmented)
-    index = synthetic_index(BATCH * STEPS, len(NAMES))
-    options = pipeline_options(config.data, compute.device)
-    plan = train_plan(config.data, index, config.run)
-    val_plan = eval_plan(index, SIDE, 1.0, BATCH)
-    with (
-        open_pipeline(index, plan, "synthetic", options) as batches,
-        open_pipeline(index, val_plan, "synthetic", options) as val_batches,
-    ):
-        train(config, session, batches, val_batches, NAMES)
+    train_run(config, compute)
     assert watched.count("step") == 2 * STEPS and watched.count("batch") == 2 * (STEPS - 1)
     assert (tmp_path / METRICS).exists()

@@ -247,7 +247,8 @@ def test_compiled_code_travels_in_a_file(tmp_path: Path) -> None:
     model = compile_model(Attention(), config, compute)
     model(torch.randn(1, 2, 8, 16))
     if action == "save":
-        write_compiled(file, [compiled_artifacts()], code_fits(compute.device))
+        for is_added in (False, True):  # as two processes do
+            write_compiled(file, compiled_artifacts(), code_fits(compute.device), is_added)
     print({k: v for k, v in torch._dynamo.utils.counters["aot_autograd"].items() if "cache" in k})
     """
     file = tmp_path / "compiled.zip"
@@ -282,7 +283,7 @@ def test_files_that_are_no_compiled_code(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no item named 'about.json' in the archive"):
         load_compiled(file, cpu)
     fits = torch_compile.code_fits(cpu)
-    write_compiled(file, [b""], {**fits, "device": "NVIDIA H200", "torch": "2.0"})
+    write_compiled(file, b"", {**fits, "device": "NVIDIA H200", "torch": "2.0"})
     with pytest.raises(UserError, match=r"Found: torch 2.0, here .*device NVIDIA H200, here cpu"):
         load_compiled(file, cpu)
 
