@@ -24,6 +24,7 @@ from fastdeit.benchmarks.reporting.report import report_text
 from fastdeit.benchmarks.rows import ROWS, Kept, Row, read_rows, write_rows
 from fastdeit.benchmarks.table import format_table, row_line
 from fastdeit.files import replace_file
+from fastdeit.folder_lock import LOCK, FolderLock
 from fastdeit.progress import progress, say
 
 REPORT = "report.md"
@@ -53,8 +54,8 @@ class BenchRun:
             is_shown: which rows the closing table has.
 
         Raises:
-            UserError: the device is not there, or the folder holds anything but what a benchmark
-                wrote.
+            UserError: the device is not there, the folder holds anything but what a benchmark
+                wrote, or another run writes to it.
             RunError: the machine cannot be looked at.
             OSError: the folder cannot be made or written to.
         """
@@ -71,6 +72,9 @@ class BenchRun:
         """The signal, or the error, that ended the run early."""
         self.out = out or Path(f"bench-{datetime.date.today().isoformat()}")
         """Folder of the rows."""
+        self._lock = FolderLock(self.out)
+        open_folder(self.out)  # refused before anything is written there
+        self._lock.take()
         self._before = open_folder(self.out)
         self._known = [each.row for each in self._before if self._is_here(each)]
         self._num_known = 0
@@ -96,10 +100,10 @@ class BenchRun:
     ) -> None:
         """After an early end: the table, the report and the JSON of what there is."""
         self._bar.close()
-        if error is None or (isinstance(error, UserError) and not self.rows):
-            return
-        self.ended_by = self.ended_by or how_ended(error)
-        self.end()
+        if error is not None and (self.rows or not isinstance(error, UserError)):
+            self.ended_by = self.ended_by or how_ended(error)
+            self.end()
+        self._lock.let_go()
 
     # ---- parts -----------------------------------------------------------------------------------
     def measure(
@@ -137,8 +141,10 @@ class BenchRun:
                 )
             except PartFailed as error:
                 left = self._after(part.name, left, error)
-                if left:
+                if left and (limit_s is None or time.monotonic() - began < limit_s):
                     continue
+                if left:
+                    self.hear_left_out(f"{part.name}: {', '.join(left)}", "no time was left")
             except Exception as error:  # the process could not be started, say
                 self._after(part.name, (), PartFailed(reason_of(error)))
             except BaseException as error:
@@ -303,7 +309,8 @@ def open_folder(out: Path) -> list[Kept]:
     out.mkdir(parents=True, exist_ok=True)
     if (out / ROWS).exists():
         return read_rows(out / ROWS)
-    foreign = next((file for file in out.iterdir() if file.name not in (LOG, COMPILED)), None)
+    own = (LOG, COMPILED, LOCK)
+    foreign = next((file for file in out.iterdir() if file.name not in own), None)
     if foreign is not None:
         raise UserError(
             "out must be a new or empty folder, or that of earlier measurements. Found: "

@@ -152,6 +152,10 @@ def test_the_folder_of_rows(tmp_path: Path) -> None:
     (tmp_path / "mine" / "precious.txt").write_text("keep me")
     with pytest.raises(UserError, match=r"out must be a new or empty folder"):
         BenchRun(tmp_path / "mine")
+    with BenchRun(made), pytest.raises(UserError, match=r"one run at a time .* Wait for its end"):
+        BenchRun(made)
+    with BenchRun(made) as run:
+        assert len(run._before) == 1
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["precious.txt"]
 
 
