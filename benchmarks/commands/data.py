@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from fastdeit import UserError
-from fastdeit.benchmarks.commands.shared import BATCH_SIZE, IMAGE_SIZE, require_at_least
-from fastdeit.errors import require
+from fastdeit.benchmarks.commands.shared import (
+    BATCH_SIZE,
+    IMAGE_SIZE,
+    require_at_least,
+    require_peers,
+)
 
 
 def ceilings(device: str = "auto", rounds: int = 5, out: Path | None = None) -> int:
@@ -87,13 +91,7 @@ def loaders(
             f"batch_size must be at most num_images ({num_images}). Found: {batch_size}. "
             "Pass a smaller --batch-size or a larger --num-images."
         )
-    require(
-        peers or source is None,
-        "source",
-        source,
-        "has no effect with --no-peers",
-        "Leave one of the two out.",
-    )
+    require_peers(peers, source)
     from fastdeit.benchmarks.loaders import loader_parts
     from fastdeit.benchmarks.run import BenchRun
     from fastdeit.cores import num_usable_cores

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fastdeit.benchmarks.commands.shared import Precision, require_at_least
+from fastdeit.benchmarks.commands.shared import Precision, require_at_least, require_peers
 from fastdeit.config import TrainConfig
 from fastdeit.errors import UserError, require
 from fastdeit.recipes import fill_recipe
@@ -150,13 +150,7 @@ def end_to_end(
         0, or 1 if one of the recipes could not be measured.
     """
     require_at_least(1, rounds=rounds)
-    require(
-        peers or source is None,
-        "source",
-        source,
-        "has no effect with --no-peers",
-        "Leave one of the two out.",
-    )
+    require_peers(peers, source)
     wanted = Wanted(recipe, batch_size, model, image_size, threads)
     from fastdeit.benchmarks.loaders import engines_for
     from fastdeit.benchmarks.run import BenchRun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from fastdeit.errors import require
@@ -30,3 +31,18 @@ def require_at_least(least: int, **values: int | None) -> None:
             f"must be at least {least}",
             f"Leave out --{option}.",
         )
+
+
+def require_peers(peers: bool, source: Path | None) -> None:
+    """Refuse what others would read where they are not measured.
+
+    Raises:
+        UserError: it was given.
+    """
+    require(
+        peers or source is None,
+        "source",
+        source,
+        "has no effect with --no-peers",
+        "Leave one of the two out.",
+    )
