@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import datetime
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from fastdeit import UserError
 from fastdeit.benchmarks import isolated
+from fastdeit.benchmarks.clock import process_age_s
 from fastdeit.benchmarks.compiled_file import COMPILED, CompiledFile
 from fastdeit.benchmarks.isolated import Part, PartFailed
 from fastdeit.benchmarks.machine import in_words, look_at
@@ -26,6 +28,7 @@ from fastdeit.benchmarks.table import format_table, row_line
 from fastdeit.files import replace_file
 from fastdeit.folder_lock import LOCK, FolderLock
 from fastdeit.progress import progress, say
+from fastdeit.stopping import comes_again
 
 REPORT = "report.md"
 """Of all rows in an --out folder."""
@@ -59,7 +62,10 @@ class BenchRun:
             RunError: the machine cannot be looked at.
             OSError: the folder cannot be made or written to.
         """
-        self.began = time.monotonic()
+        self.began = time.monotonic() - process_age_s()
+        self.out = out or Path(f"bench-{datetime.date.today().isoformat()}")
+        """Folder of the rows."""
+        check_folder(self.out)  # before anything takes time
         self.machine = look_at(device, precision, isolated.run_isolated)
         self.environment = self.machine.environment
         self.rows: list[Row] = []
@@ -70,16 +76,16 @@ class BenchRun:
         """What was not to be measured here, and why."""
         self.ended_by: str | None = None
         """The signal, or the error, that ended the run early."""
-        self.out = out or Path(f"bench-{datetime.date.today().isoformat()}")
-        """Folder of the rows."""
         self._lock = FolderLock(self.out)
-        open_folder(self.out)  # refused before anything is written there
+        self._is_made = not self.out.exists()
+        self.out.mkdir(parents=True, exist_ok=True)
         self._lock.take()
-        self._before = open_folder(self.out)
+        self._before = check_folder(self.out)
         self._known = [each.row for each in self._before if self._is_here(each)]
         self._num_known = 0
         self._is_shown = is_shown
         self._item: str | None = None
+        self._on_hangup: Any = None
         self.setup_s: float | None = None
         """How long the last part took until everything had had its untimed round."""
         self._part_began = 0.0
@@ -87,7 +93,10 @@ class BenchRun:
         self._bar = progress(None, "measuring", unit="rounds")
 
     def __enter__(self) -> BenchRun:
-        """Say what is measured on."""
+        """Say what is measured on; a terminal that is closed ends the run as SIGTERM does."""
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+            with suppress(ValueError):  # not the main thread
+                self._on_hangup = signal.signal(signal.SIGHUP, hang_up)
         for line in (*in_words(self.environment), f"rows go to {self.out / ROWS}"):
             say(line)
         return self
@@ -100,10 +109,18 @@ class BenchRun:
     ) -> None:
         """After an early end: the table, the report and the JSON of what there is."""
         self._bar.close()
-        if error is not None and (self.rows or not isinstance(error, UserError)):
+        if isinstance(error, UserError) and not self.rows:
+            if self._is_made:
+                for name in (LOCK, LOG):
+                    (self.out / name).unlink(missing_ok=True)
+                with suppress(OSError):
+                    self.out.rmdir()
+        elif error is not None:
             self.ended_by = self.ended_by or how_ended(error)
             self.end()
         self._lock.let_go()
+        if self._on_hangup is not None:
+            signal.signal(signal.SIGHUP, self._on_hangup)
 
     # ---- parts -----------------------------------------------------------------------------------
     def measure(
@@ -227,7 +244,9 @@ class BenchRun:
         try:
             write_rows(self.out / ROWS, [*others, *mine])
         except OSError as error:  # they are printed, now and at the end
-            self.hear_failed("keeping the rows", reason_of(error))
+            what = "keeping the rows"
+            if what not in self.failed:
+                self.hear_failed(what, reason_of(error))
 
     def _is_here(self, kept: Kept) -> bool:
         then = {**kept.environment, "date": None}
@@ -293,20 +312,30 @@ def how_ended(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "SIGINT"
     if isinstance(error, SystemExit):  # the program's way with SIGTERM
-        return "SIGTERM"
+        return "SIGHUP" if error.code == HUNG_UP else "SIGTERM"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def open_folder(out: Path) -> list[Kept]:
-    """The rows that an --out folder holds; the folder is made.
+HUNG_UP = 128 + signal.SIGHUP
+
+
+def hang_up(number: int, frame: FrameType | None) -> None:
+    """End the program through every block that cleans up."""
+    if not comes_again(number, frame):
+        sys.exit(HUNG_UP)
+
+
+def check_folder(out: Path) -> list[Kept]:
+    """The rows that an --out folder holds, if there is one.
 
     Raises:
         UserError: it holds something else.
-        OSError: it cannot be made.
+        OSError: it cannot be read.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"out must be a folder. Found: the file {out}. Give another --out.")
-    out.mkdir(parents=True, exist_ok=True)
+    if not out.exists():
+        return []
     if (out / ROWS).exists():
         return read_rows(out / ROWS)
     own = (LOG, COMPILED, LOCK)

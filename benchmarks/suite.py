@@ -105,7 +105,8 @@ class Suite:
         if not plan:
             raise UserError(
                 f"something must be left to measure. Found: {', '.join(self.asked.only)}, of which "
-                f"there is nothing on this device ({self.kind}). Name others in --only."
+                f"there is nothing on this device ({self.kind}) with these options. Name others in "
+                "--only."
             )
         with ExitStack() as stack:
             plan = self.with_data(plan, stack)

@@ -19,6 +19,8 @@ from fastdeit.cores import num_usable_cores
 from fastdeit.openmp import describe_waiting
 
 PACKAGES = ("torchvision", "triton", "timm", "numpy", "numba", "pillow", "ffcv", "webdataset")
+MADE_OF_ROWS = ("benchmarks/results", "benchmarks/REPORT.md", "README.md")
+"""What `make gpu` writes in a checkout."""
 LAYERS = ("pipelines", "tools", "benchmarks")
 """Sub-packages whose files lie beside the package in a checkout, and in it when installed."""
 DALI_PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
@@ -58,8 +60,12 @@ def describe_environment() -> dict[str, Any]:
 
 
 def describe_commit() -> dict[str, Any]:
-    """The fields commit and dirty, of the checkout that this file is in; None outside of git."""
-    status = _git("status", "--porcelain")
+    """The fields commit and dirty, of the checkout that this file is in; None outside of git.
+
+    Kept rows and what is made of them are no changes of the program.
+    """
+    made = [f":(top,exclude){path}" for path in MADE_OF_ROWS]
+    status = _git("status", "--porcelain", "--", ":(top)", *made)
     return {
         "commit": _git("rev-parse", "--short=12", "HEAD"),
         "dirty": None if status is None else bool(status),

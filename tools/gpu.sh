@@ -17,8 +17,11 @@ within=8m out=bench-gpu tests_s=60 device=cuda
 options=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --within) within=${2:?} && shift 2 ;;
-    --out) out=${2:?} && shift 2 ;;
+    --within | --out)
+      [ $# -ge 2 ] || { echo "make gpu: error: $1 needs a value." >&2; exit 2; }
+      [ "$1" = --within ] && within=$2 || out=$2
+      shift 2 ;;
+    -h | --help) sed -n '2,/^set /{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit ;;
     --cpu) device=cpu && shift ;;
     *) options+=("$1") && shift ;;
   esac
@@ -113,7 +116,7 @@ say "benchmarks within $within, into $out"
 run "${cli[@]}" bench all --device "$device" --within "$within" --out "$out" \
   ${options[@]+"${options[@]}"} || failed+=("benchmarks (exit code $?)")
 if [ -s "$out/rows.jsonl" ]; then
-  if "${cli[@]}" bench keep "$out" --results "$results" >/dev/null; then
+  if "${cli[@]}" bench keep "$out" --results "$results" --overwrite >/dev/null; then
     "${cli[@]}" bench report "${report[@]}" >/dev/null || failed+=("the report")
   else
     failed+=("keeping the rows: they are in $out, for \`fastdeit bench keep $out\`")

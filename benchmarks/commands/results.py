@@ -62,7 +62,8 @@ def keep(
         results: folder of the kept ones.
         dirty: also keep rows of a checkout with changes that were not committed; their files' names
             say so.
-        overwrite: also replace a file of the same name that holds other rows.
+        overwrite: where a file of the same name holds other rows, those that were measured again
+            are replaced, and the rest stays.
 
     Returns:
         0.

@@ -43,7 +43,8 @@ def everything(
             does the least that tells something. Unless given everything is measured in full, which
             takes from half an hour to hours.
         only: what is measured: ceilings, augment, step, end-to-end, variants, table5, distilled,
-            loaders, peers, convert, with commas or spaces between; all unless given.
+            loaders, peers, convert, with commas or spaces between; all unless given. Variants,
+            distilled and peers are parts of their own on a GPU only.
         skip: what is not, likewise.
         peers: whether others (PIL, the published loop, FFCV's and DALI's own) are measured too.
         data: dataset in place of photographs of our own, best a .beton.

@@ -24,7 +24,7 @@ def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> 
         rows: of any benchmarks and environments.
         results: folder of the files; it is made.
         dirty: also take rows of a checkout with changes that were not committed.
-        overwrite: also replace a file that holds other rows.
+        overwrite: rows of a file that were measured again are replaced; its others stay.
 
     Returns:
         The files of the rows, sorted; one that holds the same rows already is left as it is.
@@ -52,7 +52,9 @@ def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> 
             "--results, or replace them with --overwrite."
         )
     for path, own in changed.items():
-        write_rows(path, own)
+        before = read_rows(path) if path.exists() else []
+        again = {kept.row.key for kept in own}
+        write_rows(path, [*(kept for kept in before if kept.row.key not in again), *own])
     return sorted(files)
 
 

@@ -182,7 +182,11 @@ def test_the_folder_of_rows(tmp_path: Path) -> None:
 )
 @pytest.mark.usefixtures("parts_here")
 def test_wrong_lines(
-    line: str, text: str, containers: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    line: str,
+    text: str,
+    containers: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What cannot be is one line."""
     assert main(["bench", *line.format(beton=containers["beton"]).split()]) == 2
@@ -190,6 +194,7 @@ def test_wrong_lines(
     (error,) = [line for line in captured.err.splitlines() if line.startswith("fastdeit: error: ")]
     assert text in error
     assert captured.out == ""
+    assert list(tmp_path.glob("bench-*")) == []  # nothing is left of what was refused
 
 
 @pytest.mark.slow

@@ -97,7 +97,9 @@ def test_under_a_pretended_gpu(pretended: Pretended) -> None:
         f"-m fastdeit.tools.cli bench all --device cuda --within 5m --out {out} "
         "--trace --save-compiled --only step"
     )
-    assert keep == f"-m fastdeit.tools.cli bench keep {out} --results benchmarks/results"
+    assert (
+        keep == f"-m fastdeit.tools.cli bench keep {out} --results benchmarks/results --overwrite"
+    )
     assert report == "-m fastdeit.tools.cli bench report --readme README.md"
     assert "tests on NVIDIA H100 80GB HBM3, at most 60 s" in said
 
@@ -109,7 +111,7 @@ def test_a_dry_run_on_a_cpu(pretended: Pretended) -> None:
     _, bench, keep, report = calls
     out = str(pretended.out)
     assert bench == f"-m fastdeit.tools.cli bench all --device cpu --within 8m --out {out}"
-    assert keep.endswith(f"bench keep {out} --results {out}-results")
+    assert keep.endswith(f"bench keep {out} --results {out}-results --overwrite")
     assert report.endswith(f"bench report {out}-results --out {out}-results/REPORT.md")
 
 

@@ -100,6 +100,10 @@ def test_other_rows_are_not_lost(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert keep(tmp_path, "--overwrite") == 0
     assert [each.row.median for each in read_rows(file)] == [2]
     assert len(names(tmp_path)) == 2
+    # What was not measured again stays.
+    written(tmp_path / ROWS, rate("c", 3, case="step"))
+    assert keep(tmp_path, "--overwrite") == 0
+    assert [each.row.name for each in read_rows(file)] == ["a", "c"]
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_items_after_a_lost_one(
     assert "== not measured: two: " in text
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_run_with_its_table(number: signal.Signals, tmp_path: Path) -> None:
     """Rows, the part that was not done, report and JSON are there; the code is the signal's."""
     script = tmp_path / "run.py"
@@ -224,7 +224,7 @@ def test_a_signal_ends_the_run_with_its_table(number: signal.Signals, tmp_path: 
             time.sleep(0.1)
         program.send_signal(number)
         printed, error = program.communicate(timeout=60)
-    assert program.returncode == (143 if number == signal.SIGTERM else 130)
+    assert program.returncode == 128 + number
     assert "Traceback" not in error
     assert error.count(f"not measured: hang: {number.name} came") == 1
     assert "a part  none" in error  # the table
