@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdeit import UserError, keyed
+from fastdeit.compiled import compiled
 from fastdeit.keyed import Purpose
 from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.keyed_jit import uniform
@@ -66,11 +66,7 @@ def crop_rule(plan: Plan) -> CropRule:
     )
 
 
-# Nothing here is cached on disk: numba would not notice a change of the keyed randomness, which is
-# in another file.
-
-
-@numba.njit(nogil=True)
+@compiled()
 def random_resized_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
     """Draw one RandomResizedCrop into `cut`.
 
@@ -110,7 +106,7 @@ def random_resized_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any)
     cut[2], cut[3] = h, w
 
 
-@numba.njit(nogil=True)
+@compiled()
 def padded_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
     """Draw one RandomCrop of the image with a black border into `cut`.
 
@@ -131,7 +127,7 @@ def padded_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None
     cut[6] = cut[7] = 0
 
 
-@numba.njit(nogil=True)
+@compiled()
 def center_cut(rule: Any, height: Any, width: Any, cut: Any) -> None:
     """Resize the shorter side to `rule.shorter`, look at the centre.
 
@@ -154,7 +150,7 @@ def center_cut(rule: Any, height: Any, width: Any, cut: Any) -> None:
     cut[7] = round((cut[5] - rule.size) / 2.0)
 
 
-@numba.njit(nogil=True)
+@compiled()
 def fill_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
     """Decide one cut; `state` has no effect in evaluation."""
     if rule.kind == RESIZED:
@@ -165,7 +161,7 @@ def fill_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
         center_cut(rule, height, width, cut)
 
 
-@numba.njit(nogil=True)
+@compiled()
 def _fill_cuts(rule: Any, states: Any, heights: Any, widths: Any, cuts: Any) -> None:
     """Fill (B, 8) cuts, one row a sample."""
     for i in range(len(cuts)):

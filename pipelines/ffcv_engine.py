@@ -18,28 +18,33 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 from torch import Tensor
 
 from fastdeit import UserError, keyed
+from fastdeit.compiled import compiled
 from fastdeit.keyed import Purpose
 from fastdeit.pipelines.crops import CUT, crop_rule, fill_cut
 from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
 from fastdeit.pipelines.ffcv_library import (
     ACCURATE_DCT,
+    DECOMPRESS_ADDRESS,
     RGB,
     EpochIterator,
     Loader,
     OrderOption,
     SimpleRGBImageDecoder,
-    decompress,
     free_decompressor,
     new_decompressor,
+    nothing_compiled,
     why_not_decoded,
 )
 from fastdeit.pipelines.keyed_jit import absorb
 from fastdeit.pipelines.pipeline import Pipeline, PipelineOptions, Reasons
 from fastdeit.pipelines.plan import Plan, StepPlan
-from fastdeit.pipelines.resample import as_pointer, resample_cut
+from fastdeit.pipelines.resample import resample_cut
 
 COPY_SHIFT = 40
 SAMPLE_MASK = (1 << COPY_SHIFT) - 1
@@ -68,16 +73,17 @@ class FfcvPipeline(Pipeline):
         # numba cannot start more threads than it found cores for (ffcv#357).
         self.threads = min(self.threads, int(numba.config.NUMBA_NUM_THREADS))
         self._decoder = _PlanDecoder(index, plan, self.threads)
-        self._loader = Loader(
-            str(index.path),
-            batch_size=plan.max_local_batch,
-            num_workers=self.threads,
-            os_cache=True,
-            order=OrderOption.SEQUENTIAL,
-            pipelines={"image": [self._decoder], "label": None},
-            drop_last=False,
-            batches_ahead=BATCHES_AHEAD,
-        )
+        with nothing_compiled():
+            self._loader = Loader(
+                str(index.path),
+                batch_size=plan.max_local_batch,
+                num_workers=self.threads,
+                os_cache=True,
+                order=OrderOption.SEQUENTIAL,
+                pipelines={"image": [self._decoder], "label": None},
+                drop_last=False,
+                batches_ahead=BATCHES_AHEAD,
+            )
 
     def _images(
         self, requests: Iterator[StepPlan]
@@ -170,15 +176,12 @@ class _PlannedEpoch(EpochIterator):
 
 
 class _PlanDecoder(SimpleRGBImageDecoder):
-    """FFCV operation: decode each run of one image once, cut every copy.
-
-    What changes while it runs (keys, scratch memory, failures) is reached by address, because numba
-    freezes the arrays that a closure refers to.
-    """
+    """FFCV operation: decode each run of one image once, cut every copy."""
 
     def __init__(self, index: DatasetIndex, plan: Plan, threads: int) -> None:
         super().__init__()
-        self.index, self.plan, self.threads = index, plan, threads
+        self.index, self.plan = index, plan
+        self._rule = crop_rule(plan)
         largest = int((index.widths.astype(np.int64) * index.heights).max()) * 3
         # Only what is written to takes memory: one huge image costs its size once a thread.
         self._scratch = np.empty((threads, largest), dtype=np.uint8)
@@ -187,13 +190,11 @@ class _PlanDecoder(SimpleRGBImageDecoder):
         self._offsets = np.ascontiguousarray(index.offsets)
         self._sizes = np.ascontiguousarray(index.sizes)
         self._failed = np.zeros(len(index), dtype=np.uint8)
-        self._epoch_state = np.zeros(1, dtype=np.uint64)
-        self._images_at = np.zeros(1, dtype=np.int64)
 
     def begin(self, epoch: int, images: Tensor) -> None:
         """Draw the crops of this epoch into these images, until the next call."""
-        self._epoch_state[0] = keyed.epoch_state(self.plan.seed, Purpose.CROP, epoch)
-        self._images_at[0] = images.data_ptr()
+        self._epoch_state = keyed.epoch_state(self.plan.seed, Purpose.CROP, epoch)
+        self._images = images.numpy()
 
     def failures(self, samples: Any) -> Reasons:
         """Which of these samples did not decode, and why.
@@ -219,38 +220,59 @@ class _PlanDecoder(SimpleRGBImageDecoder):
         return replace(previous_state, jit_mode=True, shape=(), dtype=np.dtype("<i8")), None
 
     def generate_code(self) -> Callable[..., Any]:
-        """The function that FFCV calls for every batch; short, since every loader compiles it."""
-        num, threads, largest = len(self.index), self.threads, self._scratch.shape[1]
-        offsets_at, sizes_at = self._offsets.ctypes.data, self._sizes.ctypes.data
-        keys_at, failed_at = self._keys.ctypes.data, self._failed.ctypes.data
-        state_at, handles_at = self._epoch_state.ctypes.data, self._handles.ctypes.data
-        scratch_at, images_at_at = self._scratch.ctypes.data, self._images_at.ctypes.data
-        rule = crop_rule(self.plan)
+        """The function that FFCV calls for every batch."""
 
         def decode(batch_indices: Any, _memory: Any, metadata: Any, storage_state: Any) -> Any:
-            images_at = numba.carray(as_pointer(images_at_at), (1,), np.int64)[0]
-            shape = (len(batch_indices), rule.size, rule.size, 3)
             _decode_batch(
+                DECOMPRESS_ADDRESS,
                 storage_state[0],
                 metadata,
-                numba.carray(as_pointer(offsets_at), (num,), np.int64),
-                numba.carray(as_pointer(sizes_at), (num,), np.int64),
-                numba.carray(as_pointer(keys_at), (num,), np.uint64),
+                self._offsets,
+                self._sizes,
+                self._keys,
                 batch_indices,
-                numba.carray(as_pointer(state_at), (1,), np.uint64)[0],
-                rule,
-                numba.carray(as_pointer(handles_at), (threads,), np.uint64),
-                numba.carray(as_pointer(scratch_at), (threads, largest), np.uint8),
-                numba.carray(as_pointer(failed_at), (num,), np.uint8),
-                numba.carray(as_pointer(images_at), shape, np.uint8),
+                self._epoch_state,
+                self._rule,
+                self._handles,
+                self._scratch,
+                self._failed,
+                self._images,
             )
             return batch_indices
 
         return decode
 
 
-@numba.njit(nogil=True, parallel=True)
+@intrinsic
+def _decompress(
+    typing_context: Any,  # noqa: ARG001 - numba's signature
+    address: Any,  # noqa: ARG001
+    handle: Any,  # noqa: ARG001
+    data: Any,  # noqa: ARG001
+    size: Any,  # noqa: ARG001
+    pixels: Any,  # noqa: ARG001
+    width: Any,  # noqa: ARG001
+    height: Any,  # noqa: ARG001
+) -> Any:
+    """Call `decompress` by its address: numba keeps no code that names a function of ctypes."""
+    word, number = types.uint64, types.int32
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+        address, handle, data, size, pixels, width, height = args
+        int64, int32 = ir.IntType(64), ir.IntType(32)
+        function = ir.FunctionType(int32, [int64] * 4 + [int32] * 5)
+        pitch, layout, how = int32(0), int32(RGB), int32(ACCURATE_DCT)
+        return builder.call(
+            builder.inttoptr(address, function.as_pointer()),
+            [handle, data, size, pixels, width, pitch, height, layout, how],
+        )
+
+    return number(word, word, word, word, word, number, number), generate
+
+
+@compiled(parallel=True)
 def _decode_batch(
+    decompress_address: Any,
     file: Any,
     metadata: Any,
     offsets: Any,
@@ -267,6 +289,7 @@ def _decode_batch(
     """Decode each run of one image once, and cut every copy.
 
     Args:
+        decompress_address: where the machine code of `ffcv_library.decompress` lies.
         file: (bytes,) uint8, the mapped .beton.
         metadata: (N,) FFCV's records, with height, width and mode.
         offsets: (N,) int64, where each image begins in the file.
@@ -302,16 +325,14 @@ def _decode_batch(
                 pixels = data[: height * width * 3]
             else:
                 pixels = scratch[lane, : height * width * 3]
-                if decompress(
+                if _decompress(
+                    decompress_address,
                     handles[lane],
-                    data.ctypes.data,
-                    data.size,
-                    pixels.ctypes.data,
-                    width,
-                    0,
-                    height,
-                    RGB,
-                    ACCURATE_DCT,
+                    np.uint64(data.ctypes.data),
+                    np.uint64(data.size),
+                    np.uint64(pixels.ctypes.data),
+                    np.int32(width),
+                    np.int32(height),
                 ):
                     failed[sample] = 1
             image = pixels.reshape(height, width, 3)

@@ -7,6 +7,8 @@ libturbojpeg's functions too. Importing FFCV changes torch for the whole process
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -16,6 +18,8 @@ import torch
 from fastdeit import UserError
 
 _torch_threads = torch.get_num_threads()
+# FFCV keeps two numbers in one of numba's dictionaries, which takes seconds to compile.
+_numba_dict, numba.typed.Dict = numba.typed.Dict, dict
 try:
     import ffcv._libffcv
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
@@ -29,10 +33,12 @@ except (ImportError, OSError) as error:
         "Install it with pip install 'fastdeit[ffcv]', or pass --engine dali or pil."
     ) from error
 finally:
+    numba.typed.Dict = _numba_dict
     torch.set_num_threads(_torch_threads)  # importing FFCV sets it to 1
 
 __all__ = [
     "ACCURATE_DCT",
+    "DECOMPRESS_ADDRESS",
     "RGB",
     "Compiler",
     "EpochIterator",
@@ -42,6 +48,7 @@ __all__ = [
     "decompress",
     "free_decompressor",
     "new_decompressor",
+    "nothing_compiled",
     "why_not_decoded",
 ]
 
@@ -70,6 +77,20 @@ def _compile_reader(manager: OSCacheManager) -> Any:  # noqa: ARG001 - FFCV's si
 Compiler.set_num_threads = classmethod(_set_num_threads)
 OSCacheManager.compile_reader = _compile_reader
 
+
+@contextmanager
+def nothing_compiled() -> Iterator[None]:
+    """Make a Loader whose operations are called as they are.
+
+    FFCV compiles every Loader's anew; ours only call a function that is compiled and kept.
+    """
+    Compiler.set_enabled(False)
+    try:
+        yield
+    finally:
+        Compiler.set_enabled(True)
+
+
 RGB, ACCURATE_DCT = 0, 4096
 _WARNING = 0
 _TOO_SHORT = "Premature end of JPEG file"
@@ -89,6 +110,7 @@ decompress.argtypes = [
     ctypes.c_int,
 ]
 decompress.restype = ctypes.c_int
+DECOMPRESS_ADDRESS = np.uint64(ctypes.cast(decompress, ctypes.c_void_p).value or 0)
 new_decompressor = _library.tjInitDecompress
 new_decompressor.restype = ctypes.c_void_p
 free_decompressor = _library.tjDestroy

@@ -15,7 +15,6 @@ from gpu_waits import DEVICES, no_waiting
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastdeit import compiled
 from fastdeit.augment import (
     apply_augmentation,
     apply_operations,
@@ -310,27 +309,3 @@ def test_what_does_not_fit_is_refused() -> None:
     wrong: Any = "triton"
     with pytest.raises(ValueError, match=r"one of auto, torch, numba. Found: 'triton'"):
         apply_augmentation(batch, sample_augmentation(ALL, batch, 0), implementation=wrong)
-
-
-def test_code_that_cannot_be_kept_is_compiled_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Without any folder for compiled code, numba's refusal is a warning, said once."""
-    real = compiled.numba.njit
-
-    def njit(**options: Any) -> Any:
-        def decorate(function: Any) -> Any:
-            if options.pop("cache", False):
-                raise RuntimeError("cannot cache function 'f': no locator available for file 'x'")
-            return real(**options)(function)
-
-        return decorate
-
-    monkeypatch.setattr(compiled.numba, "njit", njit)
-    compiled._say_once.cache_clear()
-    with caplog.at_level("WARNING"):
-        functions = [compiled.compiled()(lambda x, n=n: x + n) for n in (1, 2)]
-    assert [function(40) for function in functions] == [41, 42]
-    assert [record.message for record in caplog.records] == [
-        "compiled code cannot be kept on disk; set NUMBA_CACHE_DIR to a folder for it"
-    ]

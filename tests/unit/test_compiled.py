@@ -1,0 +1,134 @@
+"""Compiled loops: kept on disk, and never taken for those of other sources."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fastdeit
+import fastdeit.pipelines
+from fastdeit import compiled
+
+CUTS = """
+import json
+import numpy as np
+from fastdeit.pipelines import crops
+rule = crops.CropRule(crops.RESIZED, 32, 36, 0.08, 1.0, 0.75, 1.33, 4, 2)
+cuts, sizes = np.zeros((2, 8), np.int32), np.full(2, 100)
+crops._fill_cuts(rule, np.arange(2, dtype=np.uint64), sizes, sizes, cuts)
+hits, misses = (sum(found.values()) for found in (
+    crops._fill_cuts.stats.cache_hits, crops._fill_cuts.stats.cache_misses))
+print(json.dumps([cuts.tolist(), hits, misses]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    """Let each test see its own folder, and what follows that of the environment."""
+    compiled.cache_folder.cache_clear()
+    yield
+    compiled.cache_folder.cache_clear()
+
+
+def test_code_that_cannot_be_kept_is_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without any folder for compiled code there is a warning, said once."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
+    with caplog.at_level("WARNING"):
+        functions = [compiled.compiled()(lambda x, n=n: x + n) for n in (1, 2)]
+    assert [function(40) for function in functions] == [41, 42]
+    assert [record.message for record in caplog.records] == [
+        "compiled code cannot be kept on disk; set NUMBA_CACHE_DIR to a folder for it"
+    ]
+
+
+def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+    """What one process compiled, the next one loads, with equal results."""
+    environ = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [
+        json.loads(subprocess.check_output([sys.executable, "-c", CUTS], env=environ, text=True))
+        for _ in range(2)
+    ]
+    (first, *compiling), (second, *loading) = said
+    assert first == second and first != [[0] * 8] * 2
+    assert (compiling, loading) == ([0, 1], [1, 0])
+    assert [path.name for path in tmp_path.iterdir()] == [compiled_name(tmp_path)]
+
+
+def compiled_name(parent: Path) -> str:
+    """The only folder that there may be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_CACHE_DIR", str(parent))
+        folder = compiled.cache_folder()
+    assert folder is not None
+    return folder.name
+
+
+def test_other_sources_have_another_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A changed file is a new folder; old ones go after a month, others' stay."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kept"))
+    source = tmp_path / "keyed.py"
+    monkeypatch.setattr(compiled, "_path_of", lambda _module: source)
+    folders = []
+    for text in ("A = 1", "A = 2", "A = 3"):
+        source.write_text(text)
+        compiled.cache_folder.cache_clear()
+        folder = compiled.cache_folder()
+        assert folder is not None and folder not in folders
+        folders.append(folder)
+        if text == "A = 2":
+            os.utime(folders[0], (0, 0))
+    assert [folder.exists() for folder in folders] == [False, True, True]
+
+
+def test_every_source_counts() -> None:
+    """Whatever a compiled function names comes from a module whose text is hashed."""
+    roots = {"fastdeit": fastdeit, "fastdeit.pipelines": fastdeit.pipelines}
+    with_compiled = set()
+    for name, package in roots.items():
+        assert package.__file__ is not None
+        root = Path(package.__file__).parent
+        for path in root.rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            needed = modules_compiled_in(tree)
+            if needed is not None:
+                module = ".".join((name, *path.relative_to(root).with_suffix("").parts))
+                with_compiled.add(module)
+                assert {module, *needed} <= set(compiled.SOURCES), module
+    assert len(with_compiled) == 6  # none is found if this test looks for the wrong thing
+
+
+def modules_compiled_in(tree: ast.Module) -> set[str] | None:
+    """The modules of ours whose names a file's compiled functions use; None if it has none."""
+    origin: dict[str, str] = {}
+    imports_it = False
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fastdeit"):
+            for alias in node.names:
+                imports_it |= alias.name == "compiled"
+                in_module = node.module if node.module != "fastdeit" else f"fastdeit.{alias.name}"
+                origin[alias.asname or alias.name] = in_module
+    if not imports_it:
+        return None
+    # Constants of the file may be made of other modules', so all that is assigned counts.
+    looked_at = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        or (isinstance(node, ast.FunctionDef) and node.decorator_list)
+    ]
+    for function in looked_at:  # types and decorators are not compiled
+        if isinstance(function, ast.FunctionDef):
+            function.decorator_list = []
+            function.returns = None
+    names = {n.id for node in looked_at for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return {origin[name] for name in names & origin.keys()} - {"fastdeit.compiled"}
