@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import multiprocessing.forkserver
 import os
 import signal
 import tempfile
@@ -85,7 +86,9 @@ def why_not_pillow_12() -> str | None:
 
 CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "gpu": why_no_gpu,
-    "ffcv": lambda: why_no_module("ffcv"),
+    "ffcv": lambda: why_no_module(
+        "fastdeit.pipelines.ffcv_library"
+    ),  # not ffcv, which takes longer
     "dali": lambda: why_no_module("nvidia.dali"),
     "pillow_12": why_not_pillow_12,
 }
@@ -100,6 +103,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if reason is not None:
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_fork_server() -> None:
+    """Start multiprocessing's server with what all workers import: it would be with the first's.
+
+    Otherwise each worker of a loader imports torch once more.
+    """
+    multiprocessing.set_forkserver_preload(
+        ["fastdeit.pipelines.pil_engine", "fastdeit.tools.workers"]
+    )
+    multiprocessing.forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session")

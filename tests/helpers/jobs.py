@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked import Forked
 
 from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.tools.cli import main
@@ -25,7 +26,7 @@ TINY = (
 )  # fmt: skip
 """A model that takes 4 steps an epoch on the small sample data, and saves every second one. The
 batch has an odd number of images, so two processes have unequal shares."""
-MARK = "FASTDEIT_TEST_JOB"
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 MIXED = ("--mixup-alpha", "0.8", "--cutmix-alpha", "1", "--auto-augment", "rand-m9-mstd0.5-inc1")
 
 
@@ -45,24 +46,36 @@ class Job:
         out: Path,
         *options: str,
         processes: int = 1,
+        forked: bool = True,
         restarts: int = 0,
     ) -> None:
-        """Start it; torchrun starts it again so many times when a process is lost."""
-        program = ["-m", "fastdeit.tools.cli"]
-        if processes > 1:
-            torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-            program = [*torchrun, str(processes), "--max-restarts", str(restarts), *program]
+        """Start it.
+
+        Args:
+            containers: the data.
+            out: the run's folder.
+            options: more than `TINY`.
+            processes: how many train together.
+            forked: begin after the imports; otherwise as a user begins, several with torchrun.
+            restarts: how often torchrun starts them again when one is lost.
+        """
         data = ["--train", str(containers["beton"]), "--val", str(containers["val"])]
         line = ["train", "demo-teacher", *data, "--out", str(out), *TINY, *options]
         self.out = out
+        self.process: Forked | subprocess.Popen[bytes]
         self._log = out.with_name(f"{out.name}-{time.monotonic_ns()}.log")
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *program, *line],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1", MARK: self._log.name},
-            )
+        self._log.touch()
+        env = {**os.environ, **ONE_THREAD}
+        if forked:
+            self.process = Forked(line, env, self._log, self._log, processes)
+            return
+        program = ["-m", "fastdeit.tools.cli"]
+        if processes > 1:
+            each = ["--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
+            program = ["-m", "torch.distributed.run", "--standalone", *each, *program]
+        with self._log.open("ab") as log:
+            command = [sys.executable, *program, *line]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
 
     def wait_for_step(self, step: int, timeout_s: float = 120) -> None:
         """Wait until the metrics have a row of this step or a later one."""
@@ -74,28 +87,15 @@ class Job:
         raise AssertionError(f"no step {step}:\n{self.text()}")
 
     def kill(self) -> None:
-        """SIGKILL for every process of the job at once; torchrun starts sessions of their own."""
-        for process in self._processes():
+        """SIGKILL for every process of the job at once."""
+        for process in (self.process.pid, *_below(self.process.pid)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         self.process.wait()
 
     def rank(self, rank: int) -> int:
-        """The process number of a rank."""
-        for process in self._processes(f"RANK={rank}"):
-            stat = Path(f"/proc/{process}/stat").read_text()
-            if int(stat.rsplit(")", 1)[1].split()[1]) == self.process.pid:
-                return process
-        raise AssertionError(f"no rank {rank}:\n{self.text()}")
-
-    def _processes(self, *variables: str) -> list[int]:
-        wanted = {word.encode() for word in (*variables, f"{MARK}={self._log.name}")}
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
-                    found.append(int(folder.name))
-        return found
+        """The process number of a rank; they are started in their order."""
+        return _children(self.process.pid)[rank]
 
     def end(self, timeout_s: float = 180) -> int:
         """Wait for the end; return the exit code."""
@@ -110,26 +110,38 @@ class Job:
         return self._log.read_text(errors="replace")
 
 
-def run_processes(processes: int, *line: str, timeout_s: float = 180) -> tuple[int, str, str]:
-    """Run a command of the program to its end, by torchrun.
+def run_processes(
+    processes: int, *line: str, folder: Path, timeout_s: float = 180
+) -> tuple[int, str, str]:
+    """Run a command of the program to its end, in processes that know each other.
 
     Args:
         processes: how many.
         *line: the command and its options.
+        folder: for what they print.
         timeout_s: how long it may take.
 
     Returns:
         (exit code, stdout, stderr) of all of them.
     """
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "-m", "fastdeit.tools.cli", *line],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return done.returncode, done.stdout, done.stderr
+    out, err = (folder / f"{time.monotonic_ns()}.{name}" for name in ("out", "err"))
+    code = Forked([*line], {**os.environ, **ONE_THREAD}, out, err, processes).wait(timeout_s)
+    return code, out.read_text(), err.read_text()
+
+
+def _children(process: int) -> list[int]:
+    """In the order of their starts."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == process:
+                found.append((int(fields[19]), int(folder.name)))
+    return [number for _, number in sorted(found)]
+
+
+def _below(process: int) -> list[int]:
+    return [each for child in _children(process) for each in (child, *_below(child))]
 
 
 def checkpoints(out: Path) -> list[Path]:

@@ -6,14 +6,13 @@ import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from jobs import rows_of
+from forked import Forked
+from jobs import ONE_THREAD, rows_of, run_processes
 
 from fastdeit import UserError
 from fastdeit.checkpoints.file import load_checkpoint
@@ -124,8 +123,18 @@ def test_changes_reach_every_run_but_what_it_is_about(
 @pytest.fixture(scope="module")
 def ablation(containers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ablation of two rows that has ended."""
-    out = tmp_path_factory.mktemp("ablation") / "out"
-    assert main(line_of(containers, out, "--rows", "no-mixup", "ema")) == 0
+    folder = tmp_path_factory.mktemp("ablation")
+    out = folder / "out"
+
+    def execute(line: list[str], processes: int, child: Any) -> tuple[int, dict[str, Any]]:
+        """As the real one, which other tests here take, but forked."""
+        code, printed, err = run_processes(processes, *line, folder=folder)
+        assert (code, child.signal_number) == (0, 0), err
+        return code, json.loads(printed.splitlines()[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablate_module, "execute", execute)
+        assert main(line_of(containers, out, "--rows", "no-mixup", "ema")) == 0
     return out
 
 
@@ -295,17 +304,14 @@ def test_stopping(
     line = line_of(containers, out, "--rows", "none", "--no-finetune", "--log-every-steps", "1")
     del line[line.index("--finetune-epochs") : line.index("--rows")]
     line += ["--epochs", "400", "--processes", str(processes)]
-    command = [sys.executable, "-m", "fastdeit.tools.cli", *line]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+    log = tmp_path / "log"
+    process = Forked(line, {**os.environ, **ONE_THREAD}, log, log)
     end = time.monotonic() + 120
     while not rows_of(out / "none") and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(number)
-    assert process.wait(60) == code, (tmp_path / "log").read_text()
-    text = (tmp_path / "log").read_text()
+    assert process.wait(60) == code, log.read_text()
+    text = log.read_text()
     assert "the same command goes on" in text
     assert "Traceback" not in text
     position = load_checkpoint(out / "none" / "checkpoint.pt")["position"]

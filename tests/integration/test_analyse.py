@@ -122,13 +122,16 @@ def test_disagreement_with_the_truth_is_the_error(
 
 @pytest.mark.slow
 def test_disagreement_in_two_processes(
-    runs: dict[str, Path], containers: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    runs: dict[str, Path],
+    containers: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Processes that share the images find the same matrix."""
     line = ["analyse", "disagreement", runs["student"], "--data", containers["val"]]
     line += ["--batch-size", 3]
     one, _ = run(capsys, *line)
-    code, out, err = run_processes(2, *map(str, (*line, *HERE)))
+    code, out, err = run_processes(2, *map(str, (*line, *HERE)), folder=tmp_path)
     assert code == 0, err
     assert json.loads(out) == one
 

@@ -63,7 +63,7 @@ def evaluations(
     file = checkpoint.with_name("evaluation.json")
     assert json.loads(file.read_text()) == one
     file.unlink()
-    code, out, err = run_processes(processes, *line)
+    code, out, err = run_processes(processes, *line, folder=folder.parent)
     assert code == 0, err
     (printed,) = out.splitlines()  # the first process alone tells
     several = json.loads(printed)

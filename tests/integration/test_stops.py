@@ -113,7 +113,9 @@ def test_a_lost_process_ends_the_job(
 ) -> None:
     """Killed or frozen: the others say whom they lost; what was saved is there, and goes on."""
     out = tmp_path / "run"
-    job = Job(containers, out, "--epochs", "200", "--timeout-minutes", "0.1", processes=2)
+    more = ("--epochs", "200", "--timeout-minutes", "0.1")
+    forked = number == signal.SIGSTOP  # torchrun's part is the same for both
+    job = Job(containers, out, *more, processes=2, forked=forked)
     job.wait_for_step(4)
     lost = job.rank(1)
     os.kill(lost, number)
@@ -129,7 +131,7 @@ def test_torchrun_starts_a_job_again(
     processes, expected = whole
     if processes == 1:
         pytest.skip("one process is not started by torchrun")
-    job = Job(containers, tmp_path / "run", *MIXED, processes=2, restarts=1)
+    job = Job(containers, tmp_path / "run", *MIXED, processes=2, forked=False, restarts=1)
     job.wait_for_step(6)
     os.kill(job.rank(1), signal.SIGKILL)
     assert job.end() == 0, job.text()

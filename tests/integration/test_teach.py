@@ -147,7 +147,7 @@ def test_two_processes_write_the_same(
     assert teach(containers, tmp_path / "one", teacher, *options, mixed=False) == 0
     data = ["--train", str(containers["beton"]), "--val", str(containers["val"])]
     line = ["teach", "demo-teacher", *data, "--out", str(tmp_path / "two"), *TINY, *NOT_MIXED]
-    code, _, error = run_processes(2, *line, "--teacher", str(teacher), *options)
+    code, _, error = run_processes(2, *line, "--teacher", str(teacher), *options, folder=tmp_path)
     assert code == 0, error
     one, two = ((tmp_path / name / "epoch00000.labels").read_bytes() for name in ("one", "two"))
     same = np.frombuffer(one, "<u2") == np.frombuffer(two, "<u2")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import Job, assert_same_run, rows_of, run_here
+from jobs import MIXED, Job, assert_same_run, rows_of, run_here
 
 from fastdeit import train as train_module
 from fastdeit.checkpoints.file import load_checkpoint
@@ -109,7 +109,7 @@ def test_ctrl_c_while_starting(
     """From the program's first moment: one line, and a later start begins the run."""
     out = tmp_path / "run"
     for delay in (0.0, 1.0, 2.5):
-        job = Job(containers, out)
+        job = Job(containers, out, *MIXED, forked=False)
         status = Path(f"/proc/{job.process.pid}/status")
         end = time.monotonic() + 60
         while not _catches(status, signal.SIGTERM) and time.monotonic() < end:
@@ -213,7 +213,7 @@ def test_a_signal_while_starting(
 ) -> None:
     """There is nothing to save yet: it ends at once with the code and the file to requeue on."""
     out = tmp_path / "run"
-    job = Job(containers, out)
+    job = Job(containers, out, forked=False)
     status = Path(f"/proc/{job.process.pid}/status")
     end = time.monotonic() + 60
     while not _catches(status, signal.SIGUSR1) and time.monotonic() < end:

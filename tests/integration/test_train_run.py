@@ -106,21 +106,34 @@ def test_a_distilled_run_from_end_to_end(
     assert json.loads((out / "evaluation.json").read_text()) == again
 
 
+def three_epochs(teacher: Path) -> list[str]:
+    """A distilled run that goes on where it was stopped."""
+    more = ["--engine", "pil", "--epochs", "3", "--drop-path", "0.3", "--resume", "auto"]
+    return [*more, "--teacher", str(teacher / "checkpoint.pt")]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    containers: dict[str, Path], teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """One that nobody stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert run("demo", containers, out, *three_epochs(teacher)) == 0
+    return out
+
+
 @pytest.mark.parametrize("stop_at", [3, 6, 8])
 def test_a_resumed_run_is_the_run_that_was_not_stopped(
     stop_at: int,
     containers: dict[str, Path],
     teacher: Path,
+    whole: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Stopped in any epoch and resumed, weights, averages and metrics are the same bit for bit."""
-    more = ["--engine", "pil", "--epochs", "3", "--drop-path", "0.3", "--resume", "auto"]
-    more += ["--teacher", str(teacher / "checkpoint.pt")]
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert run("demo", containers, whole, *more) == 0
-
+    more, stopped = three_epochs(teacher), tmp_path / "stopped"
     real, calls = train_module.train_step, 0
 
     def step(*args: Any) -> torch.Tensor:

@@ -256,6 +256,6 @@ def test_two_processes(containers: dict[str, Path], first_run: Path, tmp_path: P
     """DDP takes a model that is frozen in part; the same tensors move."""
     out = tmp_path / "run"
     line = options_of(containers, first_run, out, 1)
-    code, _, err = run_processes(2, *line)
+    code, _, err = run_processes(2, *line, folder=tmp_path)
     assert code == 0, err
     assert len(moved_from(first_run, out)) == 7
