@@ -182,8 +182,6 @@ def end_as(ranks: list[int], port: int, processes: int) -> NoReturn:
             failed = True
             for other in ranks:
                 os.kill(other, signal.SIGTERM)
-            signal.signal(signal.SIGALRM, lambda *_: [os.kill(o, signal.SIGKILL) for o in ranks])
-            signal.alarm(30)
     del store
     os._exit(int(failed))
 
