@@ -6,10 +6,10 @@ SHELL := /bin/bash
 # look for an interpreter outside .venv.
 IN_VENV := export PATH="$$PWD/.venv/bin:$$PATH"
 
-.PHONY: help setup ready test lint demo gpu clean
+.PHONY: help setup ready test test-all fast lint demo gpu clean
 
 help:  ## print this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
 
 setup:  ## make .venv, and try again what an earlier set-up left out (FFCV, DALI)
 	@bash tools/setup.sh --retry
@@ -22,13 +22,14 @@ lint: ready  ## ruff and mypy
 
 # Two files at a time, for much of a test is a program that starts; more would not fit on one GPU. In
 # the order of their names: integration is longest, and comes first.
-test: ready  ## ruff, mypy and all tests; PYTEST_ARGS="-k crops -x" goes to pytest
-	@$(IN_VENV); failed=0; \
-	ruff check . || failed=1; \
-	mypy || failed=1; \
-	mypy --config-file tests/mypy.ini || failed=1; \
-	pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) || failed=1; \
-	exit $$failed
+test: ready  ## ruff, mypy and the tests; PYTEST_ARGS="-k crops -x" goes to pytest
+	@$(IN_VENV); tools/lint_and.sh pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-all:  ## the same with the tests for the night: hundreds of kills, whole ablations and benchmarks
+	@FASTDEIT_NIGHTLY=1 $(MAKE) test
+
+fast: ready  ## what takes less than a minute: ruff and the quick unit tests
+	@$(IN_VENV); ruff check . && pytest -n 2 --dist worksteal -q -m "not slow" tests/unit $(PYTEST_ARGS)
 
 demo: ready  ## sample data, conversion, training, evaluation, benchmark; SHORT=1 for the short one
 	@$(IN_VENV); tools/demo.sh

@@ -116,8 +116,7 @@ def backward_flops(model: nn.Module, image_size: int) -> int:
         model: as in `forward_flops`, as it is trained.
         image_size: side of the square image in pixels.
     """
-    parameters = list(model.parameters())
-    if all(parameter.requires_grad for parameter in parameters):
+    if all(parameter.requires_grad for parameter in model.parameters()):
         return 2 * forward_flops(model, image_size)
     structure = structure_of(model)
     image = torch.empty(1, 3, image_size, image_size, device="meta")
@@ -157,7 +156,9 @@ def train_flops(model: nn.Module, teacher: nn.Module | None, image_size: int) ->
 
     Source: PaLM, arXiv:2204.02311, appendix B; there for language models.
     """
-    own = forward_flops(model, image_size) + backward_flops(model, image_size)
+    forward = forward_flops(model, image_size)
+    is_whole = all(parameter.requires_grad for parameter in model.parameters())
+    own = forward + (2 * forward if is_whole else backward_flops(model, image_size))
     return own if teacher is None else own + forward_flops(teacher, image_size)
 
 

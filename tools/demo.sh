@@ -14,7 +14,7 @@ if [ "${SHORT:-0}" = 1 ]; then
   sample=(--train-images 800 --val-images 200)
   teacher=(--epochs 5)
   student=(--epochs 6)
-  within=1m
+  within=0.33m
 fi
 
 run() { printf '\n$ %s\n' "$*"; "$@"; }

@@ -32,6 +32,10 @@ IMPORTED = (
 )
 
 
+GRACE_S = 3
+"""For the processes of a run of which one has failed, before they are killed; torchrun's is 30."""
+
+
 class Forked:
     """A run that was forked, with what is used of `subprocess.Popen`."""
 
@@ -175,6 +179,12 @@ def end_as(ranks: list[int], port: int, processes: int) -> NoReturn:
     # Made after the forks, for it has threads.
     store = TCPStore("localhost", port, is_master=True, wait_for_workers=False)
     failed = False
+
+    def kill(*_: object) -> None:
+        for rank in ranks:
+            os.kill(rank, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, kill)
     while ranks:
         pid, status = os.wait()
         ranks.remove(pid)
@@ -182,6 +192,7 @@ def end_as(ranks: list[int], port: int, processes: int) -> NoReturn:
             failed = True
             for other in ranks:
                 os.kill(other, signal.SIGTERM)
+            signal.alarm(GRACE_S)
     del store
     os._exit(int(failed))
 

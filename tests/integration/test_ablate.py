@@ -13,6 +13,7 @@ from typing import Any, get_args
 import pytest
 from forked import Forked
 from jobs import ONE_THREAD, rows_of, run_processes
+from nightly import nightly
 
 from fastdeit import UserError
 from fastdeit.checkpoints.file import load_checkpoint
@@ -267,7 +268,7 @@ def test_a_run_that_fails_does_not_end_the_others(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=nightly), 2])
 def test_the_code_of_a_run_is_seen(
     processes: int,
     containers: dict[str, Path],
@@ -290,7 +291,11 @@ def test_the_code_of_a_run_is_seen(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "processes"),
-    [(signal.SIGINT, 130, 1), (signal.SIGTERM, 75, 1), (signal.SIGUSR1, 75, 2)],
+    [
+        (signal.SIGINT, 130, 1),
+        pytest.param(signal.SIGTERM, 75, 1, marks=nightly),
+        (signal.SIGUSR1, 75, 2),
+    ],
 )
 def test_stopping(
     number: signal.Signals,

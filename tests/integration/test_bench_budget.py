@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from bench_here import Heard
+from nightly import nightly
 
 from fastdeit.benchmarks.budget import check as scaling_check
 from fastdeit.benchmarks.budget import two_processes
@@ -199,6 +200,7 @@ def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@nightly  # test_two_processes ends well
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_its_processes_end_with_it(how: signal.Signals, tmp_path: Path) -> None:
     """By Ctrl-C and by a kill, in the middle of their work."""
@@ -248,6 +250,7 @@ def wait_until(is_so: Any, timeout_s: float = 60) -> None:
         time.sleep(0.05)
 
 
+@nightly
 @pytest.mark.slow
 def test_a_failed_process_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     """Its own message comes first; the other does not go on."""

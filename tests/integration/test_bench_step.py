@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from bench_here import Heard
+from nightly import nightly
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
@@ -351,6 +352,7 @@ def test_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert any("flash_attention" in str(event.get("name")) for event in events)
 
 
+@nightly  # test_torch_compile.py has it without the benchmark
 @pytest.mark.slow
 def test_compiled_code_is_kept_and_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from jobs import MIXED, Job, assert_same_run, rows_of
+from nightly import often
 
 from fastdeit.checkpoints.file import load_checkpoint
 
 pytestmark = pytest.mark.slow
-KILLS = int(os.environ.get("FASTDEIT_KILLS", "2"))
+KILLS = often(2, 20)
 """How often a run is killed in a test; more take longer and prove more."""
 RUN = (*MIXED, "--epochs", str(max(3, KILLS)))
 
@@ -46,7 +47,7 @@ def test_a_killed_run_goes_on(
             job.wait_for_step(done + moments.choice((1, 2, 3)))
             time.sleep(moments.random() * 0.3)
         else:
-            time.sleep(moments.random() * 8)
+            time.sleep(moments.random())
         assert job.process.poll() is None, job.text()
         job.kill()
     job = Job(containers, out, *RUN, processes=processes)
@@ -114,8 +115,7 @@ def test_a_lost_process_ends_the_job(
     """Killed or frozen: the others say whom they lost; what was saved is there, and goes on."""
     out = tmp_path / "run"
     more = ("--epochs", "200", "--timeout-minutes", "0.1")
-    forked = number == signal.SIGSTOP  # torchrun's part is the same for both
-    job = Job(containers, out, *more, processes=2, forked=forked)
+    job = Job(containers, out, *more, processes=2)
     job.wait_for_step(4)
     lost = job.rank(1)
     os.kill(lost, number)

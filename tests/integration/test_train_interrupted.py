@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from jobs import MIXED, Job, assert_same_run, rows_of, run_here
+from nightly import nightly, often
 
 from fastdeit import train as train_module
 from fastdeit.checkpoints.file import load_checkpoint
@@ -108,7 +109,8 @@ def test_ctrl_c_while_starting(
 ) -> None:
     """From the program's first moment: one line, and a later start begins the run."""
     out = tmp_path / "run"
-    for delay in (0.0, 1.0, 2.5):
+    delays = [5 * number / often(2, 20) for number in range(often(2, 20))]
+    for delay in delays:
         job = Job(containers, out, *MIXED, forked=False)
         status = Path(f"/proc/{job.process.pid}/status")
         end = time.monotonic() + 60
@@ -207,7 +209,7 @@ def interrupt_save(*args: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=nightly)])
 def test_a_signal_while_starting(
     number: signal.Signals, containers: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -15,17 +15,21 @@ import pytest
 import fastdeit
 import fastdeit.pipelines
 from fastdeit import compiled
+from fastdeit.pipelines.datasets.index import DatasetIndex
+from fastdeit.pipelines.pipeline import PipelineOptions
+from fastdeit.pipelines.plan import Plan
 
-CUTS = """
+CODE = """
 import json
-import numpy as np
-from fastdeit.pipelines import crops
-rule = crops.CropRule(crops.RESIZED, 32, 36, 0.08, 1.0, 0.75, 1.33, 4, 2)
-cuts, sizes = np.zeros((2, 8), np.int32), np.full(2, 100)
-crops._fill_cuts(rule, np.arange(2, dtype=np.uint64), sizes, sizes, cuts)
-hits, misses = (sum(found.values()) for found in (
-    crops._fill_cuts.stats.cache_hits, crops._fill_cuts.stats.cache_misses))
-print(json.dumps([cuts.tolist(), hits, misses]))
+from fastdeit.compiled import compiled
+
+@compiled()
+def twice(x):
+    return x + x
+
+result = twice(21)
+kept = (twice.stats.cache_hits, twice.stats.cache_misses)
+print(json.dumps([result, *(sum(found.values()) for found in kept)]))
 """
 
 
@@ -52,16 +56,27 @@ def test_code_that_cannot_be_kept_is_compiled_all_the_same(
 
 
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
-    """What one process compiled, the next one loads, with equal results."""
-    environ = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    said = [
-        json.loads(subprocess.check_output([sys.executable, "-c", CUTS], env=environ, text=True))
-        for _ in range(2)
-    ]
-    (first, *compiling), (second, *loading) = said
-    assert first == second and first != [[0] * 8] * 2
-    assert (compiling, loading) == ([0, 1], [1, 0])
-    assert [path.name for path in tmp_path.iterdir()] == [compiled_name(tmp_path)]
+    """What one process compiled, the next one loads."""
+    (tmp_path / "code.py").write_text(CODE)
+    kept = tmp_path / "kept"
+    environ = {**os.environ, "NUMBA_CACHE_DIR": str(kept)}
+    line = [sys.executable, str(tmp_path / "code.py")]
+    said = [json.loads(subprocess.check_output(line, env=environ, text=True)) for _ in range(2)]
+    assert said == [[42, 0, 1], [42, 1, 0]]
+    assert [path.name for path in kept.iterdir()] == [compiled_name(kept)]
+
+
+@pytest.mark.ffcv
+def test_the_decoder_of_batches_is_kept(drawn: DatasetIndex) -> None:
+    """Numba can keep it: it names no function of ctypes, and is compiled or loaded once."""
+    from fastdeit.pipelines.ffcv_engine import FfcvPipeline, _decode_batch
+
+    plan = Plan(keys=drawn.keys, batch_size=8, image_size=32, is_training=True)
+    for _ in range(2):
+        with FfcvPipeline(drawn, plan, PipelineOptions(threads=1)) as batches:
+            next(iter(batches))
+    kept = _decode_batch.stats
+    assert sum(kept.cache_hits.values()) + sum(kept.cache_misses.values()) == 1
 
 
 def compiled_name(parent: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from converted import contents, run_and_die, same_bytes
+from nightly import often
 from PIL import Image
 
 from fastdeit import UserError
@@ -33,7 +34,7 @@ NAMES = ["out.beton", "out"]
 def test_killed_anywhere_and_resumed(
     name: str, options: dict[str, Any], sample_source: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL at 30 random moments of writing; each time the next run ends with the same bytes."""
+    """SIGKILL at random moments of writing; each time the next run ends with the same bytes."""
     source = sample_source / "val"
     assert not run_and_die(1 << 30, source, tmp_path / "count" / name, **options)
     whole = tmp_path / "whole" / name
@@ -42,7 +43,7 @@ def test_killed_anywhere_and_resumed(
     (counted,) = (tmp_path / "count").glob("calls-*")
     num_calls = int(counted.name.removeprefix("calls-"))
     assert num_calls > 60
-    moments = random.Random(name).sample(range(num_calls), 30)
+    moments = random.Random(name).sample(range(num_calls), often(10, 50))
     went_on = 0
     for moment in moments:
         out = tmp_path / str(moment) / name
@@ -52,7 +53,7 @@ def test_killed_anywhere_and_resumed(
         assert convert(source, out, workers=1, **options) == 0
         assert same_bytes(out, whole), moment
         assert {path.name for path in out.parent.iterdir()} == {name, f"{name}.json"}, moment
-    assert went_on > 20
+    assert went_on > len(moments) // 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -282,13 +283,13 @@ def test_larger_pages_when_a_larger_image_comes(sample_source: Path, tmp_path: P
     assert index.sizes.max() == 2600 * 2600 * 3 > 1 << 24
     assert (index.offsets // (1 << 25) == (index.offsets + index.sizes - 1) // (1 << 25)).all()
     killed = 0
-    for moment in range(8, 60, 2):
+    for moment in range(8, 60, 60 // often(7, 30)):
         out = tmp_path / str(moment) / "out.beton"
         if run_and_die(moment, source, out, mode="raw"):
             killed += 1
             assert convert(source, out, mode="raw", workers=1) == 0
             assert same_bytes(out, one)
-    assert killed > 5
+    assert killed > often(2, 5)
 
 
 def test_a_torn_journal_is_read_up_to_its_last_whole_block(tmp_path: Path) -> None:

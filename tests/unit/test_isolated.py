@@ -14,6 +14,7 @@ from typing import Any
 import bench_tasks
 import pytest
 from jobs import with_variable
+from nightly import nightly
 
 from fastdeit.benchmarks.isolated import (
     Part,
@@ -77,7 +78,7 @@ def test_a_part_that_ends_well(tmp_path: Path) -> None:
         assert place.read_text() == str(ours if cores is None else ours[:1])
 
 
-@pytest.mark.parametrize("fault", ["hang", "deaf"])
+@pytest.mark.parametrize("fault", [pytest.param("hang", marks=nightly), "deaf"])
 def test_a_part_that_does_not_end(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is ended at its limit, with what it started, whether it listens or not."""
     monkeypatch.setattr("fastdeit.benchmarks.isolated.GRACE_S", 0.5)
@@ -184,7 +185,10 @@ def test_items_after_a_lost_one(
     assert "== not measured: two: " in text
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(n, marks=nightly) for n in (signal.SIGINT, signal.SIGHUP))],
+)
 def test_a_signal_ends_the_run_with_its_table(number: signal.Signals, tmp_path: Path) -> None:
     """Rows, the part that was not done, report and JSON are there; the code is the signal's."""
     script = tmp_path / "run.py"

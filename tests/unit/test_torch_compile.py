@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from augment_batches import NUM_CLASSES, make_batch
+from nightly import nightly
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch._dynamo.eval_frame import _debug_get_cache_entry_list
@@ -181,6 +182,7 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(query, query, query)
 
 
+@nightly  # what travels in a file is what is in the cache
 @pytest.mark.slow
 def test_torchs_cache_does_not_mix_attentions(tmp_path: Path) -> None:
     """Torch keeps graphs on disk by what was traced, not by which attention was allowed then."""
