@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
+
+from fastdeit.errors import UserError
 
 
 @contextmanager
@@ -78,3 +82,75 @@ def replace_file(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(data)
+
+
+LOCK = ".lock"
+
+
+class FolderLock:
+    """Holds the folder of a run for this process; a killed process lets it go."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing is held yet.
+
+        Args:
+            folder: may not exist yet.
+        """
+        self._folder = folder
+        self._file: TextIO | None = None
+
+    def take(self) -> None:
+        """Take the folder, if it exists and is not held yet.
+
+        File systems without locks are taken as they are.
+
+        Raises:
+            UserError: another run holds it.
+        """
+        if self._file is not None or not self._folder.is_dir():
+            return
+        file = (self._folder / LOCK).open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise UserError(
+                f"one run at a time can write to a folder. Found: {holder} writes to "
+                f"{self._folder}. Wait for its end, or give another --out."
+            ) from error
+        except OSError:
+            file.close()
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        self._file = file
+
+    def let_go(self) -> None:
+        """Give the folder back; more than once is as good as once."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def check_out(out: Path, overwrite: bool, source: Path) -> None:
+    """Make sure that a file may be written.
+
+    Args:
+        out: the file.
+        overwrite: whether a file that is there may be replaced.
+        source: what is read; never replaced.
+
+    Raises:
+        UserError: there is a folder, the source, or a file that may not be replaced.
+    """
+    if out.exists() and (out.is_dir() or (source.exists() and out.samefile(source))):
+        what = "a folder" if out.is_dir() else "the file that is read"
+        raise UserError(f"OUT must be a new file. Found: {out}, {what}. Give another name.")
+    if out.exists() and not overwrite:
+        raise UserError(
+            f"OUT must be a new file. Found: {out}. Pass --overwrite to replace it, or give "
+            "another name."
+        )

@@ -6,7 +6,7 @@ batch size, the rank, the engine, the thread or what ran before. Each tuple is a
 `i` can be computed without the others.
 
 `mix64`, `absorb` and `draw_u64` hold only wrapping uint64 arithmetic, so that the same source runs
-vectorised in numpy and compiled by numba (`fastdeit.pipelines.crops`), with the same bits.
+vectorised in numpy and compiled by numba (`fastdeit.pipelines.plan.crops`), with the same bits.
 
 Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014), fig. 17.
 """

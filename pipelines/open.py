@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from fastdeit import UserError
-from fastdeit.config import DataConfig, RunConfig
+from fastdeit.config import DataConfig, RunConfig, TrainConfig
 from fastdeit.config.data import PADDED_UP_TO
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
-from fastdeit.pipelines.pipeline import Pipeline, PipelineOptions
-from fastdeit.pipelines.plan import Plan
+from fastdeit.pipelines.engines.pipeline import Pipeline, PipelineOptions
+from fastdeit.pipelines.plan.order import Plan
 
 Engine = Literal["auto", "ffcv", "dali", "pil", "synthetic"]
 
@@ -82,23 +83,23 @@ def open_pipeline(
             f"dali_device gpu needs engine dali. Found: engine {name}. Pass --engine dali."
         )
     if name == "ffcv":
-        from fastdeit.pipelines.ffcv_engine import FfcvPipeline
+        from fastdeit.pipelines.engines.ffcv_engine import FfcvPipeline
 
         return FfcvPipeline(index, plan, options)
     if name == "dali":
-        from fastdeit.pipelines.dali_engine import DaliPipeline
+        from fastdeit.pipelines.engines.dali_engine import DaliPipeline
 
         if options.dali_device == "cpu":
             return DaliPipeline(index, plan, options)
-        from fastdeit.pipelines.dali_gpu_engine import DaliGpuPipeline
+        from fastdeit.pipelines.engines.dali_gpu_engine import DaliGpuPipeline
 
         return DaliGpuPipeline(index, plan, options)
     if name == "pil":
-        from fastdeit.pipelines.pil_engine import PilPipeline
+        from fastdeit.pipelines.engines.pil_engine import PilPipeline
 
         return PilPipeline(index, plan, options)
     if name == "synthetic":
-        from fastdeit.pipelines.synthetic import SyntheticPipeline
+        from fastdeit.pipelines.engines.synthetic import SyntheticPipeline
 
         return SyntheticPipeline(index, plan, options)
     raise UserError(
@@ -166,4 +167,50 @@ def eval_plan(
         interpolation=interpolation,
         rank=rank,
         world_size=world_size,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Numbers that no option gives, and that training will have."""
+
+    peak_lr: float
+    """Learning rate at the end of the warm-up."""
+    steps_per_epoch: int
+    """Optimiser steps an epoch."""
+    num_steps: int
+    """Optimiser steps of the whole run."""
+    images_per_epoch: int
+    """Images shown in an epoch, repeats counted, over all processes."""
+    distinct_images_per_epoch: int
+    """Different images among them, in the first epoch."""
+    num_train_images: int
+    """Images of the training set."""
+    num_processes: int
+    """How many processes share a step."""
+    images_per_process: int
+    """Images of a step that a process gets, at most."""
+    images_at_once: int
+    """Images that a process computes at once, at most; fewer with --accumulate."""
+
+
+def derive(config: TrainConfig, plan: Plan) -> Derived:
+    """Work out what follows.
+
+    Args:
+        config: everything that decides the run.
+        plan: of training, from `train_plan`, whose arithmetic this is.
+    """
+    shown = plan.num_steps * plan.batch_size
+    samples, _ = plan.stream(0)
+    return Derived(
+        peak_lr=config.optim.lr(plan.batch_size),
+        steps_per_epoch=plan.num_steps,
+        num_steps=config.optim.epochs * plan.num_steps,
+        images_per_epoch=shown,
+        distinct_images_per_epoch=len(np.unique(samples[:shown])),
+        num_train_images=len(plan.keys),
+        num_processes=plan.world_size,
+        images_per_process=plan.max_local_batch,
+        images_at_once=-(-plan.max_local_batch // config.optim.accumulate),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,18 +17,18 @@ from fastdeit.augment import augmented
 from fastdeit.batch import Batch, BatchSource
 from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.config import ModelConfig, TrainConfig
-from fastdeit.device import Compute, choose_compute
 from fastdeit.errors import UserError
-from fastdeit.flops import Peak, forward_flops, peak_flops, train_flops
+from fastdeit.machine.device import Compute, choose_compute
 from fastdeit.models import make_model
+from fastdeit.models.flops import Peak, forward_flops, peak_flops, train_flops
 from fastdeit.models.trainable import set_trainable
 from fastdeit.pipelines.datasets.index import open_dataset
+from fastdeit.pipelines.engines.synthetic import synthetic_index
 from fastdeit.pipelines.open import choose_engine, open_pipeline, pipeline_options, train_plan
-from fastdeit.pipelines.synthetic import synthetic_index
 from fastdeit.recipes import demo_teacher
-from fastdeit.session import Session, assemble
-from fastdeit.teacher import load_teacher
-from fastdeit.train import Timed, train_step
+from fastdeit.training.loop import Timed, train_step
+from fastdeit.training.session import Session, assemble
+from fastdeit.training.teacher import load_teacher
 
 NUM_CLASSES = 1000
 """Of synthetic images, as ImageNet has."""
@@ -126,11 +128,23 @@ def count_work(config: TrainConfig, stand_in: ModelConfig = TEACHER) -> Work:
         config: the recipe.
         stand_in: the teacher of a distilled one.
     """
+    size = config.data.image_size
+    trained, evaluated = _operations(config.model, config.optim.trainable, size)
+    if not is_taught(config):
+        return Work(trained, evaluated, None)
+    _, answered = _operations(stand_in, "all", size)
+    return Work(trained + answered, evaluated, random_weights(stand_in))
+
+
+@functools.cache
+def _operations(
+    config: ModelConfig, trainable: Literal["all", "classifier"], image_size: int
+) -> tuple[int, int]:
+    """Of training and of evaluating a model on one image."""
     with torch.device("meta"):
-        model = make_model(config.model, NUM_CLASSES, config.data.image_size)
-        set_trainable(model, config.optim.trainable)
-        teacher = stand_in_teacher(config, NUM_CLASSES, stand_in) if is_taught(config) else None
-    return work_of(config, model, teacher, random_weights(stand_in))
+        model = make_model(config, NUM_CLASSES, image_size)
+        set_trainable(model, trainable)
+    return train_flops(model, None, image_size), forward_flops(model, image_size)
 
 
 def work_of(config: TrainConfig, model: nn.Module, teacher: nn.Module | None, name: str) -> Work:

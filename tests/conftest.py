@@ -87,7 +87,7 @@ def why_not_pillow_12() -> str | None:
 CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "gpu": why_no_gpu,
     "ffcv": lambda: why_no_module(
-        "fastdeit.pipelines.ffcv_library"
+        "fastdeit.pipelines.engines.ffcv_library"
     ),  # not ffcv, which takes longer
     "dali": lambda: why_no_module("nvidia.dali"),
     "pillow_12": why_not_pillow_12,
@@ -112,7 +112,7 @@ def one_fork_server() -> None:
     Otherwise each worker of a loader imports torch once more.
     """
     multiprocessing.set_forkserver_preload(
-        ["fastdeit.pipelines.pil_engine", "fastdeit.tools.workers"]
+        ["fastdeit.pipelines.engines.pil_engine", "fastdeit.tools.data.workers"]
     )
     multiprocessing.forkserver.ensure_running()
 
@@ -121,7 +121,7 @@ def one_fork_server() -> None:
 def sample_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small source with every oddity: 300 training and 40 validation images of 20 classes."""
     need_photographs()
-    from fastdeit.tools.sample_data.command import sample_data
+    from fastdeit.tools.data.sample_data.command import sample_data
 
     root = tmp_path_factory.mktemp("data") / "source"
     assert sample_data(root, 300, 40, workers=NUM_CORES) == 0
@@ -131,7 +131,7 @@ def sample_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def containers(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The training images as "beton", "webdataset" and "imagefolder", and "val" as a .beton."""
-    from fastdeit.tools.convert.command import convert
+    from fastdeit.tools.data.convert.command import convert
 
     root = tmp_path_factory.mktemp("containers")
     made = {"beton": root / "train.beton", "webdataset": root / "train", "val": root / "val.beton"}
@@ -144,9 +144,9 @@ def containers(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The index of a .beton of 96 drawn photographs of 4 classes, which need no package."""
-    from fastdeit.benchmarks.photographs import photograph
+    from fastdeit.benchmarks.harness.photographs import photograph
     from fastdeit.pipelines.datasets.index import open_dataset
-    from fastdeit.tools.convert.command import convert
+    from fastdeit.tools.data.convert.command import convert
 
     root = tmp_path_factory.mktemp("drawn")
     for number in range(96):
@@ -163,7 +163,7 @@ def parts_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     Rows go below the test's folder unless --out is given.
     """
-    from fastdeit.benchmarks import isolated
+    from fastdeit.benchmarks.harness import isolated
 
     monkeypatch.setattr(isolated, "run_isolated", isolated.call_here)
     monkeypatch.chdir(tmp_path)

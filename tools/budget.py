@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fastdeit.config import TrainConfig
-from fastdeit.durations import duration, parse_hours
 from fastdeit.errors import require
-from fastdeit.paper.transfer import dataset_row
-from fastdeit.progress import progress
-from fastdeit.recipes import fill_recipe
-from fastdeit.rounding import rounded
-from fastdeit.tools.recipe_list import check_recipe
-from fastdeit.training_time import (
+from fastdeit.paper.training_time import (
     PaperTime,
     num_eval_passes,
     paper_times,
 )
+from fastdeit.paper.transfer import dataset_row
+from fastdeit.recipes import fill_recipe
+from fastdeit.text.figures import duration, parse_hours, rounded
+from fastdeit.text.progress import progress
+from fastdeit.text.tables import text_table
+from fastdeit.tools.train.recipe_list import check_recipe
 
 if TYPE_CHECKING:
     from fastdeit.pipelines.pace import Pace
@@ -152,7 +152,7 @@ def budget(
     steps_per_epoch = count_steps(config, num_images)
     pace, stand_in = None, usual_teacher(recipe)
     if rate is None:
-        from fastdeit.device import choose_compute
+        from fastdeit.machine.device import choose_compute
 
         num_steps = steps or DEFAULT_STEPS
         warm_up = num_warm_up(choose_compute(device, precision).device)
@@ -238,8 +238,8 @@ def resolve(
 
 def count_steps(config: TrainConfig, num_images: int) -> int:
     """Steps of an epoch over so many images."""
+    from fastdeit.pipelines.engines.synthetic import synthetic_index
     from fastdeit.pipelines.open import train_plan
-    from fastdeit.pipelines.synthetic import synthetic_index
 
     return train_plan(config.data, synthetic_index(num_images, 1), config.run).num_steps
 
@@ -296,12 +296,11 @@ def table(
             ("within", f"{within_hours:,.2f} h", f"{verdict} {duration(abs(spare_h) * 3600)}")
         )
     rows += [("the paper", f"{time.hours:,.2f} h", time.what) for time in paper]
-    width = max(len(value) for _, value, _ in rows)
     title = (
         f"{config.model.model}, {config.data.image_size} px, {config.optim.epochs} epochs of "
         f"{num_images:,} images, batch {config.data.batch_size:,}"
     )
-    return [title, *(f"  {name:<11} {value:>{width}}  {note}" for name, value, note in rows)]
+    return [title, *(f"  {line}" for line in text_table(rows, "lrl").split("\n"))]
 
 
 def rate_text(img_per_s: float) -> str:

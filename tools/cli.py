@@ -19,10 +19,11 @@ from typing import Any
 
 import tyro
 
-from fastdeit import UserError, __version__, launch
+from fastdeit import UserError, __version__
 from fastdeit.errors import RunError, Stopped
-from fastdeit.openmp import limit_spinning
-from fastdeit.stopping import comes_again
+from fastdeit.machine import launch
+from fastdeit.machine.stopping import comes_again
+from fastdeit.machine.threads import limit_spinning
 
 limit_spinning()  # before anything loads OpenMP
 

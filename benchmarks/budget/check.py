@@ -11,9 +11,9 @@ from dataclasses import asdict
 
 from fastdeit.benchmarks.budget.scaling import Machine, Measured, Work, bucket_bytes, predict
 from fastdeit.benchmarks.budget.two_processes import PARTS, Job, run_two
-from fastdeit.benchmarks.harness import percentile
-from fastdeit.benchmarks.record import Record
-from fastdeit.benchmarks.rows import Row
+from fastdeit.benchmarks.harness.record import Record
+from fastdeit.benchmarks.harness.rounds import percentile
+from fastdeit.measured.rows import Row
 
 CASE = "budget check"
 ALONE, APART, TOGETHER = "one process", "2 processes that do not talk", "2 processes"

@@ -7,11 +7,11 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdeit.benchmarks.record import Record
-from fastdeit.benchmarks.rows import Kept, Row, find_rows, read_rows
-from fastdeit.benchmarks.step import STEP
+from fastdeit.benchmarks.cases.step import STEP
+from fastdeit.benchmarks.harness.record import Record
 from fastdeit.config import TrainConfig
 from fastdeit.errors import UserError
+from fastdeit.measured.rows import Kept, Row, find_rows, read_rows
 from fastdeit.pipelines.pace import measure_pace, usual_teacher
 
 STEP_CASE = re.compile(r"(?:step|end-to-end): (?P<recipe>.+), batch (?P<batch>\d+)")

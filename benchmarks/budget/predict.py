@@ -17,18 +17,19 @@ from fastdeit.benchmarks.budget.scaling import (
     bucket_bytes,
     predict,
 )
-from fastdeit.benchmarks.rows import Row, with_bound
 from fastdeit.config import TrainConfig
+from fastdeit.measured.rows import Row, with_bound
 from fastdeit.models import make_model
-from fastdeit.pipelines.pace import NUM_CLASSES, count_work, usual_teacher
-from fastdeit.rounding import rounded
-from fastdeit.training_time import (
+from fastdeit.paper.training_time import (
     IMAGENET_TRAIN,
     IMAGENET_VAL,
     PaperTime,
     num_eval_passes,
     paper_times,
 )
+from fastdeit.pipelines.pace import NUM_CLASSES, count_work, usual_teacher
+from fastdeit.text.figures import rounded
+from fastdeit.text.tables import text_table
 
 PAPER_BATCH = 1024
 NOT_MEASURED = "predicted, not measured"
@@ -256,14 +257,11 @@ def budget_table(budget: Budget) -> list[str]:
                     "n/a" if time is None else f"{time.hours:g} h",
                 ]
             )
-        widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
         lines.append(
             f"{budget.recipe} on {budget.machine.name}, {mode}: {NOT_MEASURED}; "
             f"{budget.config.optim.epochs} epochs of ImageNet"
         )
-        for row in cells:
-            joined = "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
-            lines.append(f"  {joined}")
+        lines += [f"  {line}" for line in text_table(cells, "r").split("\n")]
     return [*lines, *(f"assumed: {line}" for line in budget.assumed)]
 
 

@@ -188,10 +188,11 @@ def take_part(job: Job, on_round: Callable[[], None]) -> dict[str, Any] | None:
     """Do the rounds; rank 0 returns what `run_two` does, the other None."""
     import torch
 
-    from fastdeit import launch
-    from fastdeit.device import choose_compute
-    from fastdeit.distributed import joined
+    from fastdeit.machine import launch
+    from fastdeit.machine.device import choose_compute
+    from fastdeit.machine.distributed import joined
     from fastdeit.models import make_model
+    from fastdeit.pipelines.engines.synthetic import synthetic_index
     from fastdeit.pipelines.open import open_pipeline, pipeline_options, train_plan
     from fastdeit.pipelines.pace import (
         NUM_CLASSES,
@@ -202,8 +203,7 @@ def take_part(job: Job, on_round: Callable[[], None]) -> dict[str, Any] | None:
         usual_teacher,
         work_of,
     )
-    from fastdeit.pipelines.synthetic import synthetic_index
-    from fastdeit.session import assemble
+    from fastdeit.training.session import assemble
 
     size = {} if job.image_size is None else {"image_size": job.image_size}
     whole = changed(

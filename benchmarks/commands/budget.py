@@ -13,15 +13,15 @@ import tyro
 from fastdeit.benchmarks.budget.scaling import MACHINES, Machine
 from fastdeit.benchmarks.commands.models import GPU_BATCH, Wanted
 from fastdeit.benchmarks.commands.shared import Precision, require_at_least
-from fastdeit.durations import parse_hours
 from fastdeit.errors import UserError, require
-from fastdeit.progress import say
+from fastdeit.text.figures import parse_hours
+from fastdeit.text.progress import say
 
 if TYPE_CHECKING:
     from fastdeit.benchmarks.budget.inputs import Known
     from fastdeit.benchmarks.budget.predict import Budget
     from fastdeit.benchmarks.budget.two_processes import Job
-    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.benchmarks.harness.run import BenchRun
     from fastdeit.config import TrainConfig
 
 GPUS = (1, 2, 4, 8, 16, 32, 64)
@@ -138,8 +138,8 @@ def budget(
     from fastdeit.benchmarks.budget.check import CASE
     from fastdeit.benchmarks.budget.plot import plot_budget
     from fastdeit.benchmarks.budget.predict import budget_rows, budget_table
-    from fastdeit.benchmarks.isolated import Part
-    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.benchmarks.harness.isolated import Part
+    from fastdeit.benchmarks.harness.run import BenchRun
 
     start = Start(rows_at, rate, batch_size, loader_rate, device, precision)
     asked = start.recipes(recipe)
@@ -270,7 +270,7 @@ class Start:
     def known(self, run: BenchRun, recipe: str) -> tuple[Known | None, TrainConfig]:
         """What is known of one GPU, and the recipe as it was measured."""
         from fastdeit.benchmarks.budget.inputs import Known, known_of, read_folder
-        from fastdeit.benchmarks.isolated import Part
+        from fastdeit.benchmarks.harness.isolated import Part
 
         config = Wanted().resolve(recipe, None)
         if self.rows_at is not None:

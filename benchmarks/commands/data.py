@@ -46,11 +46,11 @@ def measure_one(
     Returns:
         The exit code.
     """
-    from fastdeit.benchmarks.isolated import Part
-    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.benchmarks.harness.isolated import Part
+    from fastdeit.benchmarks.harness.run import BenchRun
 
     with BenchRun(out, device) as run:
-        run.measure(Part(name=name, work=f"fastdeit.benchmarks.{work}", options=options))
+        run.measure(Part(name=name, work=f"fastdeit.benchmarks.cases.{work}", options=options))
         return run.end()
 
 
@@ -92,9 +92,9 @@ def loaders(
             "Pass a smaller --batch-size or a larger --num-images."
         )
     require_peers(peers, source)
-    from fastdeit.benchmarks.loaders import loader_parts
-    from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.cores import num_usable_cores
+    from fastdeit.benchmarks.cases.loaders import loader_parts
+    from fastdeit.benchmarks.harness.run import BenchRun
+    from fastdeit.machine.threads import num_usable_cores
     from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
     from fastdeit.pipelines.datasets.index import open_dataset
 
@@ -127,9 +127,9 @@ def footprint(
     """
     require_at_least(0, threads=threads)
     require_at_least(16, image_size=image_size)
-    from fastdeit.benchmarks.footprint import footprint_parts
-    from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.cores import num_usable_cores
+    from fastdeit.benchmarks.cases.footprint import footprint_parts
+    from fastdeit.benchmarks.harness.run import BenchRun
+    from fastdeit.machine.threads import num_usable_cores
 
     parts = footprint_parts(data, image_size, threads or num_usable_cores())
     with BenchRun(out) as run:
@@ -196,7 +196,7 @@ def convert(
     """
     require_at_least(1, rounds=rounds)
     require_at_least(0, threads=threads)
-    from fastdeit.cores import num_usable_cores
+    from fastdeit.machine.threads import num_usable_cores
     from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
 
     list_imagefolder(source)  # so that what is wrong with it is said at once

@@ -46,9 +46,12 @@ def table5(
         0, or 1 if something could not be measured.
     """
     check(batch_size, max_batch_size, rounds)
-    from fastdeit.benchmarks.inference.architectures import find_architecture, table5_architectures
-    from fastdeit.benchmarks.inference.measure import Sizes, inference_part
-    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.benchmarks.cases.inference.architectures import (
+        find_architecture,
+        table5_architectures,
+    )
+    from fastdeit.benchmarks.cases.inference.measure import Sizes, inference_part
+    from fastdeit.benchmarks.harness.run import BenchRun
 
     with BenchRun(out, device) as run:
         kind = run.machine.kind
@@ -95,9 +98,9 @@ def resolutions(
     check(batch_size, max_batch_size, rounds)
     for side in image_size:
         require_at_least(16, image_size=side)
-    from fastdeit.benchmarks.inference.architectures import at_resolution
-    from fastdeit.benchmarks.inference.measure import Sizes, inference_part
-    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.benchmarks.cases.inference.architectures import at_resolution
+    from fastdeit.benchmarks.cases.inference.measure import Sizes, inference_part
+    from fastdeit.benchmarks.harness.run import BenchRun
 
     sides = image_size or tuple(row.image_size for row in paper_resolutions())
     found = [at_resolution(side) for side in dict.fromkeys(sides)]
@@ -127,7 +130,7 @@ def check(batch_size: int | None, max_batch_size: int | None, rounds: int | None
 
 def chosen(protocols: tuple[Protocol, ...], kind: str, quick: bool) -> tuple[Protocol, ...]:
     """The protocols that are asked for, or the device's; compiling takes long and is not quick."""
-    from fastdeit.benchmarks.inference.measure import PROTOCOLS
+    from fastdeit.benchmarks.cases.inference.measure import PROTOCOLS
 
     usual = PROTOCOLS[kind]
     return protocols or tuple(each for each in usual if not (quick and each == "bf16-compiled"))

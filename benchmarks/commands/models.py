@@ -15,10 +15,10 @@ from fastdeit.recipes import fill_recipe
 from fastdeit.recipes.entry import changed
 
 if TYPE_CHECKING:
-    from fastdeit.benchmarks.isolated import Part
-    from fastdeit.benchmarks.rows import Row
-    from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.benchmarks.step import Files
+    from fastdeit.benchmarks.cases.step import Files
+    from fastdeit.benchmarks.harness.isolated import Part
+    from fastdeit.benchmarks.harness.run import BenchRun
+    from fastdeit.measured.rows import Row
 
 RECIPES_OF = {"cpu": ("demo",), "cuda": ("deit-ti", "deit-s", "deit-b", "deit-b-distilled")}
 """Which recipes are measured unless told otherwise; the others take a CPU minutes a step."""
@@ -95,8 +95,8 @@ def step(
         )
     require_at_least(1, rounds=rounds)
     wanted = Wanted(recipe, batch_size, model, image_size, threads, compile, attention)
-    from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.benchmarks.step import Files
+    from fastdeit.benchmarks.cases.step import Files
+    from fastdeit.benchmarks.harness.run import BenchRun
     from fastdeit.pipelines.datasets.index import open_dataset
 
     if data is not None:
@@ -152,9 +152,9 @@ def end_to_end(
     require_at_least(1, rounds=rounds)
     require_peers(peers, source)
     wanted = Wanted(recipe, batch_size, model, image_size, threads)
-    from fastdeit.benchmarks.loaders import engines_for
-    from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.benchmarks.step import Files
+    from fastdeit.benchmarks.cases.loaders import engines_for
+    from fastdeit.benchmarks.cases.step import Files
+    from fastdeit.benchmarks.harness.run import BenchRun
     from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
     from fastdeit.pipelines.datasets.index import open_dataset
 
@@ -272,15 +272,15 @@ def step_part(
         trace: see there.
         hands_over_code: see there.
     """
-    from fastdeit.benchmarks.isolated import Part
-    from fastdeit.benchmarks.step import STEP, step_name
+    from fastdeit.benchmarks.cases.step import STEP, step_name
+    from fastdeit.benchmarks.harness.isolated import Part
     from fastdeit.pipelines.pace import usual_teacher
 
     label = f"{recipe}, batch {config.data.batch_size}"
     words = step_name(config).removeprefix(STEP)
     return Part(
         name=f"step: {label}{words}{', from files' if files is not None else ''}",
-        work="fastdeit.benchmarks.step_part:measure_step",
+        work="fastdeit.benchmarks.cases.step_part:measure_step",
         options={
             "label": label,
             "config": config,
@@ -305,7 +305,7 @@ def measure_recipes(run: BenchRun, wanted: Wanted, how: How, files: Files | None
         how: device, precision, effort.
         files: what the steps from files read.
     """
-    from fastdeit.benchmarks.step import step_name
+    from fastdeit.benchmarks.cases.step import step_name
 
     first: tuple[str, tuple[str, Row]] | None = None
     for recipe, batch_size in wanted.on(run.machine.kind):
@@ -346,11 +346,13 @@ def load_compiled(run: BenchRun, path: Path | None) -> None:
     """
     if path is None:
         return
-    from fastdeit.benchmarks.isolated import Part
+    from fastdeit.benchmarks.harness.isolated import Part
 
     options = {"path": path, "device": run.environment["device"]}
     part = Part(
-        name="loading compiled code", work="fastdeit.benchmarks.compiled_file:load", options=options
+        name="loading compiled code",
+        work="fastdeit.benchmarks.harness.compiled_file:load",
+        options=options,
     )
     run.measure(part)
     if part.name in run.failed:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from fastdeit import UserError
-from fastdeit.benchmarks.rows import Kept, find_rows, read_rows
+from fastdeit.measured.rows import Kept, find_rows, read_rows
 
 RESULTS = Path("benchmarks/results")
 REPORT = Path("benchmarks/REPORT.md")

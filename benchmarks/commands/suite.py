@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from fastdeit.benchmarks.commands.models import load_compiled
 from fastdeit.benchmarks.commands.shared import Precision, require_at_least
-from fastdeit.durations import parse_hours
 from fastdeit.errors import require
-from fastdeit.progress import say
+from fastdeit.text.figures import parse_hours
+from fastdeit.text.progress import say
 
 if TYPE_CHECKING:
-    from fastdeit.benchmarks.run import BenchRun
+    from fastdeit.benchmarks.harness.run import BenchRun
 
 
 def everything(
@@ -72,11 +72,11 @@ def everything(
     )
     limit_s = None if within is None else 3600 * parse_hours(within)
     only, skip = listed(only), listed(skip)
-    from fastdeit.benchmarks.clock import Clock
-    from fastdeit.benchmarks.plan import check_topics
-    from fastdeit.benchmarks.run import BenchRun
-    from fastdeit.benchmarks.suite import Asked, Suite, check_data, is_main
-    from fastdeit.cores import num_usable_cores
+    from fastdeit.benchmarks.cases.budgeted_plan import check_topics
+    from fastdeit.benchmarks.cases.suite import Asked, Suite, check_data, is_main
+    from fastdeit.benchmarks.harness.clock import Clock
+    from fastdeit.benchmarks.harness.run import BenchRun
+    from fastdeit.machine.threads import num_usable_cores
 
     check_topics(only, skip)
     if data is not None:

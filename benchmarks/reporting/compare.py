@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdeit import UserError
-from fastdeit.benchmarks.rows import Kept, Row
-from fastdeit.benchmarks.table import aligned
-from fastdeit.rounding import rounded
+from fastdeit.measured.rows import Kept, Row
+from fastdeit.text.figures import rounded
+from fastdeit.text.tables import text_table
 
 HARDWARE = {"gpu": "GPU", "cpu": "CPU", "num_cores": "number of cores", "device": "device"}
 """What of an environment is hardware, and in words."""
@@ -115,7 +115,7 @@ class Comparison:
             lines.append([one.name, one.old.text, one.new.text, f"{one.change:+.1%}", verdict])
         text = [*self.remarks]
         if moved:
-            text.append(aligned(lines))
+            text.append(text_table(lines, "l"))
         text += only_in("old", self.only_old) + only_in("new", self.only_new)
         num_unchanged = len(self.changes) - len(moved)
         text.append(f"unchanged: {num_unchanged} of {len(self.changes)}")

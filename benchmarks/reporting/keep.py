@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdeit import UserError
-from fastdeit.benchmarks.rows import Kept, read_rows, write_rows
-from fastdeit.environment import describe_commit, source_digest
+from fastdeit.measured.environment import describe_commit, source_digest
+from fastdeit.measured.rows import Kept, read_rows, write_rows
 
 MAKERS = ("amd", "geforce", "instinct", "nvidia", "radeon", "tesla")
 """Words of a GPU's name that do not tell it from others."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from fastdeit.benchmarks.rows import Row
-from fastdeit.benchmarks.table import MORE, Column
-from fastdeit.rounding import rounded
+from fastdeit.benchmarks.reporting.table import MORE, Column
+from fastdeit.measured.rows import Row
+from fastdeit.text.figures import rounded
 
 EXTRA = (
     Column("px", "{}", lambda row: row.image_size),

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastdeit import UserError
-from fastdeit.benchmarks.loaders import COPIES
+from fastdeit.benchmarks.cases.loaders import COPIES
+from fastdeit.benchmarks.cases.step import STEP
 from fastdeit.benchmarks.reporting.markdown import bound, escaped, spread, table, times
 from fastdeit.benchmarks.reporting.report import benchmark_of, hardware, is_on_gpu
 from fastdeit.benchmarks.reporting.targets import MODELS
-from fastdeit.benchmarks.rows import Kept, Row
-from fastdeit.benchmarks.step import STEP
-from fastdeit.rounding import rounded
+from fastdeit.measured.rows import Kept, Row
+from fastdeit.text.figures import rounded
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 """What the table stands between."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastdeit.benchmarks.reporting.markdown import case_lines, escaped, table
 from fastdeit.benchmarks.reporting.targets import CORES, GPU, TARGETS
-from fastdeit.benchmarks.rows import Kept, Row
+from fastdeit.measured.rows import Kept, Row
 
 HEAD = "<!-- Made by `fastdeit bench report` from kept rows: measure, keep, make it again. -->"
 """First line of each report."""

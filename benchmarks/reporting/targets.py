@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastdeit.benchmarks.loaders import COPIES
+from fastdeit.benchmarks.cases.loaders import COPIES
+from fastdeit.benchmarks.cases.step import PUBLISHED_FILES, STEP
 from fastdeit.benchmarks.reporting.markdown import escaped, percent, times
-from fastdeit.benchmarks.rows import Kept, Row
-from fastdeit.benchmarks.step import PUBLISHED_FILES, STEP
-from fastdeit.rounding import rounded
+from fastdeit.measured.rows import Kept, Row
+from fastdeit.text.figures import rounded
 
 GPU, CORES = "H200", 16
 MODELS = {

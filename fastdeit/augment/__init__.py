@@ -12,9 +12,9 @@ from fastdeit.augment.compose import (
     normalise,
     sample_augmentation,
 )
+from fastdeit.augment.decisions import Operations, sample_operations
 from fastdeit.augment.mix import MixedTargets, dense_targets
 from fastdeit.augment.operate import apply_operations
-from fastdeit.augment.sampling import Operations, sample_operations
 
 __all__ = [
     "Augmentation",

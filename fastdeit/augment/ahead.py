@@ -12,8 +12,8 @@ from fastdeit.augment.compose import apply_augmentation, sample_augmentation
 from fastdeit.augment.mix import MixedTargets
 from fastdeit.batch import Batch
 from fastdeit.config import AugmentConfig
-from fastdeit.device import Compute
-from fastdeit.side_stream import one_ahead
+from fastdeit.machine.device import Compute
+from fastdeit.machine.side_stream import one_ahead
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdeit import keyed
+from fastdeit.augment.decisions import (
+    Operations,
+    sample_jitter,
+    sample_operations,
+)
 from fastdeit.augment.erase import Erasure, erased_pixels, sample_erasure
 from fastdeit.augment.mix import (
     Mix,
@@ -21,11 +26,6 @@ from fastdeit.augment.mix import (
     sample_mix,
 )
 from fastdeit.augment.operate import Implementation, check_images, operate_
-from fastdeit.augment.sampling import (
-    Operations,
-    sample_jitter,
-    sample_operations,
-)
 from fastdeit.augment.upload import upload
 from fastdeit.batch import Batch
 from fastdeit.config.augment import AugmentConfig, AugmentOrder

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastdeit.augment import blend, blur, hue, tone, warp
-from fastdeit.augment.sampling import Operations
+from fastdeit.augment.batched import blend, blur, hue, tone, warp
+from fastdeit.augment.decisions import Operations
 from fastdeit.augment.upload import upload
 from fastdeit.policies.operations import Op
 
@@ -103,7 +103,7 @@ def choose_implementation(device_type: str) -> Literal["torch", "numba"]:
 
 def _operate_with_numba(images: NDArray[np.uint8], operations: Operations) -> None:
     """Do every slot, in place, with torch's number of threads."""
-    from fastdeit.augment.numba_kernels import apply_slot
+    from fastdeit.augment.cpu.kernels import apply_slot
 
     num, height, width, _ = images.shape
     fill = np.array(operations.fill, dtype=np.uint8)

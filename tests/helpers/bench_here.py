@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastdeit.benchmarks.record import Event, Record
-from fastdeit.benchmarks.rows import Row
+from fastdeit.benchmarks.harness.record import Event, Record
+from fastdeit.measured.rows import Row
 
 
 class Heard:

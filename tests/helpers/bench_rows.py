@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastdeit.benchmarks.rows import Kept, Row, write_rows
+from fastdeit.measured.rows import Kept, Row, write_rows
 
 ENVIRONMENT: dict[str, Any] = {
     "date": "2026-11-20",

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdeit import UserError
-from fastdeit.benchmarks.record import Record
-from fastdeit.benchmarks.rows import Row
+from fastdeit.benchmarks.harness.record import Record
+from fastdeit.measured.rows import Row
 
 
 def row(name: str) -> Row:

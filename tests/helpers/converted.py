@@ -35,8 +35,8 @@ def convert_and_die(at: int, source: Path, out: Path, options: dict[str, Any]) -
         out: as in `convert`.
         options: as in `convert`.
     """
-    from fastdeit.tools.convert import assemble
-    from fastdeit.tools.convert.command import convert
+    from fastdeit.tools.data.convert import assemble
+    from fastdeit.tools.data.convert.command import convert
 
     assemble.COMMIT_S = 0.0
     count = 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastdeit.pipelines.datasets.index import DatasetIndex
-from fastdeit.pipelines.plan import Plan
+from fastdeit.pipelines.plan.order import Plan
 
 SIDE = 48
 ENGINES = [

@@ -17,7 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastdeit.augment
-from fastdeit.device import Compute
+from fastdeit.machine.device import Compute
 
 GPU = torch.device("cuda")
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import NoReturn
 
 IMPORTED = (
-    "fastdeit.pipelines.pil_engine",
-    "fastdeit.telemetry",
-    "fastdeit.tools.evaluate",
-    "fastdeit.tools.run_folder",
-    "fastdeit.tools.train",
-    "fastdeit.tools.validation",
-    "fastdeit.train",
+    "fastdeit.pipelines.engines.pil_engine",
+    "fastdeit.training.telemetry",
+    "fastdeit.tools.evaluate.command",
+    "fastdeit.tools.train.run_folder",
+    "fastdeit.tools.train.command",
+    "fastdeit.tools.evaluate.validation",
+    "fastdeit.training.loop",
     "matplotlib.figure",
 )
 

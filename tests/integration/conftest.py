@@ -10,9 +10,9 @@ import pytest
 import torch
 from jobs import checkpoints, run_here
 
-from fastdeit import train as train_module
 from fastdeit.checkpoints.file import load_checkpoint
-from fastdeit.session import Session
+from fastdeit.training import loop as train_module
+from fastdeit.training.session import Session
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from fastdeit.config import TrainConfig
 from fastdeit.paper.ablation import table8
 from fastdeit.recipes import ENTRIES, fill_recipe
 from fastdeit.recipes.table8 import ROWS, RowName, own_fields
-from fastdeit.tools import ablate as ablate_module
-from fastdeit.tools.ablation_runs import Finetuning, State, make_runs, pretraining
-from fastdeit.tools.ablation_table import facts_of, table_of
 from fastdeit.tools.cli import main
+from fastdeit.tools.train.ablation import command as ablate_module
+from fastdeit.tools.train.ablation.runs import Finetuning, State, make_runs, pretraining
+from fastdeit.tools.train.ablation.table import facts_of, table_of
 
 SMALL = shlex.split(
     "--engine pil --threads 1 --device cpu --model deit_tiny_patch16_224 --embed-dim 24 --depth 2 "
@@ -87,7 +87,7 @@ def parsed(line: list[str]) -> TrainConfig:
     import tyro
 
     from fastdeit.tools.cli import PARSING
-    from fastdeit.tools.train import AnyRecipe
+    from fastdeit.tools.train.command import AnyRecipe
 
     config: TrainConfig = tyro.cli(AnyRecipe, args=line[1:], config=PARSING)  # type: ignore[arg-type]
     return config
@@ -294,7 +294,7 @@ def test_the_code_of_a_run_is_seen(
     [
         (signal.SIGINT, 130, 1),
         pytest.param(signal.SIGTERM, 75, 1, marks=nightly),
-        (signal.SIGUSR1, 75, 2),
+        pytest.param(signal.SIGUSR1, 75, 2, marks=nightly),
     ],
 )
 def test_stopping(

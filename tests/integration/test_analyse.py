@@ -21,8 +21,8 @@ from fastdeit.config import ModelConfig
 from fastdeit.models import make_model
 from fastdeit.models.initialise import resize_positions
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.tools.analyse.disagreement import papers_rate
 from fastdeit.tools.cli import main
+from fastdeit.tools.evaluate.analyse.disagreement import papers_rate
 
 DISTILLED = ModelConfig(
     model="deit_tiny_distilled_patch16_224", patch_size=8, embed_dim=24, depth=2, num_heads=3

@@ -17,15 +17,15 @@ from jobs import with_variable
 from nightly import nightly
 
 from fastdeit import UserError
-from fastdeit.benchmarks import suite as suite_module
-from fastdeit.benchmarks.clock import process_age_s
-from fastdeit.benchmarks.convert import fewer_images
-from fastdeit.benchmarks.record import Record
-from fastdeit.benchmarks.rows import ROWS, Row, read_rows
-from fastdeit.benchmarks.run import BenchRun
-from fastdeit.benchmarks.step import STEPS
-from fastdeit.cores import num_usable_cores
-from fastdeit.flops import MATRIX_SIDE
+from fastdeit.benchmarks.cases import suite as suite_module
+from fastdeit.benchmarks.cases.convert import fewer_images
+from fastdeit.benchmarks.cases.step import STEPS
+from fastdeit.benchmarks.harness.clock import process_age_s
+from fastdeit.benchmarks.harness.record import Record
+from fastdeit.benchmarks.harness.run import BenchRun
+from fastdeit.machine.threads import num_usable_cores
+from fastdeit.measured.rows import ROWS, Row, read_rows
+from fastdeit.models.flops import MATRIX_SIDE
 from fastdeit.tools.cli import main
 
 HELPERS = Path(__file__).parent.parent / "helpers"
@@ -43,7 +43,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small", "parts_here")
 @pytest.mark.parametrize(
     ("within_s", "options"),
-    [(15, ("--only", "ceilings,augment,step")), pytest.param(60, (), marks=nightly)],
+    [(10, ("--only", "ceilings,step")), pytest.param(60, (), marks=nightly)],
 )
 def test_everything(
     within_s: int, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -72,12 +72,12 @@ def test_everything(
             assert any("rows of table5" in what for what in printed["left_out"])
         assert families == {"ceilings", "loaders", "augment", "step", "end-to-end", "convert"}
         assert by_name["fastdeit pil"].ratios["DeiT's own (timm transform, torch DataLoader)"] > 0
-    for name in ("Rotate", "rand-m9-mstd0.5-inc1"):
-        augmented = by_name[f"fastdeit: {name}"]
-        assert list(augmented.ratios) == [f"timm on PIL: {name}"]
-        assert augmented.ratio == augmented.ratios[str(augmented.baseline)]
-    stage = by_name["fastdeit: the whole stage"]
-    assert str(stage.bound_what).startswith("reading uint8, writing float32: ")
+        for name in ("Rotate", "rand-m9-mstd0.5-inc1"):
+            augmented = by_name[f"fastdeit: {name}"]
+            assert list(augmented.ratios) == [f"timm on PIL: {name}"]
+            assert augmented.ratio == augmented.ratios[str(augmented.baseline)]
+        stage = by_name["fastdeit: the whole stage"]
+        assert str(stage.bound_what).startswith("reading uint8, writing float32: ")
     step = by_name["fastdeit step"]
     assert list(step.phases_ms)[:4] == ["data wait", "augmentation", "forward", "backward"]
     # Parts one after another take about as long as the step, whose parts overlap on a GPU only.
@@ -97,8 +97,8 @@ def test_everything(
 
 def test_the_age_of_a_process() -> None:
     """It grows as time does, and Python has just been started."""
-    code = "from fastdeit.benchmarks.clock import process_age_s as age; import time; a = age();"
-    code += "time.sleep(0.5); print(a, age())"
+    code = "from fastdeit.benchmarks.harness.clock import process_age_s as age; import time;"
+    code += "a = age(); time.sleep(0.5); print(a, age())"
     begun = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     took_s = time.perf_counter() - begun
@@ -146,7 +146,7 @@ def test_rows_are_kept_as_they_come(
         assert known("b", "two", batch=2) is None
         assert known("c", "two") is None
     other = {"cpu": "another", "gpu": None}
-    monkeypatch.setattr("fastdeit.environment.describe_environment", lambda: other)
+    monkeypatch.setattr("fastdeit.measured.environment.describe_environment", lambda: other)
     with BenchRun(tmp_path) as run:
         assert run._known == []
     capsys.readouterr()
@@ -210,7 +210,8 @@ def test_wrong_lines(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reaches_all", [True, pytest.param(False, marks=nightly)])
+@nightly  # test_isolated.py has a signal in a run of small parts
+@pytest.mark.parametrize("reaches_all", [True, False])
 def test_ctrl_c(reaches_all: bool, tmp_path: Path) -> None:
     """What was measured is kept; pictures and processes are gone; there is no traceback."""
     out = tmp_path / "bench"
@@ -248,14 +249,15 @@ def test_ctrl_c(reaches_all: bool, tmp_path: Path) -> None:
     assert with_variable("TMPDIR", str(tmp_path)) == []
 
 
+@nightly  # test_isolated.py has each fault in a run of small parts
 @pytest.mark.slow
 def test_planted_faults(tmp_path: Path) -> None:
     """An exception in one part, an abort in another, SIGTERM in a third: the others have rows."""
     planted = " ".join(
         (
-            "fastdeit.benchmarks.augment:photographs:exception",
-            "fastdeit.benchmarks.loaders:measure_loaders:abort",
-            "fastdeit.benchmarks.convert:measure_convert:sigterm",
+            "fastdeit.benchmarks.cases.augment:photographs:exception",
+            "fastdeit.benchmarks.cases.loaders:measure_loaders:abort",
+            "fastdeit.benchmarks.cases.convert:measure_convert:sigterm",
         )
     )
     out = tmp_path / "bench"

@@ -28,8 +28,8 @@ from fastdeit.benchmarks.budget.check import (
 )
 from fastdeit.benchmarks.budget.two_processes import Job
 from fastdeit.benchmarks.commands import budget as command
-from fastdeit.benchmarks.rows import Kept, Row, write_rows
 from fastdeit.errors import UserError
+from fastdeit.measured.rows import Kept, Row, write_rows
 from fastdeit.tools.cli import main
 
 pytestmark = pytest.mark.usefixtures("parts_here")

@@ -14,21 +14,20 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fastdeit.benchmarks.inference.architectures import (
+from fastdeit.benchmarks.cases.inference.architectures import (
     Architecture,
     at_resolution,
     find_architecture,
     table5_architectures,
 )
-from fastdeit.benchmarks.inference.figure1 import plot_figure1, rates_by_protocol
-from fastdeit.benchmarks.inference.forward import Forward, Network, Way
-from fastdeit.benchmarks.inference.largest_batch import Fit, largest_batch
-from fastdeit.benchmarks.inference.measure import Protocol, Sizes, inference_part
-from fastdeit.benchmarks.rows import Row
-from fastdeit.benchmarks.run import BenchRun
-from fastdeit.benchmarks.table import format_table
-from fastdeit.device import choose_compute
+from fastdeit.benchmarks.cases.inference.forward import Fit, Forward, Network, Way, largest_batch
+from fastdeit.benchmarks.cases.inference.measure import Protocol, Sizes, inference_part
+from fastdeit.benchmarks.harness.run import BenchRun
+from fastdeit.benchmarks.reporting.table import format_table
+from fastdeit.machine.device import choose_compute
+from fastdeit.measured.rows import Row
 from fastdeit.paper import table5
+from fastdeit.paper.figure1 import plot_figure1, rates_by_protocol
 from fastdeit.tools.cli import main
 
 pytestmark = pytest.mark.usefixtures("parts_here")

@@ -18,16 +18,16 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from fastdeit import UserError
-from fastdeit.benchmarks import published as published_module
-from fastdeit.benchmarks import step as step_module
-from fastdeit.benchmarks.published import make_criterion, make_mixup, published_loop
-from fastdeit.benchmarks.step_part import measure_step
+from fastdeit.benchmarks.cases import step as step_module
+from fastdeit.benchmarks.cases.step_part import measure_step
+from fastdeit.benchmarks.peers import deit_loop as published_module
+from fastdeit.benchmarks.peers.deit_loop import make_criterion, make_mixup, published_loop
 from fastdeit.config import TrainConfig
-from fastdeit.flops import MATRIX_SIDE, train_flops
 from fastdeit.models import make_model
+from fastdeit.models.flops import MATRIX_SIDE, train_flops
+from fastdeit.pipelines.engines.pil_engine import PilPipeline
 from fastdeit.pipelines.open import is_installed
 from fastdeit.pipelines.pace import stand_in_teacher, usual_teacher
-from fastdeit.pipelines.pil_engine import PilPipeline
 from fastdeit.recipes import RECIPES, fill_recipe
 from fastdeit.recipes.entry import changed
 from fastdeit.tools.cli import main

@@ -39,7 +39,7 @@ esac
 
 
 class Pretended:
-    """A run of tools/gpu.sh with a Python that only pretends."""
+    """A run of scripts/gpu.sh with a Python that only pretends."""
 
     def __init__(self, folder: Path) -> None:
         """Make the Python."""
@@ -51,7 +51,7 @@ class Pretended:
     def start(self, *options: str, **variables: str) -> subprocess.Popen[str]:
         """Begin."""
         return subprocess.Popen(
-            [str(ROOT / "tools" / "gpu.sh"), "--out", str(self.out), *options],
+            [str(ROOT / "scripts" / "gpu.sh"), "--out", str(self.out), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -10,18 +10,18 @@ import pytest
 import torch
 from gpu_waits import DEVICES, no_waiting
 
-from fastdeit import train as train_module
 from fastdeit.config import TrainConfig
-from fastdeit.device import Compute, choose_compute
+from fastdeit.machine.device import Compute, choose_compute
 from fastdeit.models import make_model
+from fastdeit.pipelines.engines.synthetic import synthetic_index
 from fastdeit.pipelines.open import eval_plan, open_pipeline, pipeline_options, train_plan
 from fastdeit.pipelines.pace import stand_in_teacher, usual_teacher
-from fastdeit.pipelines.synthetic import synthetic_index
 from fastdeit.recipes import fill_recipe
 from fastdeit.recipes.entry import changed
-from fastdeit.session import assemble
-from fastdeit.telemetry import METRICS
-from fastdeit.train import train
+from fastdeit.training import loop as train_module
+from fastdeit.training.loop import train
+from fastdeit.training.session import assemble
+from fastdeit.training.telemetry import METRICS
 
 SIDE, BATCH, STEPS = 64, 24, 5
 NAMES = tuple(map(str, range(10)))
@@ -94,8 +94,8 @@ def test_a_late_compilation_is_said(
         return real(*args)
 
     monkeypatch.setattr(train_module, "train_step", step)
-    monkeypatch.setattr("fastdeit.torch_compile.num_graphs", num_graphs)
-    monkeypatch.setattr("fastdeit.torch_compile.last_cause", lambda: "a planted cause")
+    monkeypatch.setattr("fastdeit.machine.torch_compile.num_graphs", num_graphs)
+    monkeypatch.setattr("fastdeit.machine.torch_compile.last_cause", lambda: "a planted cause")
     monkeypatch.setattr(train_module, "choose_compile_mode", lambda *_: "default")
     config = config_of("demo-teacher", {}, tmp_path, "cpu", log_every_steps=1)
     train_run(config, choose_compute("cpu"))

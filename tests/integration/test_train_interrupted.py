@@ -16,9 +16,9 @@ import pytest
 from jobs import MIXED, Job, assert_same_run, rows_of, run_here
 from nightly import nightly, often
 
-from fastdeit import train as train_module
 from fastdeit.checkpoints.file import load_checkpoint
-from fastdeit.session import Session
+from fastdeit.training import loop as train_module
+from fastdeit.training.session import Session
 
 pytestmark = pytest.mark.slow
 Hook = Callable[[Session], None]
@@ -30,7 +30,9 @@ def interrupt(session: Session) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGUSR1, marks=nightly)]
+)
 def test_a_signal_saves(
     number: signal.Signals,
     whole_run: Path,

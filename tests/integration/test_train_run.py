@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from bad_images import CUT_OFF, NO_JPEG, with_bad_images
+from nightly import nightly
 
-from fastdeit import train as train_module
 from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.tools.cli import main
-from fastdeit.train import train
+from fastdeit.training import loop as train_module
+from fastdeit.training.loop import train
 
 ENGINES = [
     pytest.param("ffcv", marks=pytest.mark.ffcv),
@@ -122,7 +123,7 @@ def whole(
     return out
 
 
-@pytest.mark.parametrize("stop_at", [3, 6, 8])
+@pytest.mark.parametrize("stop_at", [3, pytest.param(6, marks=nightly), 8])
 def test_a_resumed_run_is_the_run_that_was_not_stopped(
     stop_at: int,
     containers: dict[str, Path],
@@ -245,7 +246,7 @@ def test_dry_run_prints_the_configuration(
 
 def test_two_hops_to_the_step() -> None:
     """`fastdeit train` calls `train`, which calls `train_step`."""
-    import fastdeit.tools.train as command
+    import fastdeit.tools.train.command as command
 
     assert "run_training" in command.train.__code__.co_varnames
     assert "train_step" in train.__code__.co_names

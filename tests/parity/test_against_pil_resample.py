@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastdeit.pipelines.crops import CUT
-from fastdeit.pipelines.pil_engine import resample_with_pil
-from fastdeit.pipelines.resample import BICUBIC, BILINEAR, resample_cut, resample_cuts
+from fastdeit.pipelines.engines.pil_engine import resample_with_pil
+from fastdeit.pipelines.engines.resample import resample_cut, resample_cuts
+from fastdeit.pipelines.plan.crops import BICUBIC, BILINEAR, CUT
 
 RANDOM = np.random.default_rng(0)
 HEIGHT, WIDTH = 120, 170
@@ -72,7 +72,8 @@ def test_nothing_beyond_the_image_is_touched() -> None:
     script = """
 import ctypes, mmap
 import numpy as np
-from fastdeit.pipelines.resample import BICUBIC, resample_cut
+from fastdeit.pipelines.engines.resample import resample_cut
+from fastdeit.pipelines.plan.crops import BICUBIC
 PAGE = mmap.PAGESIZE
 memory = mmap.mmap(-1, 6 * PAGE)
 begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))

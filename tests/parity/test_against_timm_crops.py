@@ -14,10 +14,10 @@ from torchvision import transforms
 
 from fastdeit import keyed
 from fastdeit.keyed import Purpose
-from fastdeit.pipelines.crops import CUT, crop_rule, fill_cut
-from fastdeit.pipelines.pil_engine import resample_with_pil
-from fastdeit.pipelines.plan import Plan
-from fastdeit.pipelines.resample import resample_cut
+from fastdeit.pipelines.engines.pil_engine import resample_with_pil
+from fastdeit.pipelines.engines.resample import resample_cut
+from fastdeit.pipelines.plan.crops import CUT, crop_rule, fill_cut
+from fastdeit.pipelines.plan.order import Plan
 
 SIZES = [(500, 375), (375, 500), (20, 17), (4000, 3000), (1000, 60), (60, 1000), (224, 224)]
 

@@ -27,7 +27,7 @@ from fastdeit.augment.mix import (
 )
 from fastdeit.config.augment import AugmentConfig, MixMode
 from fastdeit.keyed import Purpose
-from fastdeit.losses import mixed_cross_entropy
+from fastdeit.training.losses import mixed_cross_entropy
 
 NUM_CLASSES = 11
 

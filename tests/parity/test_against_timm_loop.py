@@ -17,14 +17,14 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEma
 
-from fastdeit import session as session_module
 from fastdeit.augment import augment, augmented
 from fastdeit.config import ModelConfig, TrainConfig
-from fastdeit.optim import learning_rate
 from fastdeit.recipes import RECIPES
-from fastdeit.session import Session, make_session
-from fastdeit.teacher import Teacher
-from fastdeit.train import train_step
+from fastdeit.training import session as session_module
+from fastdeit.training.loop import train_step
+from fastdeit.training.optim import learning_rate
+from fastdeit.training.session import Session, make_session
+from fastdeit.training.teacher import Teacher
 
 NUM_CLASSES = 11
 CLASS_NAMES = tuple(map(str, range(NUM_CLASSES)))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.autoaugment as torchvision_policies
+from nightly import often
 from numpy.typing import NDArray
 from pictures_to_move import pictures
 from PIL import Image
@@ -19,9 +20,9 @@ from torchvision.transforms import ColorJitter
 
 from fastdeit import keyed
 from fastdeit.augment import Operations, apply_operations, sample_operations
+from fastdeit.augment.decisions import sample_jitter
 from fastdeit.augment.operate import Implementation
-from fastdeit.augment.reference import apply_with_pil, timm_policy
-from fastdeit.augment.sampling import sample_jitter
+from fastdeit.augment.timm_on_pil import apply_with_pil, timm_policy
 from fastdeit.keyed import Purpose
 from fastdeit.policies import NAMED_OPS, Op, Policy, parse_policy
 
@@ -143,8 +144,8 @@ def our_draws(config: str, num: int, width: int) -> tuple[list[tuple[str, float]
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [PAPER, "rand-n3-tweights-mstd0.5", "v0-mstd0.5"])
 def test_against_timm_distributions(config: str) -> None:
-    """Frequencies, untouched images, magnitudes and signs agree with timm's; n = 200,000."""
-    num = 200_000
+    """Frequencies, untouched images, magnitudes and signs agree with timm's."""
+    num = often(50_000, 200_000)
     random.seed(1)
     np.random.seed(1)
     theirs, their_untouched = timm_draws(config, num, 224)

@@ -18,13 +18,13 @@ from timm.utils import ModelEma as TimmEma
 from fastdeit.augment import MixedTargets, augment, dense_targets
 from fastdeit.config import ModelConfig, OptimConfig
 from fastdeit.config.augment import AugmentConfig
-from fastdeit.ema import ModelEma
-from fastdeit.losses import mixed_binary_cross_entropy
 from fastdeit.models import make_model
-from fastdeit.optim import learning_rate, make_optimizer
 from fastdeit.recipes import RECIPES
-from fastdeit.session import make_session
-from fastdeit.train import train_step
+from fastdeit.training.ema import ModelEma
+from fastdeit.training.loop import train_step
+from fastdeit.training.losses import mixed_binary_cross_entropy
+from fastdeit.training.optim import learning_rate, make_optimizer
+from fastdeit.training.session import make_session
 
 NUM_CLASSES = 11
 

@@ -9,7 +9,7 @@ import pytest
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch.utils.data import DataLoader, DistributedSampler
 
-from fastdeit.pipelines.plan import Plan
+from fastdeit.pipelines.plan.order import Plan
 
 
 def upstream_steps(

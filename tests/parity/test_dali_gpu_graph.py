@@ -11,13 +11,13 @@ import torch
 from engines import SIDE, make_plan
 
 from fastdeit import UserError
-from fastdeit.pipelines.crops import crop_rule, plan_cuts
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
-from fastdeit.pipelines.decode import decode_with_pil
+from fastdeit.pipelines.engines.decode import decode_with_pil
+from fastdeit.pipelines.engines.pil_engine import resample_with_pil
+from fastdeit.pipelines.engines.pipeline import PipelineOptions, group_copies
 from fastdeit.pipelines.open import open_pipeline
-from fastdeit.pipelines.pil_engine import resample_with_pil
-from fastdeit.pipelines.pipeline import PipelineOptions, group_copies
-from fastdeit.pipelines.plan import StepPlan
+from fastdeit.pipelines.plan.crops import crop_rule, plan_cuts
+from fastdeit.pipelines.plan.order import StepPlan
 
 pytestmark = pytest.mark.dali
 
@@ -28,7 +28,7 @@ def test_cuts_are_those_of_the_plan(
     kind: str, interpolation: str, containers: dict[str, Path]
 ) -> None:
     """Every copy is at its place, a few levels from PIL's pixels."""
-    from fastdeit.pipelines.dali_gpu_engine import cuts_of_images, cutting_graph, places_of
+    from fastdeit.pipelines.engines.dali_gpu_engine import cuts_of_images, cutting_graph, places_of
 
     index = open_dataset(containers["val"])
     options: dict[str, Any] = {"interpolation": interpolation, "repeats": 3, "batch_size": 40}
@@ -80,7 +80,7 @@ def test_cuts_are_those_of_the_plan(
 
 def test_an_image_that_stands_in_for_its_neighbour() -> None:
     """A run longer than the copies of an image is decoded in parts; no cut is lost."""
-    from fastdeit.pipelines.dali_gpu_engine import cuts_of_images, places_of
+    from fastdeit.pipelines.engines.dali_gpu_engine import cuts_of_images, places_of
 
     step = StepPlan(0, 0, np.array([4, 7, 7, 7, 7, 7, 9]), np.array([2, 0, 1, 2, 0, 1, 0]))
     groups = group_copies(step, 3)

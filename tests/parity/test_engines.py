@@ -15,9 +15,9 @@ from engines import ENGINES, SIDE, make_plan
 from fastdeit import UserError
 from fastdeit.batch import Batch
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.pipelines.decode import decode_with_pil
+from fastdeit.pipelines.engines.decode import decode_with_pil
+from fastdeit.pipelines.engines.pipeline import PipelineOptions
 from fastdeit.pipelines.open import choose_engine, open_pipeline
-from fastdeit.pipelines.pipeline import PipelineOptions
 
 PAIRS = [
     pytest.param("ffcv", "beton", marks=pytest.mark.ffcv),
@@ -194,7 +194,7 @@ def test_closing_ends_an_open_pass(
 @pytest.mark.ffcv
 def test_an_error_in_ffcvs_thread_arrives(containers: dict[str, Path]) -> None:
     """An exception in FFCV's thread reaches the reader, who would wait for ever in FFCV itself."""
-    from fastdeit.pipelines.ffcv_engine import FfcvPipeline
+    from fastdeit.pipelines.engines.ffcv_engine import FfcvPipeline
 
     index = open_dataset(containers["beton"])
     with FfcvPipeline(index, make_plan(index), PipelineOptions(threads=2)) as batches:

@@ -26,8 +26,8 @@ from PIL import Image
 from fastdeit import UserError
 from fastdeit.batch import Batch
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
+from fastdeit.pipelines.engines.pipeline import PipelineOptions
 from fastdeit.pipelines.open import open_pipeline
-from fastdeit.pipelines.pipeline import PipelineOptions
 
 SKIP = PipelineOptions(threads=2, bad_images="skip")
 
@@ -118,10 +118,10 @@ def test_bad_images_are_replaced(
 
 def drawn(index: DatasetIndex, plan: Any, step: Any, samples: list[int]) -> torch.Tensor:
     """What PIL draws for these samples at the places of a step."""
-    from fastdeit.pipelines.crops import plan_cuts
-    from fastdeit.pipelines.decode import decode_with_pil
-    from fastdeit.pipelines.pil_engine import resample_with_pil
-    from fastdeit.pipelines.plan import StepPlan
+    from fastdeit.pipelines.engines.decode import decode_with_pil
+    from fastdeit.pipelines.engines.pil_engine import resample_with_pil
+    from fastdeit.pipelines.plan.crops import plan_cuts
+    from fastdeit.pipelines.plan.order import StepPlan
 
     changed = StepPlan(step.epoch, step.step, np.array(samples), step.copies)
     cuts = plan_cuts(plan, index, changed)
@@ -135,7 +135,7 @@ def drawn(index: DatasetIndex, plan: Any, step: Any, samples: list[int]) -> torc
 @pytest.mark.dali
 def test_what_dali_may_see() -> None:
     """Only whole JPEGs and PNGs; one from elsewhere is walked through."""
-    from fastdeit.pipelines.dali_engine import looks_whole
+    from fastdeit.pipelines.engines.dali_engine import looks_whole
 
     def encoded(kind: str) -> bytes:
         file = io.BytesIO()
@@ -161,7 +161,7 @@ def test_a_failure_of_dali_itself(
     four_bad: Path, val: DatasetIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If DALI fails, its steps are made by PIL and it starts anew; without a bad image it stops."""
-    from fastdeit.pipelines.dali_engine import DaliPipeline
+    from fastdeit.pipelines.engines.dali_engine import DaliPipeline
 
     index = open_dataset(four_bad)
     plan = make_plan(index, is_training=False, batch_size=5)
@@ -285,8 +285,8 @@ import time
 from pathlib import Path
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import open_pipeline
-from fastdeit.pipelines.pipeline import PipelineOptions
-from fastdeit.pipelines.plan import Plan
+from fastdeit.pipelines.engines.pipeline import PipelineOptions
+from fastdeit.pipelines.plan.order import Plan
 
 if __name__ == "__main__":
     index = open_dataset(Path({str(containers["beton"])!r}))
@@ -338,7 +338,7 @@ def test_more_threads_than_cores(val: DatasetIndex) -> None:
 @pytest.mark.ffcv
 def test_ffcv_has_one_operation(val: DatasetIndex) -> None:
     """FFCV groups what numba compiles, and loops for ever over some orders of two (ffcv#396)."""
-    from fastdeit.pipelines.ffcv_engine import FfcvPipeline
+    from fastdeit.pipelines.engines.ffcv_engine import FfcvPipeline
 
     opened: Any = FfcvPipeline(val, make_plan(val), SKIP)
     with opened as batches:

@@ -11,8 +11,8 @@ from engines import make_plan
 from gpu_waits import DEVICES
 
 from fastdeit.pipelines.datasets.index import DatasetIndex
+from fastdeit.pipelines.engines.pipeline import PipelineOptions
 from fastdeit.pipelines.open import open_pipeline
-from fastdeit.pipelines.pipeline import PipelineOptions
 
 ENGINES = [
     pytest.param("ffcv", marks=pytest.mark.ffcv),

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from fastdeit.pipelines.datasets.index import JPEG_MODE, RAW_MODE, open_dataset
-from fastdeit.pipelines.decode import decode_with_pil
-from fastdeit.tools.convert.command import convert
+from fastdeit.pipelines.engines.decode import decode_with_pil
+from fastdeit.tools.data.convert.command import convert
 
 SIDE = 48
 
@@ -25,7 +25,7 @@ SIDE = 48
 def _numba_types_kept() -> None:
     """FFCV as a user of ours has it: without its change of a type that all of numba shares."""
     if find_spec("ffcv") is not None:
-        importlib.import_module("fastdeit.pipelines.ffcv_library")
+        importlib.import_module("fastdeit.pipelines.engines.ffcv_library")
 
 
 @pytest.mark.ffcv

@@ -61,7 +61,7 @@ def make_run(tmp_path: Path) -> MakeRun:
 @pytest.fixture(scope="session")
 def whole(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The validation images converted without a stop."""
-    from fastdeit.tools.convert.command import convert
+    from fastdeit.tools.data.convert.command import convert
 
     root = tmp_path_factory.mktemp("whole")
     for name in OUT_NAMES:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fastdeit.figure1 import Point, draw
 from fastdeit.paper import table5
-from fastdeit.tools.analyse.plots import epochs_plot, lines_of, new_figure
-from fastdeit.tools.analyse.runs import Curve, RunCurves, read_runs
-from fastdeit.tools.analyse.voters import short_names, split_head
+from fastdeit.paper.figure1 import Point, draw
 from fastdeit.tools.cli import main
+from fastdeit.tools.evaluate.analyse.plots import epochs_plot, lines_of, new_figure
+from fastdeit.tools.evaluate.analyse.runs import Curve, RunCurves, read_runs
+from fastdeit.tools.evaluate.analyse.voters import short_names, split_head
 
 DISTILLED = "deit_base_distilled_patch16_224"
 MakeFolder = Callable[..., Path]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastdeit.analysis import decide, disagreement, token_cosines
 from fastdeit.batch import Batch
 from fastdeit.config import ModelConfig
-from fastdeit.device import choose_compute
+from fastdeit.machine.device import choose_compute
 from fastdeit.models import make_model
+from fastdeit.tools.evaluate.analyse.measures import decide, disagreement, token_cosines
 
 CPU = choose_compute("cpu", "fp32")
 TINY = ModelConfig(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from augment_batches import make_batch
 from gpu_waits import DEVICES, no_waiting
+from nightly import nightly
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -198,7 +199,7 @@ class PeakBytes(TorchDispatchMode):
         weakref.finalize(storage, freed)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float32, marks=nightly)])
 @pytest.mark.parametrize(
     "config",
     [

@@ -15,9 +15,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 
 from fastdeit import keyed
 from fastdeit.augment import apply_augmentation, compose, normalise, sample_augmentation
+from fastdeit.augment.decisions import Operations, sample_jitter, sample_operations
 from fastdeit.augment.erase import _polar, apply_erasure, keyed_normal, sample_erasure
 from fastdeit.augment.mix import Mix, _sample_weights, apply_mix, box_around, sample_mix
-from fastdeit.augment.sampling import Operations, sample_jitter, sample_operations
 from fastdeit.batch import Batch
 from fastdeit.config.augment import AugmentConfig
 from fastdeit.keyed import Purpose

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fastdeit import UserError
-from fastdeit.pipelines import bad_images
-from fastdeit.pipelines.bad_images import Replacements
 from fastdeit.pipelines.datasets.index import DatasetIndex
-from fastdeit.pipelines.decode import BadImageError
-from fastdeit.pipelines.synthetic import synthetic_index
+from fastdeit.pipelines.engines import bad_images
+from fastdeit.pipelines.engines.bad_images import Replacements
+from fastdeit.pipelines.engines.decode import BadImageError
+from fastdeit.pipelines.engines.synthetic import synthetic_index
 
 
 @pytest.fixture

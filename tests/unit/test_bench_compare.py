@@ -12,7 +12,7 @@ import pytest
 from bench_rows import BASELINE, compared, kept, rate, written
 
 from fastdeit.benchmarks.reporting.compare import compare_rows
-from fastdeit.benchmarks.rows import Kept, Row
+from fastdeit.measured.rows import Kept, Row
 from fastdeit.tools.cli import main
 
 Compare = Callable[..., tuple[int, dict[str, Any], str]]

@@ -14,8 +14,8 @@ import pytest
 from bench_rows import ENVIRONMENT, H200, kept, rate, written
 
 from fastdeit.benchmarks.reporting.keep import hardware_slug
-from fastdeit.benchmarks.rows import ROWS, read_rows, write_rows
-from fastdeit.environment import source_digest
+from fastdeit.measured.environment import source_digest
+from fastdeit.measured.rows import ROWS, read_rows, write_rows
 from fastdeit.tools.cli import main
 
 
@@ -150,7 +150,7 @@ def test_a_copy_has_the_same_digest(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parent.parent.parent
     for name, place in layout.items():
         shutil.copytree(root / name, tmp_path / place, ignore=lambda *_: ["results", "__pycache__"])
-    code = "from fastdeit.environment import source_digest as d; print(d())"
+    code = "from fastdeit.measured.environment import source_digest as d; print(d())"
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
 
     def digest() -> str:

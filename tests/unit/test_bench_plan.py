@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from fastdeit.benchmarks import clock as clock_module
-from fastdeit.benchmarks import isolated
-from fastdeit.benchmarks import run as run_module
-from fastdeit.benchmarks import suite as suite_module
-from fastdeit.benchmarks.clock import RESERVE, Clock, Planned
-from fastdeit.benchmarks.isolated import Part, PartFailed
-from fastdeit.benchmarks.machine import Machine
-from fastdeit.benchmarks.record import Event
-from fastdeit.benchmarks.rows import Row
-from fastdeit.benchmarks.suite import Data
+from fastdeit.benchmarks.cases import suite as suite_module
+from fastdeit.benchmarks.cases.suite import Data
+from fastdeit.benchmarks.harness import clock as clock_module
+from fastdeit.benchmarks.harness import isolated
+from fastdeit.benchmarks.harness import run as run_module
+from fastdeit.benchmarks.harness.clock import RESERVE, Clock, Planned
+from fastdeit.benchmarks.harness.isolated import Part, PartFailed
+from fastdeit.benchmarks.harness.machine import Machine
+from fastdeit.benchmarks.harness.record import Event
+from fastdeit.measured.rows import Row
 from fastdeit.tools.cli import main
 
 H100 = {
@@ -148,7 +148,7 @@ def test_the_most_telling_comes_first(
 
 def suite_module_cores() -> int:
     """The cores of this machine, whose loaders are measured."""
-    from fastdeit.cores import num_usable_cores
+    from fastdeit.machine.threads import num_usable_cores
 
     return num_usable_cores()
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from bench_rows import BASELINE, H200, compared, kept, rate, written
 
+from fastdeit.benchmarks.cases.step import PUBLISHED_FILES, STEP
 from fastdeit.benchmarks.commands.results import REPORT, RESULTS, read_all
 from fastdeit.benchmarks.reporting.readme_table import BEGIN, END, readme_table, with_table
 from fastdeit.benchmarks.reporting.report import BENCHMARKS, HEAD, PLANNED, report_text
-from fastdeit.benchmarks.rows import Kept, Row, with_bound
-from fastdeit.benchmarks.step import PUBLISHED_FILES, STEP
+from fastdeit.measured.rows import Kept, Row, with_bound
 from fastdeit.tools.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,15 +16,15 @@ from PIL import Image
 from fastdeit import UserError
 from fastdeit.checkpoints.file import checkpoint_content, save_checkpoint
 from fastdeit.config import ModelConfig, TrainConfig
-from fastdeit.durations import parse_hours
-from fastdeit.flops import Peak, forward_flops
 from fastdeit.models import make_model
+from fastdeit.models.flops import Peak, forward_flops
+from fastdeit.paper.training_time import paper_times
 from fastdeit.pipelines import pace as pace_module
 from fastdeit.pipelines.pace import count_work, measure_pace, usual_teacher
 from fastdeit.recipes import RECIPES
+from fastdeit.text.figures import parse_hours
 from fastdeit.tools.budget import resolve
 from fastdeit.tools.cli import main
-from fastdeit.training_time import paper_times
 
 TINY = "demo-teacher --device cpu --batch-size 8"
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from bench_here import Heard
 
-from fastdeit.benchmarks import ceilings as module
-from fastdeit.benchmarks.ceilings import all_precisions, beside_datasheet, measure_ceilings
-from fastdeit.benchmarks.rows import Row
-from fastdeit.device import Compute
-from fastdeit.flops import MATRIX_SIDE
+from fastdeit.benchmarks.cases import ceilings as module
+from fastdeit.benchmarks.cases.ceilings import all_precisions, beside_datasheet, measure_ceilings
+from fastdeit.machine.device import Compute
+from fastdeit.measured.rows import Row
+from fastdeit.models.flops import MATRIX_SIDE
 
 CPU = Compute(torch.device("cpu"), None, "a test")
 GPU = Compute(torch.device("cuda"), torch.bfloat16, "a test")
@@ -32,7 +32,7 @@ def test_rates_are_of_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
         now += 0.5
         return now
 
-    monkeypatch.setattr("fastdeit.benchmarks.harness.time.perf_counter", clock)
+    monkeypatch.setattr("fastdeit.benchmarks.harness.rounds.time.perf_counter", clock)
     heard = Heard()
     measure_ceilings(heard.record, "cpu", "fp32", 2)
     rows = {row.name: row for row in heard.rows}

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from fastdeit import __version__
 from fastdeit.augment import Operations
-from fastdeit.tools import augment_sheet
 from fastdeit.tools.cli import main
+from fastdeit.tools.data import augment_sheet
 
 COMMANDS = (
     "sample-data convert verify inspect train teach ablate evaluate analyse import export "
@@ -295,7 +295,7 @@ def test_an_import_is_not_interrupted(number: int, where: str, tmp_path: Path) -
         f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.2)\nprint('whole')\n"
     )
     (tmp_path / "program.py").write_text(
-        "import sys, time\nfrom fastdeit.stopping import stop_at_once\n"
+        "import sys, time\nfrom fastdeit.machine.stopping import stop_at_once\n"
         "from fastdeit.tools import cli\n"
         "def run(args):\n"
         f"    {where or 'if True: '}import heavy; time.sleep(20)\n"

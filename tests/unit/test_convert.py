@@ -16,14 +16,13 @@ from sample_photographs import need_photographs
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import checksum, open_dataset, sample_key
-from fastdeit.pipelines.decode import decode_with_pil
-from fastdeit.tools.convert.command import convert
-from fastdeit.tools.convert.preparation import CHUNK_BYTES, Preparation
-from fastdeit.tools.convert.prepare import ImageOptions
-from fastdeit.tools.sample_data.command import sample_data
-from fastdeit.tools.sources.detect import open_source
-from fastdeit.tools.verify import verify
-from fastdeit.tools.workers import CHUNK
+from fastdeit.pipelines.engines.decode import decode_with_pil
+from fastdeit.tools.data.convert.command import convert
+from fastdeit.tools.data.convert.prepare_image import CHUNK_BYTES, ImageOptions, Preparation
+from fastdeit.tools.data.sample_data.command import sample_data
+from fastdeit.tools.data.sources.detect import open_source
+from fastdeit.tools.data.verify import verify
+from fastdeit.tools.data.workers import CHUNK
 
 REENCODED = ("CMYK", "PNG")
 

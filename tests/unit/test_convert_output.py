@@ -15,10 +15,10 @@ from PIL import Image
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import DamagedError, open_dataset, sample_key
-from fastdeit.tools.convert import output
-from fastdeit.tools.convert.command import convert
-from fastdeit.tools.convert.work import locked_work, work_path
-from fastdeit.tools.verify import verify
+from fastdeit.tools.data.convert import output
+from fastdeit.tools.data.convert.command import convert
+from fastdeit.tools.data.convert.work_folder import locked_work, work_path
+from fastdeit.tools.data.verify import verify
 
 
 def stop(*_: object) -> None:

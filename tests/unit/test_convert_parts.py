@@ -10,9 +10,9 @@ from sample_photographs import need_photographs
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.tools.convert.command import convert
-from fastdeit.tools.convert.parts import merge
-from fastdeit.tools.sample_data.command import sample_data
+from fastdeit.tools.data.convert.command import convert
+from fastdeit.tools.data.convert.parts import merge
+from fastdeit.tools.data.sample_data.command import sample_data
 
 NAMES = ["out.beton", "out"]
 

@@ -19,13 +19,13 @@ from PIL import Image
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.tools.convert import assemble
-from fastdeit.tools.convert import command as convert_command
-from fastdeit.tools.convert.command import convert
-from fastdeit.tools.convert.journal import Journal
-from fastdeit.tools.convert.prepare import PreparedImage
-from fastdeit.tools.convert.work import locked_work, work_path
-from fastdeit.tools.verify import verify
+from fastdeit.tools.data.convert import assemble
+from fastdeit.tools.data.convert import command as convert_command
+from fastdeit.tools.data.convert.command import convert
+from fastdeit.tools.data.convert.journal import Journal
+from fastdeit.tools.data.convert.prepare_image import PreparedImage
+from fastdeit.tools.data.convert.work_folder import locked_work, work_path
+from fastdeit.tools.data.verify import verify
 
 NAMES = ["out.beton", "out"]
 

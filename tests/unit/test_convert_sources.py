@@ -14,13 +14,13 @@ from sample_photographs import need_photographs
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.pipelines.decode import decode_with_pil
-from fastdeit.tools.convert.command import convert
-from fastdeit.tools.convert.parts import merge
-from fastdeit.tools.convert.work import work_path
-from fastdeit.tools.sample_data.command import sample_data
-from fastdeit.tools.sources.detect import guess_kind, open_source
-from fastdeit.tools.verify import verify
+from fastdeit.pipelines.engines.decode import decode_with_pil
+from fastdeit.tools.data.convert.command import convert
+from fastdeit.tools.data.convert.parts import merge
+from fastdeit.tools.data.convert.work_folder import work_path
+from fastdeit.tools.data.sample_data.command import sample_data
+from fastdeit.tools.data.sources.detect import guess_kind, open_source
+from fastdeit.tools.data.verify import verify
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ from fastdeit import UserError
 from fastdeit.augment.compose import MEAN, STD
 from fastdeit.checkpoints.file import checkpoint_content, save_checkpoint
 from fastdeit.config import DistillConfig, ModelConfig
-from fastdeit.device import Compute
-from fastdeit.losses import distilled_loss
+from fastdeit.machine.device import Compute
 from fastdeit.models import make_model
 from fastdeit.recipes import fill_recipe
 from fastdeit.recipes.entry import changed
-from fastdeit.teacher import Teacher, answer, fetch, load_teacher
+from fastdeit.training.losses import distilled_loss
+from fastdeit.training.teacher import Teacher, answer, fetch, load_teacher
 
 NUM_CLASSES = 11
 SOMEWHERE = Path("somewhere")
@@ -268,7 +268,7 @@ def test_what_cannot_be(changes: dict[str, Any], text: str) -> None:
 
 def test_the_head_that_learns(tmp_path: Path) -> None:
     """The distillation head where there is one, else the only head (the paper's usual and hard)."""
-    from fastdeit.train import loss_of
+    from fastdeit.training.loop import loss_of
 
     logits = torch.randn(2, 2, 4)
     path = save(tmp_path, "test_resnet", 64)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastdeit.environment import describe_environment
+from fastdeit.measured.environment import describe_environment
 
 
 @pytest.mark.parametrize(

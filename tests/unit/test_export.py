@@ -12,16 +12,17 @@ import pytest
 import timm
 import torch
 from foreign_checkpoints import NUM_CLASSES, images, make_deit, save_official
+from nightly import nightly
 from torch import Tensor, nn
 
 from fastdeit import UserError
-from fastdeit.checkpoints import export as exports
 from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
-from fastdeit.checkpoints.foreign import from_foreign, to_official
+from fastdeit.checkpoints.foreign import export as exports
+from fastdeit.checkpoints.foreign.translate import from_foreign, to_official
 from fastdeit.models import forward_heads
+from fastdeit.tools.checkpoints.export import export
+from fastdeit.tools.checkpoints.import_checkpoint import import_checkpoint
 from fastdeit.tools.cli import main
-from fastdeit.tools.export import export
-from fastdeit.tools.import_checkpoint import import_checkpoint
 
 DISTILLED, PLAIN = "deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224"
 
@@ -54,7 +55,7 @@ def load_graph(path: Path) -> Any:
     return lambda batch: run_onnx(path, batch)
 
 
-@pytest.mark.parametrize("name", [DISTILLED, PLAIN])
+@pytest.mark.parametrize("name", [DISTILLED, pytest.param(PLAIN, marks=nightly)])
 def test_a_base_model_goes_all_the_way(name: str, tmp_path: Path) -> None:
     """Official, ours, timm, ONNX: the same logits to 1e-5, for the width of DeiT-B."""
     needs_onnx()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fake_cuda import GPU, pretended_gpu
+from nightly import nightly
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -26,15 +27,15 @@ from fastdeit.augment import (
 )
 from fastdeit.batch import Batch
 from fastdeit.config import AugmentConfig, ModelConfig, TrainConfig
-from fastdeit.device import Compute
-from fastdeit.ema import ModelEma
-from fastdeit.evaluate import evaluate_all
+from fastdeit.machine.device import Compute
 from fastdeit.models import make_model
 from fastdeit.recipes import fill_recipe
 from fastdeit.recipes.entry import changed
-from fastdeit.session import Session, assemble
-from fastdeit.teacher import Teacher
-from fastdeit.train import loss_of
+from fastdeit.training.ema import ModelEma
+from fastdeit.training.evaluate import evaluate_all
+from fastdeit.training.loop import loss_of
+from fastdeit.training.session import Session, assemble
+from fastdeit.training.teacher import Teacher
 
 NUM_CLASSES, SIDE = 11, 64
 COMPUTE = Compute(GPU, torch.bfloat16, "a test")
@@ -91,7 +92,7 @@ def test_two_devices_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.empty(2, device=GPU).sum().item()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float32, marks=nightly)])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_augmentation(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every policy, mode and order, with an odd batch too: nothing is on the host, nothing read."""

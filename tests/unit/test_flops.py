@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fastdeit.config import ModelConfig
-from fastdeit.device import Compute, choose_compute
-from fastdeit.flops import (
+from fastdeit.machine.device import Compute, choose_compute
+from fastdeit.models import make_model, set_distilled_training
+from fastdeit.models.flops import (
     datasheet_peak,
     forward_flops,
     matrix_flops,
@@ -17,7 +18,6 @@ from fastdeit.flops import (
     precision_of,
     train_flops,
 )
-from fastdeit.models import make_model, set_distilled_training
 
 CPU = choose_compute("cpu", "fp32")
 
@@ -175,7 +175,7 @@ def test_what_is_not_in_the_table_is_measured(monkeypatch: pytest.MonkeyPatch) -
         sides.append(side)
         return 5e9
 
-    monkeypatch.setattr("fastdeit.flops.matrix_flops", fake)
+    monkeypatch.setattr("fastdeit.models.flops.matrix_flops", fake)
     peak = peak_flops(CPU)
     assert (peak.flops_per_s, sides) == (5e9, [2048])
     assert peak.source == "measured: 2048^3 matrix product in fp32"
@@ -185,13 +185,13 @@ def test_the_rate_of_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two operations a multiply-add over the shortest round, by a clock that is known."""
     # Each round reads the clock twice: 8, 4, 2, 4 and 8 seconds.
     ticks = iter([0, 8, 10, 14, 20, 22, 30, 34, 40, 48])
-    monkeypatch.setattr("fastdeit.flops.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("fastdeit.models.flops.time.perf_counter", lambda: next(ticks))
     assert matrix_flops(CPU, 16) == 2 * 16**3 / 2
 
 
 def test_every_family_has_a_rate_in_operations() -> None:
     """No row mixes up units: the slowest GPU does 8 TFLOP/s, the fastest 2,250."""
-    from fastdeit.flops import _FAMILIES
+    from fastdeit.models.flops import _FAMILIES
 
     rates = [rate for _, rates in _FAMILIES.values() for rate in rates.values()]
     assert min(rates) > 7

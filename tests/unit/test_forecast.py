@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from fastdeit.forecast import Forecast
+from fastdeit.training.forecast import Forecast
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fastdeit import UserError
 from fastdeit.pipelines.datasets.foreign import find_shards, index_foreign_shards, scan_shards
 from fastdeit.pipelines.datasets.index import sample_key
 from fastdeit.pipelines.datasets.shard_samples import samples_of
-from fastdeit.tools.sources.shards import list_shards
+from fastdeit.tools.data.sources.shards import list_shards
 
 Members = Iterable[tuple[str, bytes]]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from bench_here import Heard
 
-from fastdeit.benchmarks.harness import Case, Effort, measure, percentile
-from fastdeit.benchmarks.rows import Kept, read_rows, write_rows
-from fastdeit.benchmarks.rows import with_bound as bounded
-from fastdeit.benchmarks.table import format_table
+from fastdeit.benchmarks.harness.rounds import Case, Effort, measure, percentile
+from fastdeit.benchmarks.reporting.table import format_table
+from fastdeit.measured.rows import Kept, read_rows, write_rows
+from fastdeit.measured.rows import with_bound as bounded
 
 
 def sleeper(seconds: float) -> Case:

@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from fastdeit import UserError
 from fastdeit.augment.compose import MEAN, STD
 from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
-from fastdeit.checkpoints.foreign import (
+from fastdeit.checkpoints.foreign.recognise import recognise
+from fastdeit.checkpoints.foreign.translate import (
     fold_normalisation,
     from_foreign,
     to_mmpretrain,
     to_official,
     to_transformers,
 )
-from fastdeit.checkpoints.recognise import recognise
 from fastdeit.models import forward_heads
+from fastdeit.tools.checkpoints.import_checkpoint import import_checkpoint
 from fastdeit.tools.cli import main
-from fastdeit.tools.import_checkpoint import import_checkpoint
 
 DEIT3 = "deit3_small_patch16_224"
 

@@ -16,15 +16,15 @@ import pytest
 from jobs import with_variable
 from nightly import nightly
 
-from fastdeit.benchmarks.isolated import (
+from fastdeit.benchmarks.harness.isolated import (
     Part,
     PartFailed,
     begin_tracker,
     call_here,
     run_isolated,
 )
-from fastdeit.benchmarks.record import Event
-from fastdeit.benchmarks.run import LOG, BenchRun
+from fastdeit.benchmarks.harness.record import Event
+from fastdeit.benchmarks.harness.run import LOG, BenchRun
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def test_a_part_that_ends_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", [pytest.param("hang", marks=nightly), "deaf"])
 def test_a_part_that_does_not_end(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is ended at its limit, with what it started, whether it listens or not."""
-    monkeypatch.setattr("fastdeit.benchmarks.isolated.GRACE_S", 0.5)
+    monkeypatch.setattr("fastdeit.benchmarks.harness.isolated.GRACE_S", 0.5)
     begin_tracker()  # which outlives the parts
     # Started anew, so that it can be told from other tests' processes.
     monkeypatch.setenv("FASTDEIT_TEST_HANG", str(os.getpid()))
@@ -102,7 +102,7 @@ def test_a_part_ends_with_its_run(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(
             """
-            from fastdeit.benchmarks.isolated import Part, run_isolated
+            from fastdeit.benchmarks.harness.isolated import Part, run_isolated
 
             if __name__ == "__main__":
                 part = Part(name="x", work="bench_tasks:measure", options={"fault": "hang"})
@@ -142,8 +142,8 @@ def test_what_is_imported_before_touches_no_gpu() -> None:
     asked = []
     for name in ("_cuda_getDeviceCount", "_cuda_init", "_cuda_setDevice", "_cuda_getDevice"):
         setattr(torch._C, name, lambda *_, name=name: asked.append(name))
-    import fastdeit.benchmarks.preload, sys
-    print(asked, "fastdeit.benchmarks.step_part" in sys.modules, "tyro" in sys.modules)
+    import fastdeit.benchmarks.harness.preload, sys
+    print(asked, "fastdeit.benchmarks.cases.step_part" in sys.modules, "tyro" in sys.modules)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
@@ -197,8 +197,8 @@ def test_a_signal_ends_the_run_with_its_table(number: signal.Signals, tmp_path: 
             """
             import sys
             from pathlib import Path
-            from fastdeit.benchmarks.isolated import Part
-            from fastdeit.benchmarks.run import BenchRun
+            from fastdeit.benchmarks.harness.isolated import Part
+            from fastdeit.benchmarks.harness.run import BenchRun
             from fastdeit.tools import cli
 
             def bench(args):

@@ -10,10 +10,10 @@ from scipy import stats
 
 from fastdeit import keyed
 from fastdeit.keyed import Purpose
-from fastdeit.pipelines import keyed_jit
-from fastdeit.pipelines.crops import plan_cuts
-from fastdeit.pipelines.plan import Plan, StepPlan
-from fastdeit.pipelines.synthetic import synthetic_index
+from fastdeit.pipelines.engines.synthetic import synthetic_index
+from fastdeit.pipelines.plan import crops
+from fastdeit.pipelines.plan.crops import plan_cuts
+from fastdeit.pipelines.plan.order import Plan, StepPlan
 
 KEYS = np.arange(1000, dtype=np.uint64)
 COPIES = np.zeros(1000, dtype=np.int64)
@@ -37,9 +37,9 @@ def test_numba_gives_the_same_bits() -> None:
     epoch = keyed.epoch_state(7, Purpose.CROP, 3)
     states = keyed.sample_states(7, Purpose.CROP, 3, KEYS, COPIES + 2)
     for key, state in zip(KEYS[:50], states[:50], strict=True):
-        with_key = np.uint64(keyed_jit.absorb(epoch, key))  # numba hands Python a plain integer
-        assert keyed_jit.absorb(with_key, np.uint64(2)) == state
-        assert keyed_jit.uniform(state, 5) == keyed.uniform(np.array([state]), 5)[0]
+        with_key = np.uint64(crops.absorb(epoch, key))  # numba hands Python a plain integer
+        assert crops.absorb(with_key, np.uint64(2)) == state
+        assert crops.uniform(state, 5) == keyed.uniform(np.array([state]), 5)[0]
 
 
 def test_every_part_of_the_key_counts() -> None:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from fastdeit import UserError, cores
+from fastdeit import UserError
 from fastdeit.config import DataConfig, RunConfig
+from fastdeit.machine import threads as cores
 from fastdeit.pipelines.datasets.index import open_dataset
+from fastdeit.pipelines.engines.pipeline import PipelineOptions
+from fastdeit.pipelines.engines.synthetic import synthetic_index
 from fastdeit.pipelines.open import eval_plan, open_pipeline, pipeline_options, train_plan
-from fastdeit.pipelines.pipeline import PipelineOptions
-from fastdeit.pipelines.plan import Plan
-from fastdeit.pipelines.synthetic import synthetic_index
+from fastdeit.pipelines.plan.order import Plan
 
 INDEX = synthetic_index(600, 3)
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from fastdeit.environment import describe_environment
-from fastdeit.openmp import POLICY, SPINCOUNT, SPINS, describe_waiting, limit_spinning
+from fastdeit.machine.threads import POLICY, SPINCOUNT, SPINS, describe_waiting, limit_spinning
+from fastdeit.measured.environment import describe_environment
 
 
 @pytest.mark.parametrize(

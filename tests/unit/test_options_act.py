@@ -15,17 +15,17 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from fastdeit import UserError
-from fastdeit import train as train_module
 from fastdeit.augment import AugmentedBatch, augment, sample_augmentation
 from fastdeit.config import OptimConfig, TrainConfig
 from fastdeit.config.augment import AugmentConfig
-from fastdeit.device import choose_compute
-from fastdeit.distributed import World
+from fastdeit.machine.device import choose_compute
+from fastdeit.machine.distributed import World
 from fastdeit.models import make_model
-from fastdeit.optim import learning_rate, make_optimizer
 from fastdeit.recipes import fill_recipe
-from fastdeit.session import Session, make_session
-from fastdeit.train import train, train_step
+from fastdeit.training import loop as train_module
+from fastdeit.training.loop import train, train_step
+from fastdeit.training.optim import learning_rate, make_optimizer
+from fastdeit.training.session import Session, make_session
 
 NUM_CLASSES, BATCH = 11, 8
 CLASSES = tuple(map(str, range(NUM_CLASSES)))

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from fastdeit import UserError
-from fastdeit.evaluate import Evaluation, HeadScore
 from fastdeit.paper.heads import table4_part, table4_rate, token_cosines
 from fastdeit.paper.published import Training, published
-from fastdeit.tools.paper_rows import (
+from fastdeit.tools.evaluate.paper_rows import (
     Which,
     evaluation_table,
     explain,
@@ -22,6 +21,7 @@ from fastdeit.tools.paper_rows import (
     training_of,
     which_set,
 )
+from fastdeit.training.evaluate import Evaluation, HeadScore
 
 NUMBERS = tuple(map(str, range(1000)))
 WORDNET = tuple(f"n{number:08d}" for number in range(1000))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from gpu_waits import DEVICES
 
-from fastdeit.device import Compute
-from fastdeit.phases import PhaseClock, phase
+from fastdeit.machine.device import Compute
+from fastdeit.measured.phases import PhaseClock, phase
 
 CPU = Compute(torch.device("cpu"), None, "a test")
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 from pathlib import Path
 
-from fastdeit.benchmarks.photographs import QUALITY, SIZES, make_imagefolder, photograph
+from fastdeit.benchmarks.harness.photographs import QUALITY, SIZES, make_imagefolder, photograph
 
 
 def test_pictures_are_distinct_and_always_the_same() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastdeit import UserError
-from fastdeit.pipelines.plan import Plan
+from fastdeit.pipelines.plan.order import Plan
 
 KEYS = np.random.default_rng(0).integers(0, 2**63, 1003).astype(np.uint64)
 

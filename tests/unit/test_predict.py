@@ -17,13 +17,13 @@ from PIL import Image
 
 from fastdeit.checkpoints.file import load_checkpoint, save_checkpoint
 from fastdeit.config import ModelConfig
-from fastdeit.device import choose_compute
+from fastdeit.machine.device import choose_compute
 from fastdeit.models import forward_heads, make_model
 from fastdeit.models.initialise import initialise_from
 from fastdeit.recipes import fill_recipe
-from fastdeit.teacher import load_teacher
+from fastdeit.tools.checkpoints.import_checkpoint import import_checkpoint
 from fastdeit.tools.cli import main
-from fastdeit.tools.import_checkpoint import import_checkpoint
+from fastdeit.training.teacher import load_teacher
 
 CLASSES = 20
 

@@ -18,7 +18,7 @@ from fastdeit import UserError
 from fastdeit.pipelines.datasets.container import FileRange
 from fastdeit.pipelines.datasets.index import JPEG_MODE, PNG_MODE, RAW_MODE, checksum
 from fastdeit.pipelines.datasets.jpeg_head import read_jpeg_head
-from fastdeit.tools.convert.prepare import ImageOptions, PreparedImage, prepare_image
+from fastdeit.tools.data.convert.prepare_image import ImageOptions, PreparedImage, prepare_image
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fastdeit import progress as module
-from fastdeit.progress import progress, say
+from fastdeit.text import progress as module
+from fastdeit.text.progress import progress, say
 
 
 class Stream(io.StringIO):

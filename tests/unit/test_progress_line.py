@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fastdeit.durations import duration
-from fastdeit.tools.progress_line import progress_text
+from fastdeit.text.figures import duration
+from fastdeit.text.progress import progress_text
 
 ROW: dict[str, Any] = {
     "kind": "train",

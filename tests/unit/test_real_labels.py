@@ -13,12 +13,12 @@ from torch import nn
 
 from fastdeit import UserError
 from fastdeit.batch import Batch
-from fastdeit.device import choose_compute
-from fastdeit.evaluate import evaluate
+from fastdeit.machine.device import choose_compute
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.datasets.names import Names
 from fastdeit.pipelines.datasets.real_labels import read_real_labels
-from fastdeit.tools.validation import check_classes
+from fastdeit.tools.evaluate.validation import check_classes
+from fastdeit.training.evaluate import evaluate
 
 
 class Guess(nn.Module):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.pipelines.plan import Plan
+from fastdeit.pipelines.plan.order import Plan
 from fastdeit.recipes import ENTRIES
 from fastdeit.tools.cli import main
 

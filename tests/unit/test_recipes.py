@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from fastdeit import UserError
 from fastdeit.augment import augment
 from fastdeit.config import TrainConfig
-from fastdeit.device import choose_compute
+from fastdeit.machine.device import choose_compute
 from fastdeit.models import make_model, num_parameters, set_distilled_training
 from fastdeit.paper import resolutions
 from fastdeit.recipes import ENTRIES, RECIPES, fill_recipe
-from fastdeit.session import assemble
-from fastdeit.train import train_step
+from fastdeit.training.loop import train_step
+from fastdeit.training.session import assemble
 
 WHERE = Path("x")
 PAPERS = [name for name in RECIPES if not name.startswith("demo")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastdeit.rounding import rounded
+from fastdeit.text.figures import rounded
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fastdeit.tools import workers
-from fastdeit.tools.sample_data.classes import CLASSES
-from fastdeit.tools.sample_data.command import RECORD, sample_data
-from fastdeit.tools.sample_data.photos import make_photo
-from fastdeit.tools.sample_data.scenes import (
+from fastdeit.tools.data import workers
+from fastdeit.tools.data.sample_data.classes import CLASSES
+from fastdeit.tools.data.sample_data.command import RECORD, sample_data
+from fastdeit.tools.data.sample_data.photos import make_photo
+from fastdeit.tools.data.sample_data.scenes import (
     BROKEN,
     TRAIN_ODDITIES,
     VAL_ODDITIES,

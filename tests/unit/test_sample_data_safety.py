@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from fastdeit.errors import UserError
-from fastdeit.tools.sample_data import command, photos, scenes
-from fastdeit.tools.sample_data.command import MARKER, RECORD, sample_data
-from fastdeit.tools.sample_data.scenes import Picture, make_picture
-from fastdeit.tools.workers import in_chunks, ordered_map
+from fastdeit.tools.data.sample_data import command, photos, scenes
+from fastdeit.tools.data.sample_data.command import MARKER, RECORD, sample_data
+from fastdeit.tools.data.sample_data.scenes import Picture, make_picture
+from fastdeit.tools.data.workers import in_chunks, ordered_map
 
 for module in ("skimage", "sklearn"):
     pytest.importorskip(module, reason=f"the photographs of {module} are not installed")

@@ -13,12 +13,12 @@ from torch import nn
 
 from fastdeit import UserError
 from fastdeit.augment import augment
-from fastdeit.device import Compute, choose_compute
+from fastdeit.machine.device import Compute, choose_compute
+from fastdeit.machine.torch_compile import compile_model
 from fastdeit.models import make_model
 from fastdeit.recipes import fill_recipe
-from fastdeit.session import assemble
-from fastdeit.torch_compile import compile_model
-from fastdeit.train import train_step
+from fastdeit.training.loop import train_step
+from fastdeit.training.session import assemble
 
 
 @pytest.mark.parametrize(

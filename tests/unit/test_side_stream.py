@@ -12,8 +12,8 @@ from augment_batches import make_batch
 from fastdeit.augment import augment, augmented
 from fastdeit.batch import Batch
 from fastdeit.config import AugmentConfig
-from fastdeit.device import choose_compute
-from fastdeit.side_stream import one_ahead
+from fastdeit.machine.device import choose_compute
+from fastdeit.machine.side_stream import one_ahead
 
 CONFIG = AugmentConfig()
 

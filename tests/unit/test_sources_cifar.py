@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from fastdeit import UserError
-from fastdeit.tools.sources.cifar import LAYOUTS, list_cifar
-from fastdeit.tools.sources.inert_pickle import read_inert_pickle
+from fastdeit.tools.data.sources.cifar import LAYOUTS, list_cifar
+from fastdeit.tools.data.sources.inert_pickle import read_inert_pickle
 
 PEERS = {"CIFAR10": CIFAR10, "CIFAR100": CIFAR100}
 

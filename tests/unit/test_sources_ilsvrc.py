@@ -16,8 +16,8 @@ import pytest
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
-from fastdeit.tools.sources.ilsvrc import list_flat_val, list_ilsvrc, looks_like_ilsvrc
-from fastdeit.tools.sources.listing import Listing
+from fastdeit.tools.data.sources.ilsvrc import list_flat_val, list_ilsvrc, looks_like_ilsvrc
+from fastdeit.tools.data.sources.listing import Listing
 
 pytest.importorskip("scipy", reason="the development kit needs scipy")
 
@@ -30,7 +30,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same pictures in both layouts."""
     for module in ("skimage", "sklearn"):
         pytest.importorskip(module, reason=f"the photographs of {module} are not installed")
-    from fastdeit.tools.sample_data.command import sample_data
+    from fastdeit.tools.data.sample_data.command import sample_data
 
     root = tmp_path_factory.mktemp("sources")
     for layout in ("folder", "ilsvrc"):

@@ -11,7 +11,7 @@ import torchvision.datasets
 from PIL import Image
 
 from fastdeit import UserError
-from fastdeit.tools.sources.vision_sets import list_vision_set
+from fastdeit.tools.data.sources.vision_sets import list_vision_set
 
 # Out of order, with a gap, and not in the order of the images.
 CATEGORIES = [(7, "Quercus robur"), (2, "Bufo bufo"), (31, "Apis mellifera")]

@@ -14,8 +14,8 @@ import pytest
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.names import imagenet_name
-from fastdeit.tools.sources import parquet_rows
-from fastdeit.tools.sources.parquet_files import list_parquet
+from fastdeit.tools.data.sources import parquet_rows
+from fastdeit.tools.data.sources.parquet_files import list_parquet
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")

@@ -18,10 +18,10 @@ import torchvision.datasets
 from PIL import Image
 
 from fastdeit import UserError
-from fastdeit.tools.sources.listing import FileRange
-from fastdeit.tools.sources.pixels import PixelImage
-from fastdeit.tools.sources.vision_open import VisionItem
-from fastdeit.tools.sources.vision_sets import guess_vision_set, list_vision_set
+from fastdeit.tools.data.sources.listing import FileRange
+from fastdeit.tools.data.sources.pixels import PixelImage
+from fastdeit.tools.data.sources.vision_open import VisionItem
+from fastdeit.tools.data.sources.vision_sets import guess_vision_set, list_vision_set
 
 scipy_io = pytest.importorskip("scipy.io", reason="scipy is not installed")
 

@@ -15,7 +15,7 @@ import pytest
 
 from fastdeit import UserError
 from fastdeit.config import RunConfig
-from fastdeit.telemetry import TELEMETRY_FILES, Metrics, check_telemetry, scalars_of
+from fastdeit.training.telemetry import TELEMETRY_FILES, Metrics, check_telemetry, scalars_of
 
 CONFIG = {"data": {"batch_size": 64}, "model": {"model": "deit_tiny_patch16_224"}}
 
@@ -284,7 +284,7 @@ def test_a_missing_package_is_named(
             raise ModuleNotFoundError(f"No module named '{extra}'")
         return real(name)
 
-    monkeypatch.setattr("fastdeit.telemetry.importlib.import_module", missing)
+    monkeypatch.setattr("fastdeit.training.telemetry.importlib.import_module", missing)
     with pytest.raises(UserError) as caught:
         check_telemetry(RunConfig(out=Path("never"), **options))
     assert str(caught.value) == (
@@ -312,5 +312,5 @@ def test_nothing_is_imported_that_was_not_asked_for(monkeypatch: pytest.MonkeyPa
     def refuse(name: str) -> ModuleType:
         raise AssertionError(f"imported {name}")
 
-    monkeypatch.setattr("fastdeit.telemetry.importlib.import_module", refuse)
+    monkeypatch.setattr("fastdeit.training.telemetry.importlib.import_module", refuse)
     check_telemetry(RunConfig(out=Path("never")))

@@ -20,16 +20,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
-from fastdeit import UserError, torch_compile
-from fastdeit.attention import choose_attention
+from fastdeit import UserError
 from fastdeit.augment import augment
 from fastdeit.config import TrainConfig
-from fastdeit.device import ATTENTION, Compute, choose_compute
-from fastdeit.models import make_model
-from fastdeit.recipes import fill_recipe
-from fastdeit.recipes.entry import changed
-from fastdeit.session import Session, assemble
-from fastdeit.torch_compile import (
+from fastdeit.machine import torch_compile
+from fastdeit.machine.attention import choose_attention
+from fastdeit.machine.device import ATTENTION, Compute, choose_compute
+from fastdeit.machine.torch_compile import (
     RecompileWatch,
     begin_compiling,
     compile_model,
@@ -37,7 +34,11 @@ from fastdeit.torch_compile import (
     num_graphs,
     write_compiled,
 )
-from fastdeit.train import train_step
+from fastdeit.models import make_model
+from fastdeit.recipes import fill_recipe
+from fastdeit.recipes.entry import changed
+from fastdeit.training.loop import train_step
+from fastdeit.training.session import Session, assemble
 
 SIDE = 32
 
@@ -190,8 +191,8 @@ def test_torchs_cache_does_not_mix_attentions(tmp_path: Path) -> None:
     import sys
     import torch
     from test_torch_compile import Attention, config_of
-    from fastdeit.device import Compute
-    from fastdeit.torch_compile import begin_compiling, compile_model
+    from fastdeit.machine.device import Compute
+    from fastdeit.machine.torch_compile import begin_compiling, compile_model
 
     config = config_of()
     compute = Compute(torch.device("cpu"), None, "", attention=sys.argv[1])
@@ -236,9 +237,9 @@ def test_compiled_code_travels_in_a_file(tmp_path: Path) -> None:
     from pathlib import Path
     import torch
     from test_torch_compile import Attention, config_of
-    from fastdeit.device import Compute
+    from fastdeit.machine.device import Compute
     from fastdeit.recipes.entry import changed
-    from fastdeit.torch_compile import (
+    from fastdeit.machine.torch_compile import (
         begin_compiling, code_fits, compile_model, compiled_artifacts, write_compiled,
     )
 

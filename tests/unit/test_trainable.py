@@ -16,22 +16,22 @@ from jobs import assert_same_run, run_processes
 from torch import Tensor, nn
 
 from fastdeit import UserError
-from fastdeit import train as train_module
 from fastdeit.augment import augment
 from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.config import TrainConfig
-from fastdeit.device import choose_compute
-from fastdeit.evaluate import evaluate
-from fastdeit.flops import forward_flops, train_flops
+from fastdeit.machine.device import choose_compute
 from fastdeit.models import make_model, num_parameters
+from fastdeit.models.flops import forward_flops, train_flops
 from fastdeit.models.trainable import last_batch_norm, set_trainable
-from fastdeit.pipelines.crops import crop_rule
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import eval_plan, train_plan
+from fastdeit.pipelines.plan.crops import crop_rule
 from fastdeit.recipes import fill_recipe
-from fastdeit.session import Session, assemble
 from fastdeit.tools.cli import main
-from fastdeit.train import train_step
+from fastdeit.training import loop as train_module
+from fastdeit.training.evaluate import evaluate
+from fastdeit.training.loop import train_step
+from fastdeit.training.session import Session, assemble
 
 DISTILLED = "deit_tiny_distilled_patch16_224"
 TRAINED = {

@@ -17,7 +17,7 @@ from fastdeit.paper.transfer import dataset_row
 from fastdeit.recipes import ENTRIES, RECIPES, fill_recipe
 from fastdeit.recipes.transfer import SOURCES, TARGETS
 from fastdeit.tools.cli import main
-from fastdeit.tools.dry_run import ROOTS
+from fastdeit.tools.train.dry_run import ROOTS
 
 WHERE = Path("x")
 # Table 7 as printed, by hand from the paper.

@@ -12,15 +12,15 @@ from sample_photographs import need_photographs
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.tools.convert.command import convert
-from fastdeit.tools.verify import verify
+from fastdeit.tools.data.convert.command import convert
+from fastdeit.tools.data.verify import verify
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Sixty images of at most 24 pixels, so that much of each file is not image."""
     need_photographs()
-    from fastdeit.tools.sample_data.command import sample_data
+    from fastdeit.tools.data.sample_data.command import sample_data
 
     root = tmp_path_factory.mktemp("tiny")
     assert sample_data(root / "source", 60, 20) == 0

@@ -8,7 +8,7 @@ import pytest
 from worker_tasks import double
 
 from fastdeit import UserError
-from fastdeit.tools.workers import in_chunks, ordered_map
+from fastdeit.tools.data.workers import in_chunks, ordered_map
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

@@ -1,0 +1,239 @@
+"""Loaders side by side on the same images: ours through each engine, and their peers.
+
+All deliver random-resized crops of one size as uint8 or as the tensors of their own way: FFCV's
+own decoder (area interpolation, the fast DCT), DALI's own operators, and DeiT's transform by timm
+in a torch DataLoader. Everything is measured on one core and on all of them, each time in a fresh
+process that is bound to those cores, in which the cases take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdeit.batch import Batch
+from fastdeit.benchmarks.cases.ceilings import decode_case
+from fastdeit.benchmarks.harness.isolated import Part
+from fastdeit.benchmarks.harness.record import Record
+from fastdeit.benchmarks.harness.rounds import MIN_ROUNDS, Case, measure
+from fastdeit.benchmarks.peers.loaders import dali_own_epoch, deit_loader, ffcv_own_loader, spread
+from fastdeit.measured.rows import with_bound
+from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
+from fastdeit.pipelines.engines.decode import decode_with_pil
+from fastdeit.pipelines.engines.pipeline import PipelineOptions
+from fastdeit.pipelines.open import Engine, is_installed, open_pipeline
+from fastdeit.pipelines.plan.order import Plan
+
+DEIT = "DeiT's own (timm transform, torch DataLoader)"
+DEIT_PLAIN = "DeiT's own without RandAugment and erasing"
+FFCV = "FFCV's own (area interpolation, fast DCT)"
+DALI = "DALI's own on the CPU"
+DECODE_IMAGES = 200
+ALL_IMAGES = 1024
+"""Of a round for each core, where nothing limits the time."""
+COST_OF_LOADERS = 25
+"""A round of all loaders on one core takes about as long as so many bare decodes an image."""
+COPIES = {1: "", 3: ", 3 copies"}
+PEERS = (FFCV, DALI, DEIT)
+"""What the ratios are to."""
+
+
+def loader_parts(
+    data: Path,
+    source: Path | None,
+    image_size: int,
+    batch_size: int,
+    threads: int,
+    num_images: int | None,
+    rounds: int,
+    has_peers: bool = True,
+) -> list[Part]:
+    """Parts that measure every loader that is installed: on one core, and on as many as `threads`.
+
+    Args:
+        data: what our engines read, preferably a .beton.
+        source: ImageFolder of the same images for DALI's and DeiT's own pipelines; None leaves
+            them out.
+        image_size: side of the crops.
+        batch_size: samples a step.
+        threads: cores, and threads or workers of each loader.
+        num_images: a round is one whole epoch over the first so many images for each core, or over
+            all if there are fewer; None takes as many as the part's time allows.
+        rounds: of each number of cores.
+        has_peers: whether others' loaders are measured.
+    """
+    return [
+        Part(
+            name=f"loaders, {cores_of(cores)}",
+            work=f"{__name__}:measure_loaders",
+            options={
+                "data": data,
+                "source": source if has_peers else None,
+                "image_size": image_size,
+                "batch_size": batch_size,
+                "threads": cores,
+                "num_images": num_images,
+                "rounds": rounds,
+                "has_peers": has_peers,
+            },
+            cores=cores,
+        )
+        for cores in sorted({1, threads})
+    ]
+
+
+def cores_of(number: int) -> str:
+    """A number of cores in words."""
+    return f"{number} core" + "s" * (number > 1)
+
+
+def measure_loaders(
+    record: Record,
+    data: Path,
+    source: Path | None,
+    image_size: int,
+    batch_size: int,
+    threads: int,
+    num_images: int | None,
+    rounds: int,
+    has_peers: bool,
+) -> None:
+    """Measure loaders in a process that is bound to `threads` cores; see `loader_parts`.
+
+    A row a loader. Its bound is what a core decodes, times the cores, times the copies that a
+    decode serves.
+    """
+    index = open_dataset(data)
+    if num_images is None:
+        num_images = affordable_images(record.left_s, batch_size)
+    num_images = min(num_images * threads, len(index))
+    sizes = (num_images, image_size, batch_size, threads)
+    with ExitStack() as stack:
+        cases = []
+        if source is not None:
+            folder = source
+            if is_installed("dali"):
+                cases.append(
+                    Case(
+                        name=DALI,
+                        run=dali_own_epoch(folder, *sizes),
+                        note="other crops and other pixels: DALI's cubic and its random numbers",
+                        may_fail=True,
+                    )
+                )
+            cases.append(
+                Case(
+                    name=DEIT,
+                    run=epoch_of(deit_loader(folder, *sizes, with_augmentation=True)),
+                    note="RandAugment and erasing included, which fastdeit does on the device",
+                    may_fail=True,
+                )
+            )
+            plain = deit_loader(folder, *sizes, with_augmentation=False)
+            cases.append(Case(name=DEIT_PLAIN, run=epoch_of(plain), may_fail=True))
+        if has_peers and index.container == "beton" and is_installed("ffcv"):
+            own = ffcv_own_loader(index, *sizes)
+            note = "area interpolation and fast DCT: other pixels than the paper's loader"
+            cases.append(Case(name=FFCV, run=epoch_of(own), note=note, may_fail=True))
+        for engine in engines_for(index):
+            for copies in COPIES:
+                plan = Plan(
+                    keys=index.keys[:num_images],
+                    batch_size=batch_size,
+                    image_size=image_size,
+                    is_training=True,
+                    repeats=copies,
+                )
+                options = PipelineOptions(threads=threads)
+                opened = stack.enter_context(open_pipeline(index, plan, engine, options))
+                cases.append(Case(name=f"fastdeit {engine}{COPIES[copies]}", run=epoch_of(opened)))
+        decode, what = bare_decode(index, num_images)
+        cores = cores_of(threads)
+        *rows, decoded = measure(
+            f"loaders, {cores}",
+            "img/s",
+            [*cases, Case(name=f"{what}, one core", run=decode)],
+            record.effort(rounds),
+            [name for name in PEERS if name in [case.name for case in cases]],
+        )
+    bounded = []
+    for row in rows:
+        copies = next(number for number in (3, 1) if row.name.endswith(COPIES[number]))
+        of = f"{what}, {cores}{COPIES[copies]}"
+        bounded.append(with_bound(row, decoded.median * threads * copies, of))
+    record.add([*bounded, decoded])
+
+
+def affordable_images(seconds: float | None, batch_size: int) -> int:
+    """How many images a core decodes in a round, so that all rounds take so many seconds."""
+    if seconds is None:
+        return ALL_IMAGES
+    decode_s = 1 / decode_case().time()
+    # An untimed round and the least of timed ones, and as long again for what is slower.
+    affordable = seconds / ((MIN_ROUNDS + 2) * COST_OF_LOADERS * decode_s)
+    return int(max(2, min(16, affordable // batch_size))) * batch_size
+
+
+def engines_for(index: DatasetIndex) -> list[Engine]:
+    """Our engines that are installed and read the container."""
+    engines: list[Engine] = []
+    if index.container == "beton" and is_installed("ffcv"):
+        engines.append("ffcv")
+    if is_installed("dali"):
+        engines.append("dali")
+    engines.append("pil")
+    return engines
+
+
+def epoch_of(batches: Any) -> Callable[[], int]:
+    """A round: one whole pass. It begins with nothing prefetched and leaves nothing half done."""
+
+    def run() -> int:
+        count = 0
+        for batch in batches:
+            images = batch.images_nhwc_u8 if isinstance(batch, Batch) else batch[0]
+            count += len(images)
+        return count
+
+    return run
+
+
+def bare_decode(index: DatasetIndex, num_images: int) -> tuple[Callable[[], int], str]:
+    """Decode images spread over the first `num_images`, one after another, and do nothing else.
+
+    Returns:
+        The round, and what decodes: libjpeg-turbo itself where FFCV brings it.
+    """
+    numbers = spread(num_images, DECODE_IMAGES)
+    if not is_installed("ffcv"):
+
+        def by_pil() -> int:
+            for sample in numbers:
+                decode_with_pil(index, sample)
+            return len(numbers)
+
+        return by_pil, "bare decode by PIL"
+
+    from fastdeit.pipelines.engines.ffcv_library import (
+        ACCURATE_DCT,
+        RGB,
+        decompress,
+        new_decompressor,
+    )
+
+    files = [index.read(sample) for sample in numbers]
+    sizes = [(int(index.widths[sample]), int(index.heights[sample])) for sample in numbers]
+    room = np.empty(max(width * height for width, height in sizes) * 3, dtype=np.uint8)
+    handle = new_decompressor()
+
+    def by_libjpeg() -> int:
+        at = room.ctypes.data  # here, so that the room lives as long as this function
+        for data, (width, height) in zip(files, sizes, strict=True):
+            decompress(handle, data, len(data), at, width, 0, height, RGB, ACCURATE_DCT)
+        return len(numbers)
+
+    return by_libjpeg, "bare decode by libjpeg-turbo"

@@ -1,0 +1,1 @@
+"""How it is measured: rounds, processes, records, the run."""

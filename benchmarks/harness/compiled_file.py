@@ -1,0 +1,41 @@
+"""The compiled code of a run's parts, in one file, and that of an earlier run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fastdeit.benchmarks.harness.record import Record
+from fastdeit.machine.torch_compile import load_compiled, write_compiled
+
+COMPILED = "compiled.zip"
+"""In an --out folder."""
+
+
+class CompiledFile:
+    """Grows by the code of each part, so that an end loses only the last."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin; an older file stays until the first part is done."""
+        self.path, self._is_begun = path, False
+
+    def add(self, artifacts: bytes, fits: dict[str, str]) -> None:
+        """Add a part's code.
+
+        Args:
+            artifacts: from `compiled_artifacts`.
+            fits: from `code_fits`, the same for all parts.
+        """
+        write_compiled(self.path, artifacts, fits, is_added=self._is_begun)
+        self._is_begun = True
+
+
+def load(record: Record, path: Path, device: str) -> None:
+    """Put the code of a file into torch's caches, where the processes of the parts find it.
+
+    Raises:
+        UserError: it is of no use here.
+    """
+    num = load_compiled(path, torch.device(device))
+    record.say(f"compiled code of {num} parts: {path}")

@@ -1,0 +1,281 @@
+"""A part of a benchmark in a process of its own: what ends it ends nothing else.
+
+A CUDA error stays in the process where it came, an abort or a hang takes one part and not the run.
+Processes are forked from one that has imported what they need and touched no GPU, so that each
+starts at once; one that is bound to some of the cores begins anew, since libraries count the cores
+when they are imported.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context, resource_tracker, set_start_method
+from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+from fastdeit import UserError
+from fastdeit.benchmarks.harness.record import DeviceLost, Event, Record, reason_of
+from fastdeit.measured.rows import Row
+
+PRELOADED = "fastdeit.benchmarks.harness.preload"
+GRACE_S = 3.0
+"""For a process that is asked to end, before it is killed."""
+
+Start = Literal["forkserver", "spawn"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Something to measure in a process of its own."""
+
+    name: str
+    """It, for whoever reads."""
+    work: str
+    """"module:function", which is called with a `Record` and the options."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """They go through a pipe."""
+    cores: int | None = None
+    """How many of our cores the process is bound to, from its beginning; None leaves it free."""
+    items: tuple[str, ...] = ()
+    """What it measures one after another, as `Record.begin` says. If the process is lost in one of
+    them, another process goes on with the rest: it is passed as the option `items`."""
+
+
+class PartFailed(Exception):
+    """A part ended without its result."""
+
+    def __init__(
+        self, reason: str, is_told: bool = False, is_user: bool = False, is_late: bool = False
+    ) -> None:
+        """Say how.
+
+        Args:
+            reason: in one line.
+            is_told: whether that was heard already.
+            is_user: whether it is a UserError's own text.
+            is_late: whether the limit of time ended it.
+        """
+        super().__init__(reason)
+        self.is_told, self.is_user, self.is_late = is_told, is_user, is_late
+
+
+def run_isolated(
+    part: Part,
+    hear: Callable[[Event], None],
+    limit_s: float | None = None,
+    seconds: float | None = None,
+    known: Sequence[Row] = (),
+    log: Path | None = None,
+    start: Start = "forkserver",
+) -> Any:
+    """Do a part in a process of its own, and wait for its end.
+
+    Args:
+        part: what.
+        hear: is called with each event as it comes.
+        limit_s: the process is ended after so many seconds; None sets no limit.
+        seconds: how long it measures, as `Record` says.
+        known: rows of an earlier run.
+        log: a file that what the process prints is added to, tracebacks of a crash among it; None
+            leaves it where this process prints.
+        start: how the process begins.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        PartFailed: it did not return: an exception, a signal, the limit.
+    """
+    begin_tracker()
+    began, context = time.monotonic(), _context("spawn" if part.cores is not None else start)
+    receiver, sender = Pipe(duplex=False)
+    # Its other end closes with this process, however that ends.
+    lifeline, held = Pipe(duplex=False)
+    process = context.Process(  # type: ignore[attr-defined]
+        target=_work, args=(part, sender, lifeline, seconds, known, log), name=part.name
+    )
+    _start_on(process, part.cores)
+    sender.close()
+    lifeline.close()
+    try:
+        while True:
+            left_s = None if limit_s is None else max(0.0, began + limit_s - time.monotonic())
+            if not wait([receiver, process.sentinel], left_s):
+                late = f"it was not done after {limit_s:.0f} s, its limit"
+                raise PartFailed(late, is_late=True)
+            if not receiver.poll():
+                break  # it is gone, and all that it said was heard
+            try:
+                event = receiver.recv()
+            except (EOFError, OSError):
+                break
+            if event.kind == "result":
+                process.join(GRACE_S)
+                return event.values[0]
+            if event.kind == "error":
+                process.join(GRACE_S)
+                raise PartFailed(*event.values)
+            hear(event)
+        process.join(GRACE_S)
+        raise PartFailed(_how_it_ended(process.exitcode))
+    finally:
+        _end(process)
+        receiver.close()
+        held.close()
+
+
+def begin_tracker() -> None:
+    """Start multiprocessing's cleaner, without its word about what it cleans.
+
+    It removes what a part that was ended could not remove itself, which is no news to a user.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
+
+
+def call_here(part: Part, hear: Callable[[Event], None], **given: Any) -> Any:
+    """The same in this process, for tests; an abort is one of all.
+
+    Args:
+        part: what.
+        hear: is called with each event.
+        given: `seconds` and `known` as in `run_isolated`; the rest has no effect.
+
+    Raises:
+        PartFailed: the function raised an exception.
+    """
+    record = Record(hear, given.get("seconds"), given.get("known", ()))
+    try:
+        return _function(part.work)(record, **_options(part))
+    except DeviceLost:
+        raise PartFailed("the device is lost", True) from None
+    except UserError as error:
+        raise PartFailed(reason_of(error), is_user=True) from error
+    except Exception as error:
+        traceback.print_exc()
+        raise PartFailed(reason_of(error)) from error
+
+
+def _context(start: Start) -> BaseContext:
+    context = get_context(start)
+    if start == "forkserver":
+        context.set_forkserver_preload([PRELOADED])
+    return context
+
+
+def _start_on(process: BaseProcess, cores: int | None) -> None:
+    """Start a process on some of our cores, which it inherits."""
+    ours = os.sched_getaffinity(0)
+    if cores is not None:
+        os.sched_setaffinity(0, sorted(ours)[:cores])
+    # Inherited too: a Ctrl-C in the middle of the process's imports would be a traceback.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.sched_setaffinity(0, ours)
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is not None and code < 0:
+        with suppress(ValueError):
+            return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process ended with exit code {code}"
+
+
+def _end(process: BaseProcess) -> None:
+    """Ask a process to end, then end it and all that it started."""
+    pid = process.pid
+    if pid is None:
+        return
+    if process.is_alive():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)
+        process.join(GRACE_S)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)  # its group is its own
+    if process.is_alive():
+        process.kill()
+        process.join(GRACE_S)
+
+
+# ---- what the process does -----------------------------------------------------------------------
+def _work(
+    part: Part,
+    sender: Connection,
+    lifeline: Connection,
+    seconds: float | None,
+    known: Sequence[Row],
+    log: Path | None,
+) -> None:
+    # A session of its own: a Ctrl-C is for the run, which hands it on once.
+    os.setsid()
+    # What libraries start in here begins as in any program, not as this process did.
+    set_start_method(None, force=True)
+    # The run's own way with SIGTERM came along with its main module.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    if log is not None:
+        number = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.dup2(number, 1)
+        os.dup2(number, 2)
+        os.close(number)
+    faulthandler.enable()
+    lock = threading.Lock()
+
+    def send(event: Event) -> None:
+        with lock:
+            sender.send(event)
+
+    try:
+        result = _function(part.work)(Record(send, seconds, known), **_options(part))
+    except KeyboardInterrupt:
+        os._exit(130)
+    except DeviceLost:
+        send(Event("error", ("the device is lost", True)))
+    except UserError as error:
+        send(Event("error", (reason_of(error), False, True)))
+    except Exception as error:
+        traceback.print_exc()
+        send(Event("error", (reason_of(error),)))
+    else:
+        send(Event("result", (result,)))
+    sender.close()
+
+
+def _function(work: str) -> Callable[..., Any]:
+    module, _, name = work.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _options(part: Part) -> dict[str, Any]:
+    return {**part.options, **({"items": part.items} if part.items else {})}
+
+
+def _end_with(lifeline: Connection) -> None:
+    """End this process and all that it started when the run is gone."""
+    with suppress(EOFError, OSError):
+        lifeline.recv()
+    os.killpg(0, signal.SIGKILL)

@@ -1,0 +1,148 @@
+"""The harness: warm-up, repeats, the order of the cases, and what is made of their times.
+
+A case is a function that does one round of work and returns how many units it did; it must have
+waited for the device before it returns. Cases that are compared take turns, so that a machine that
+slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fastdeit.measured.rows import Row
+
+MIN_ROUNDS = 2
+"""Timed rounds that are done however little time there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure."""
+
+    rounds: int = 5
+    """Timed rounds of each case, at most."""
+    seconds: float | None = None
+    """No further round of all cases is begun that would end later than this; None sets no limit."""
+    on_round: Callable[[], None] = lambda: None
+    """Called after each round of a case, for a progress bar."""
+    on_failed: Callable[[str, Exception], None] | None = None
+    """Called with the name of a case that may fail, and its error, if its untimed round does."""
+    on_warm: Callable[[], None] = lambda: None
+    """Called when every case has had its untimed round: what is set up and compiled is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """Something to measure."""
+
+    name: str
+    """As in `Row.name`."""
+    run: Callable[[], float]
+    """One round; returns the number of units done."""
+    note: str | None = None
+    """As in `Row.note`."""
+    before: Callable[[], None] = lambda: None
+    """Done before each round, untimed."""
+    after: Callable[[], None] = lambda: None
+    """Done after each round, untimed."""
+    may_fail: bool = False
+    """Whether the others go on without it: it is somebody else's."""
+
+    def time(self) -> float:
+        """Do a round; return its units a second."""
+        self.before()
+        started = time.perf_counter()
+        units = self.run()
+        seconds = time.perf_counter() - started
+        self.after()
+        return units / seconds
+
+
+def measure(
+    case: str,
+    unit: str,
+    cases: list[Case],
+    effort: Effort,
+    baselines: Sequence[str] = (),
+) -> list[Row]:
+    """Time cases in turn: one untimed round each, then A B C, A B C, ...
+
+    Args:
+        case: which benchmark.
+        unit: what the rates count.
+        cases: what to time.
+        effort: how many rounds, or how long.
+        baselines: names of the cases that the others are compared with, the main one first.
+
+    Returns:
+        A row for each case, in their order; none for one that may fail and did.
+    """
+    begun = time.perf_counter()
+    cases = [one for one in cases if warmed_up(f"{case}: {one.name}", one, effort)]
+    baselines = [name for name in baselines if name in [one.name for one in cases]]
+    effort.on_warm()
+    rates: dict[str, list[float]] = {one.name: [] for one in cases}
+    timed_from = time.perf_counter()
+    for number in range(effort.rounds):
+        now = time.perf_counter()
+        if number >= MIN_ROUNDS and effort.seconds is not None:
+            if now - begun + (now - timed_from) / number > effort.seconds:
+                break
+        for one in cases:
+            rates[one.name].append(one.time())
+            effort.on_round()
+    return [row_of(case, unit, one, rates, baselines) for one in cases]
+
+
+def warmed_up(what: str, case: Case, effort: Effort) -> bool:
+    """Do a case's untimed round; whether it can be timed."""
+    try:
+        case.time()
+    except Exception as error:
+        if not case.may_fail or effort.on_failed is None:
+            raise
+        effort.on_failed(what, error)
+        return False
+    effort.on_round()
+    return True
+
+
+def row_of(
+    case: str, unit: str, one: Case, rates: dict[str, list[float]], baselines: Sequence[str]
+) -> Row:
+    """What the rates of a case's rounds come to, beside those of its baselines."""
+    own = rates[one.name]
+    in_rounds = {
+        baseline: [rate / base for rate, base in zip(own, rates[baseline], strict=True)]
+        for baseline in baselines
+        if one.name != baseline
+    }
+    main = next(iter(in_rounds), None) if one.name != next(iter(baselines), None) else None
+    return Row(
+        case=case,
+        name=one.name,
+        unit=unit,
+        n=len(own),
+        median=statistics.median(own),
+        p20=percentile(own, 0.2),
+        p80=percentile(own, 0.8),
+        mean=statistics.fmean(own),
+        baseline=main,
+        ratio=None if main is None else statistics.median(in_rounds[main]),
+        ratio_p20=None if main is None else percentile(in_rounds[main], 0.2),
+        ratio_p80=None if main is None else percentile(in_rounds[main], 0.8),
+        note=one.note,
+        ratios={name: statistics.median(values) for name, values in in_rounds.items()},
+    )
+
+
+def percentile(values: Sequence[float], fraction: float) -> float:
+    """A percentile by linear interpolation."""
+    ordered = sorted(values)
+    place = fraction * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

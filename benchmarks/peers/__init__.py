@@ -1,0 +1,1 @@
+"""Whose speed ours is set against."""

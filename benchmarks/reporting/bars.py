@@ -1,0 +1,62 @@
+"""A bar chart of rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastdeit.files import replacing
+from fastdeit.measured.rows import Row
+from fastdeit.text.figures import rounded
+
+OURS, OTHERS = "#2f6db5", "#a8a8a8"
+
+
+def plot_bars(rows: list[Row], path: Path) -> None:
+    """Draw medians as bars, with whiskers from p20 to p80 and ticks at the bounds.
+
+    Args:
+        rows: a panel for each of their cases; ours are those whose name begins with fastdeit.
+        path: a .png; it appears when it is complete.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    by_case: dict[str, list[Row]] = {}
+    for row in rows:
+        by_case.setdefault(row.case, []).append(row)
+    heights = [len(panel) + 1.5 for panel in by_case.values()]
+    figure = Figure(figsize=(9, 0.32 * sum(heights) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(by_case), squeeze=False, gridspec_kw={"height_ratios": heights})
+    for axes, (case, panel) in zip(panels[:, 0], by_case.items(), strict=True):
+        places = range(len(panel))
+        medians = [row.median for row in panel]
+        spread = [
+            [row.median - row.p20 for row in panel],
+            [row.p80 - row.median for row in panel],
+        ]
+        colors = [OURS if row.name.startswith("fastdeit") else OTHERS for row in panel]
+        axes.barh(places, medians, xerr=spread, color=colors, height=0.7, ecolor="black")
+        for place, row in zip(places, panel, strict=True):
+            if row.bound is not None:
+                axes.plot([row.bound] * 2, [place - 0.42, place + 0.42], color="firebrick")
+            axes.annotate(
+                rounded(row.median),
+                (row.p80, place),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                # A bound that lies behind the number does not cross it out.
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            )
+        axes.set_yticks(places, [row.name for row in panel], fontsize=8, parse_math=False)
+        axes.invert_yaxis()
+        highest = max(max(row.p80, row.bound or 0) for row in panel)
+        axes.set_xlim(0, 1.08 * highest)
+        units = " and ".join(dict.fromkeys(row.unit for row in panel))
+        bound = "; red: the bound" if any(row.bound is not None for row in panel) else ""
+        axes.set_title(f"{case}: {units}{bound}", fontsize=9, loc="left", parse_math=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)

@@ -1,0 +1,1 @@
+"""The operations in batched torch code, on any device."""

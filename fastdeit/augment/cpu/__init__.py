@@ -1,0 +1,1 @@
+"""The operations on a CPU, one image after another, compiled."""

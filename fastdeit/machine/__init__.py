@@ -1,0 +1,1 @@
+"""What computes: devices, processes, threads, signals, and code that is compiled for them."""

@@ -1,0 +1,283 @@
+"""Figure 1 of the paper, redrawn: accuracy against throughput, ours beside the paper's V100.
+
+Rates are measured elsewhere (`fastdeit bench table5`); here they meet the paper's rows and, where
+there are some, checkpoints of one's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastdeit.files import replacing
+from fastdeit.measured.rows import Row
+from fastdeit.paper import PaperRow, rows_of_architecture, table5
+from fastdeit.paper.published import stem
+from fastdeit.paper.tables import TWINS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PAPERS, OWN = "#b4b4b4", "#111111"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Models of one kind, joined by a line."""
+
+    title: str
+    """In the legend."""
+    prefix: str
+    """What its models' names begin with; it is left out beside the points."""
+    color: str
+    marker: str
+    line: str = "-"
+    offset: tuple[int, int] = (5, 3)
+    """From a point to its label, in points."""
+
+
+SERIES = (
+    Series("ResNet", "ResNet-", "#8c6d31", "s", "--", (-5, -3)),
+    Series("RegNetY", "RegNetY-", "#2e8b57", "s", "--", (5, -4)),
+    Series("EfficientNet", "EfficientNet-", "#e07b00", "s", "--", (-5, -3)),
+    Series("KDforAA", "KDforAA-", "#a0522d", "s", "--", (-5, -3)),
+    Series("ViT", "ViT-", "#7f7f9f", "o", "-", (5, -4)),
+    Series("DeiT", "DeiT-", "#2f6db5", "o"),
+    Series("DeiT distilled", "DeiT-", "#c0392b", "o"),
+    Series("DeiT distilled, 1000 epochs", "DeiT-", "#7d3cb5", "o"),
+)
+"""Convnets have squares and dashed lines, transformers circles."""
+
+
+def series_of(row: PaperRow) -> Series:
+    """Where a row of Table 5 belongs."""
+    if row.name.startswith("DeiT-"):
+        distilled = "1000" in row.name or "distilled" in row.name
+        return SERIES[5 + distilled + ("1000" in row.name)]
+    return next(each for each in SERIES if row.name.startswith(each.prefix))
+
+
+def short_name(row: PaperRow) -> str:
+    """What stands beside a point: the name without what its colour says."""
+    name = row.name.removeprefix(series_of(row).prefix)
+    return name.replace(" distilled", "").replace(", 1000 epochs", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A rate of inference."""
+
+    model: str
+    """timm's name."""
+    image_size: int
+    """Side of the images in pixels."""
+    protocol: str
+    """How it was measured, such as fp32."""
+    img_per_s: float
+    """Images a second."""
+
+    @property
+    def architecture(self) -> tuple[str, int]:
+        """What decides the rate: see `architecture_of`."""
+        return architecture_of(self.model, self.image_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A checkpoint of one's own."""
+
+    label: str
+    """What stands beside it."""
+    img_per_s: float
+    """Images a second."""
+    top1_pct: float
+    """Accuracy in percent."""
+
+
+def architecture_of(timm: str, image_size: int) -> tuple[str, int]:
+    """A model at a size of image, whatever its weights and the size in timm's name."""
+    return stem(TWINS.get(timm, timm)), image_size
+
+
+def papers_rates(measured: Iterable[Measured]) -> dict[str, dict[str, float]]:
+    """The rate of every row of Table 5 that a measurement stands for, by protocol and name."""
+    found: dict[str, dict[str, float]] = {}
+    for each in measured:
+        for one in rows_of_architecture(each.model, each.image_size):
+            found.setdefault(each.protocol, {})[one.name] = each.img_per_s
+    return found
+
+
+def plot_panels(
+    panels: dict[str, dict[str, float]],
+    path: Path,
+    points: dict[str, list[Point]] | None = None,
+) -> None:
+    """Draw a panel for each protocol: the paper's points, and in colour ours.
+
+    Args:
+        panels: from `papers_rates`; without any and without points nothing is drawn.
+        path: a .png; it appears when it is complete.
+        points: checkpoints of one's own, by protocol.
+    """
+    points = points or {}
+    protocols = [*dict.fromkeys((*panels, *points))]
+    if not protocols:
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(protocols))
+    lines = math.ceil(len(protocols) / columns)
+    figure = Figure(figsize=(8.5 * columns, 6.2 * lines + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes, protocol in zip(grid, protocols, strict=False):
+        draw(axes, protocol, panels.get(protocol, {}), points.get(protocol, []))
+    for axes in grid[len(protocols) :]:
+        axes.set_visible(False)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+
+
+def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]) -> None:
+    """Draw a panel.
+
+    Args:
+        axes: where.
+        protocol: its name.
+        rates: images a second by the names of Table 5's rows.
+        points: checkpoints of one's own.
+    """
+    from matplotlib.patheffects import withStroke
+
+    for series in SERIES:
+        models = [row for row in table5() if series_of(row) == series]
+        # Other training of the same architecture is no further step of a line.
+        line = [row for row in models if " RA" not in row.name]
+        axes.plot(
+            [row.throughput for row in line],
+            [row.top1 for row in line],
+            color=PAPERS,
+            linestyle=series.line,
+            linewidth=0.9,
+            zorder=1,
+        )
+        axes.scatter(
+            [row.throughput for row in models],
+            [row.top1 for row in models],
+            color=PAPERS,
+            marker=series.marker,
+            s=16,
+            zorder=2,
+        )
+        ours = [row for row in models if row.name in rates]
+        line = [row for row in ours if row in line]
+        axes.plot(
+            [rates[row.name] for row in line],
+            [row.top1 for row in line],
+            color=series.color,
+            linestyle=series.line,
+            linewidth=1.2,
+            zorder=3,
+        )
+        if ours:
+            axes.scatter(
+                [rates[row.name] for row in ours],
+                [row.top1 for row in ours],
+                color=series.color,
+                marker=series.marker,
+                s=26,
+                zorder=4,
+                label=series.title,
+            )
+        for row in ours:
+            right, up = series.offset if row in line else (-5, 3)
+            label = axes.annotate(
+                short_name(row),
+                (rates[row.name], row.top1),
+                (right, up),
+                textcoords="offset points",
+                ha="left" if right > 0 else "right",
+                va="bottom" if up > 0 else "top",
+                fontsize=8,
+                color=series.color,
+                zorder=5,
+            )
+            label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+    for point in points:
+        label = axes.annotate(
+            point.label,
+            (point.img_per_s, point.top1_pct),
+            (-6, -5),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=8,
+            fontweight="bold",
+            color=OWN,
+            parse_math=False,
+            zorder=7,
+        )
+        label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+    if points:
+        axes.scatter(
+            [point.img_per_s for point in points],
+            [point.top1_pct for point in points],
+            color=OWN,
+            marker="*",
+            s=110,
+            zorder=6,
+            label="own checkpoints, accuracy evaluated",
+        )
+    papers = "at the same height: paper, V100, fp32" if rates else "paper, V100, fp32"
+    axes.scatter([], [], color=PAPERS, marker="D", s=16, label=papers)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.margins(x=0.08)
+    axes.grid(color="#eeeeee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_title(f"{protocol}, measured here", loc="left", fontsize=11)
+    axes.set_xlabel("images per second")
+    axes.set_ylabel(
+        "top-1, % (stars: evaluated, others: the paper's)"
+        if points
+        else "ImageNet top-1 of the paper, %"
+    )
+    axes.tick_params(labelbottom=True, labelleft=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        # A star of one's own may lie anywhere, so the legend goes below.
+        **(
+            {"loc": "upper left", "bbox_to_anchor": (0, -0.1), "ncols": 4}
+            if points
+            else {"loc": "lower left"}
+        ),
+        title="squares: convnets, circles: transformers",
+        title_fontsize=8,
+    )
+
+
+def rates_by_protocol(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """The rate of every row of Table 5 that a measurement stands for, by protocol and name."""
+    return papers_rates(
+        Measured(row.model, row.image_size, str(row.settings["protocol"]), row.median)
+        for row in rows
+        if row.model is not None and row.image_size is not None and "protocol" in row.settings
+    )
+
+
+def plot_figure1(rows: list[Row], path: Path) -> None:
+    """Draw a panel for each protocol: the paper's points, and in colour ours.
+
+    Args:
+        rows: of `bench table5`; those without a model of Table 5 are left out, and without any
+            nothing is drawn.
+        path: a .png; it appears when it is complete.
+    """
+    plot_panels(rates_by_protocol(rows), path)

@@ -1,0 +1,1 @@
+"""Training from a session to its end, and evaluation."""

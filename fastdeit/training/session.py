@@ -1,0 +1,155 @@
+"""What computes in a run, made and checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastdeit.checkpoints.file import load_checkpoint
+from fastdeit.config import TrainConfig
+from fastdeit.errors import UserError, require
+from fastdeit.machine.attention import choose_attention
+from fastdeit.machine.device import Compute, choose_compute
+from fastdeit.machine.distributed import World, say
+from fastdeit.machine.torch_compile import begin_compiling, compile_model
+from fastdeit.models import make_model, set_distilled_training
+from fastdeit.models.initialise import initialise_from
+from fastdeit.models.trainable import set_trainable
+from fastdeit.training.ema import ModelEma
+from fastdeit.training.optim import make_optimizer
+from fastdeit.training.resume import Position, load_run, restore
+from fastdeit.training.teacher import Answers, load_teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What computes in a run."""
+
+    compute: Compute
+    """Device and precision."""
+    model: nn.Module
+    """As it is saved and evaluated."""
+    forward: nn.Module
+    """The same model as a step calls it: compiled, and adding up gradients over processes."""
+    optimizer: torch.optim.Optimizer
+    """Over the model's parameters."""
+    scaler: torch.amp.GradScaler
+    """Scales the loss where the precision needs it."""
+    teacher: nn.Module | None = None
+    """Gives logits of the student's images; frozen, compiled as the model is."""
+    answers: Answers | None = None
+    """What the teacher said before, in place of `teacher`."""
+    teacher_model: str | None = None
+    """timm's name of the teacher in either form; None without one."""
+    ema: ModelEma | None = None
+    """The averaged weights."""
+    world: World = field(default_factory=World)
+    """The processes of the job."""
+    position: Position = field(default_factory=Position)
+    """Where the run begins or goes on."""
+
+
+def make_session(
+    config: TrainConfig,
+    class_names: tuple[str, ...],
+    compute: Compute | None = None,
+    world: World | None = None,
+) -> Session:
+    """Choose the device, build the model, load the teacher; restore a run that goes on.
+
+    Args:
+        config: everything that decides the run.
+        class_names: one for each output of the model.
+        compute: where this process computes; None chooses by the configuration.
+        world: the processes of the job; None for this one alone.
+
+    Raises:
+        UserError: the device, the model or the teacher cannot be had, or the run cannot go on.
+    """
+    world = world or World()
+    content = load_run(config, world)
+    compute = compute or choose_compute(config.run.device, config.run.precision)
+    model = make_model(config.model, len(class_names), config.data.image_size, config.run.seed)
+    if config.init_from is not None and content is None:
+        checkpoint = load_checkpoint(config.init_from)
+        became = initialise_from(model, checkpoint, class_names, config.init_weights)
+        if world.is_main:
+            say(f"{config.init_from}: {became}")
+    teacher = load_teacher(config, class_names, compute, world.is_main)
+    session = assemble(config, model, teacher, compute, world, content)
+    return session if teacher is None else replace(session, teacher_model=teacher.name)
+
+
+def assemble(
+    config: TrainConfig,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    compute: Compute,
+    world: World | None = None,
+    content: dict[str, Any] | None = None,
+) -> Session:
+    """Put together what computes, from a model on the CPU.
+
+    Args:
+        config: everything that decides the run.
+        model: from `make_model`; moved to the device.
+        teacher: on the device, in evaluation mode, or None.
+        compute: where this process computes.
+        world: the processes of the job; None for this one alone.
+        content: checkpoint of the run that goes on, or None.
+
+    Raises:
+        UserError: the model cannot do what the configuration asks.
+    """
+    world = world or World()
+    compute = choose_attention(config.run.attention, model, compute)
+    begin_compiling(config, compute)
+    model = compute.place(model).train()
+    set_distilled_training(model)
+    set_trainable(model, config.optim.trainable)
+    if config.run.activation_checkpointing:
+        checkpoint_activations(model, config.model.model)
+    optimizer = make_optimizer(model, config.optim, config.data.batch_size, config.run.compat)
+    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.scales_loss)
+    ema = ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay > 0 else None
+    position = Position()
+    if content is not None:
+        position = restore(content, model, optimizer, scaler, ema)
+    return Session(
+        compute=compute,
+        model=model,
+        forward=compile_model(world.wrap(model, config.optim.accumulate > 1), config, compute),
+        optimizer=optimizer,
+        scaler=scaler,
+        teacher=None if teacher is None else compile_model(teacher, config, compute),
+        ema=ema,
+        world=world,
+        position=position,
+    )
+
+
+def checkpoint_activations(model: nn.Module, name: str) -> None:
+    """Let a model compute its activations again in the backward pass.
+
+    Raises:
+        UserError: timm's model cannot, or has batch norm, whose running averages would move a
+            second time.
+    """
+    for layer in model.modules():
+        require(
+            not isinstance(layer, nn.modules.batchnorm._BatchNorm),
+            "activation_checkpointing",
+            name,
+            "would move the running averages of batch norm twice a step",
+            "Leave out --activation-checkpointing.",
+        )
+    try:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError, TypeError) as error:
+        raise UserError(
+            f"activation_checkpointing must be something that the model can do. Found: {name}, for "
+            "which timm has none. Leave out --activation-checkpointing."
+        ) from error

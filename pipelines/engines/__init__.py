@@ -1,0 +1,1 @@
+"""How samples are decoded, cut and handed out: FFCV, DALI, PIL, none."""

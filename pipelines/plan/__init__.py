@@ -1,0 +1,1 @@
+"""Which sample is shown when, and where it is cut."""

@@ -1,1 +1,0 @@
-"""`fastdeit analyse`: agreement of models, tokens, and accuracy against epochs and throughput."""

@@ -1,0 +1,1 @@
+"""Commands on checkpoints: `import`, `export`, `predict`."""

@@ -1,1 +1,0 @@
-"""Conversion of ImageNet and its like: what happens to an image, and how a stop loses nothing."""

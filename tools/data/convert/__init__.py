@@ -1,0 +1,1 @@
+"""`fastdeit convert` and `merge`."""

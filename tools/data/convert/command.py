@@ -1,0 +1,287 @@
+"""`fastdeit convert`: ImageNet, wherever it lies, becomes a .beton or WebDataset shards."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import PIL
+import tyro
+
+from fastdeit import UserError, __version__
+from fastdeit.text.progress import say
+from fastdeit.tools.data.convert.assemble import (
+    Assembly,
+    BadPolicy,
+    in_key_order,
+    keys_of,
+    list_bad,
+)
+from fastdeit.tools.data.convert.output import (
+    check_apart,
+    finish,
+    forget_finished,
+    is_there,
+    say_done,
+)
+from fastdeit.tools.data.convert.parts import check_parts, parse_part, part_path, read_parts
+from fastdeit.tools.data.convert.prepare_image import ImageOptions, Preparation, PreparedImage
+from fastdeit.tools.data.convert.work_folder import SPOOL, bytes_on_disk, check_space, locked_work
+from fastdeit.tools.data.sources.detect import SourceKind, open_source
+from fastdeit.tools.data.sources.listing import Listing, fingerprint_of
+from fastdeit.tools.data.workers import num_workers
+
+
+def convert(
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")],
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")],
+    /,
+    format: Literal["auto", "beton", "webdataset"] = "auto",
+    source_kind: SourceKind = "auto",
+    split: str | None = None,
+    torchvision: str | None = None,
+    devkit: Path | None = None,
+    bad: BadPolicy = "error",
+    mode: Literal["auto", "jpg", "raw", "proportion"] = "auto",
+    jpg_fraction: float = 0.5,
+    max_side: int | None = None,
+    short_side: int | None = None,
+    quality: int = 95,
+    reencode: Literal["needed", "nonbaseline", "all"] = "needed",
+    exif: Literal["ignore", "apply"] = "ignore",
+    check: Literal["structure", "decode"] = "structure",
+    shard_mib: int = 256,
+    part: str | None = None,
+    workers: int = 0,
+    overwrite: bool = False,
+) -> int:
+    """Convert ImageNet and its like to FFCV's .beton or to WebDataset shards for DALI.
+
+    JPEG bytes pass through untouched; what decoders do not all read in the same way (CMYK, a PNG
+    named .JPEG) is encoded again. Samples are written in the order of their keys, a shuffle that is
+    the same in every run and from every source. OUT appears when it is complete. A conversion that
+    was stopped goes on when the same command is given again, and OUT becomes the same in every
+    byte. OUT.json says how it was made and lists every irregular image.
+
+    Args:
+        source: a folder with one folder a class; ILSVRC2012_img_train.tar or _val.tar; WebDataset
+            shards; Parquet files as Hugging Face stores them; the root of a torchvision dataset.
+        out: NAME.beton, or a folder for the shards.
+        format: what to write; auto goes by the name of OUT.
+        source_kind: what SOURCE is; auto looks.
+        split: train, val or test, where SOURCE holds several.
+        torchvision: class of torchvision.datasets whose root is SOURCE, such as CIFAR10.
+        devkit: ILSVRC2012_devkit_t12.tar.gz, or its folder, for the labels of ILSVRC's val; by
+            default it is looked for beside SOURCE.
+        bad: an image that does not decode: error stops; skip leaves it out and reports it; list
+            names all such images and writes nothing.
+        mode: of the images in a .beton, as FFCV's write_mode: jpg, raw pixels, or proportion (some
+            of both). auto is jpg for files, and lossless for sources of bare pixels.
+        jpg_fraction: share of images that stay JPEG in mode proportion, FFCV's
+            compress_probability.
+        max_side: scale images down to so many pixels on the longer side.
+        short_side: scale images down to so many pixels on the shorter side.
+        quality: JPEG quality of images that are encoded again, 1 to 100.
+        reencode: which images are encoded again: those that need it; progressive and greyscale
+            ones too (nonbaseline); or all, as FFCV's writer does.
+        exif: ignore EXIF orientation, as DeiT's loader does, or apply it.
+        check: of images that pass through: their structure up to the last marker, or decode them.
+        shard_mib: about how large a shard becomes.
+        part: i/n converts one of n parts, for n machines; `fastdeit merge OUT` joins them.
+        workers: processes that read and encode; 0 takes every usable core.
+        overwrite: replace OUT if an earlier conversion of something else made it, and throw away
+            an unfinished conversion with other options.
+
+    Returns:
+        0, or 1 if --bad list found bad images.
+    """
+    kind: Literal["beton", "webdataset"]
+    kind = format if format != "auto" else ("beton" if out.suffix == ".beton" else "webdataset")
+    if kind == "webdataset" and mode in ("raw", "proportion"):
+        raise UserError(
+            f"only a .beton holds raw images. Found: mode {mode} for shards. Name OUT {out}.beton."
+        )
+    if shard_mib < 1:
+        raise UserError(f"shard-mib must be at least 1. Found: {shard_mib}. Pass 256, say.")
+    options = ImageOptions(
+        lossless="raw" if kind == "beton" else "png",
+        mode=mode,
+        jpg_fraction=jpg_fraction,
+        max_side=max_side,
+        short_side=short_side,
+        quality=quality,
+        reencode=reencode,
+        exif=exif,
+        check=check,
+    )
+    which = parse_part(part) if part is not None else None
+    processes = num_workers(workers)
+    check_apart(out, source)
+    listing = open_source(source, source_kind, split, torchvision, devkit)
+    num, classes = f"{len(listing):,} images", f"{len(listing.class_ids):,} classes"
+    say(f"{source}: {num} of {classes} ({listing.kind})")
+    assembly = describe(listing, kind, options, shard_mib)
+    prepare = Preparation(listing, options, processes)
+    if bad == "list":
+        with closing(prepare.images(np.arange(len(listing)))) as images:
+            num_bad = list_bad(images, listing.names, len(listing))
+        say(f"{source}: {num_bad} of {len(listing)} images are bad; nothing was written")
+        return 1 if num_bad else 0
+    if which is not None:
+        check_parts(out, which[1])
+        return convert_part(part_path(out, *which), which, assembly, prepare, bad, overwrite)
+    return convert_whole(out, assembly, prepare, bad, overwrite)
+
+
+def convert_whole(
+    out: Path, assembly: Assembly, prepare: Preparation, bad: BadPolicy, overwrite: bool
+) -> int:
+    """Convert a whole source, or go on where an earlier run was stopped."""
+    started = time.perf_counter()
+    with locked_work(out) as work:
+        if is_there(out, assembly, prepare.listing.path, overwrite):
+            say(f"{out} is already there, from the same source in the same way.")
+            forget_finished(work, assembly)
+            return check_left_out(out, bad)
+        if prepare.listing.is_sequential:
+            images_from = spool(work, assembly, prepare, bad, overwrite)
+            assembly, _ = in_key_order(assembly)
+        else:
+            assembly, order = in_key_order(assembly)
+
+            def images_from(first: int) -> Generator[PreparedImage, None, None]:
+                return prepare.images(order[first:])
+
+        report = finish(
+            out,
+            assembly,
+            work,
+            images_from,
+            bad,
+            overwrite,
+            lambda: check_space(work, prepare.expected_bytes()),
+        )
+        if prepare.listing.is_sequential:
+            shutil.rmtree(work / SPOOL)
+    say_done(out, report, time.perf_counter() - started)
+    return 0
+
+
+def describe(
+    listing: Listing, kind: Literal["beton", "webdataset"], options: ImageOptions, shard_mib: int
+) -> Assembly:
+    """What is converted and how, in the source's own order."""
+    source = {
+        "kind": listing.kind,
+        "num_images": len(listing),
+        "names": fingerprint_of(listing.names, listing.labels[:0], listing.labels),
+        "fingerprint": listing.fingerprint,
+    }
+    return Assembly(
+        kind=kind,
+        names=listing.names,
+        keys=keys_of(listing.names),
+        labels=listing.labels,
+        sizes=listing.sizes,
+        class_ids=listing.class_ids,
+        class_names=listing.class_names,
+        # Another Pillow may encode in another way, and what is resumed must be of one piece.
+        identity={
+            "format": kind,
+            "shard_mib": shard_mib if kind == "webdataset" else None,
+            **asdict(options),
+            "source": source,
+            "versions": {"fastdeit": __version__, "pillow": PIL.__version__},
+        },
+        facts=source,
+        largest_bytes=int(listing.sizes.max()),
+        source=listing.path,
+    )
+
+
+def convert_part(
+    path: Path,
+    which: tuple[int, int],
+    assembly: Assembly,
+    prepare: Preparation,
+    bad: BadPolicy,
+    overwrite: bool,
+) -> int:
+    """Convert one part of a source: a stretch of it in its own order."""
+    part, num_parts = which
+    total = len(assembly.keys)
+    places = np.arange(total * (part - 1) // num_parts, total * part // num_parts)
+    if len(places) == 0:
+        raise UserError(
+            f"a part must hold an image. Found: {num_parts} parts of {total} images. Make fewer."
+        )
+    started = time.perf_counter()
+    piece = replace(
+        assembly,
+        kind="part",
+        names=assembly.names.take(places),
+        keys=assembly.keys[places],
+        labels=assembly.labels[places],
+        sizes=assembly.sizes[places],
+        identity={**assembly.identity, "part": list(which)},
+        facts={**assembly.facts, "largest_bytes": assembly.largest_bytes},
+    )
+    with locked_work(path) as work:
+        if path.exists():
+            found = read_parts([path]).assembly.identity
+            if found != assembly.identity and not overwrite:
+                raise UserError(
+                    f"a part must not be replaced by one of another kind. Found: {path}, made from "
+                    "another source or in another way. Pass --overwrite to replace it."
+                )
+            if found == assembly.identity:
+                say(f"{path} is already there, from the same source in the same way.")
+                forget_finished(work, piece)
+                return 0
+        expected = prepare.expected_bytes() * len(places) // total
+        report = finish(
+            path,
+            piece,
+            work,
+            lambda first: prepare.images(places[first:]),
+            bad,
+            overwrite,
+            lambda: check_space(work, expected),
+        )
+    if path.name != SPOOL:
+        say_done(path, report, time.perf_counter() - started)
+    return 0
+
+
+def spool(
+    work: Path, assembly: Assembly, prepare: Preparation, bad: BadPolicy, overwrite: bool
+) -> Callable[[int], Generator[PreparedImage, None, None]]:
+    """Prepare the images of a sequential source in its own order, to be read again in another.
+
+    Returns:
+        The images from a place on, in the order in which they are written.
+    """
+    path = work / SPOOL
+    if not path.exists():
+        check_space(work, 2 * prepare.expected_bytes() - bytes_on_disk(work))
+    convert_part(path, (1, 1), assembly, prepare, bad, overwrite)
+    return read_parts([path]).images_from
+
+
+def check_left_out(out: Path, bad: BadPolicy) -> int:
+    """Refuse to call OUT done if it lacks images and that is not wanted."""
+    from fastdeit.pipelines.datasets.index import open_dataset
+
+    left_out = open_dataset(out).made_by["left_out"]
+    if left_out and bad == "error":
+        raise UserError(
+            f"every image must decode. Found: {out}, which was made without {len(left_out)} images "
+            f"({left_out[0]['name']}: {left_out[0]['reason']}). Mend them, or pass --bad skip."
+        )
+    return 0

@@ -1,0 +1,265 @@
+"""Parts of a conversion, made on several machines, and `fastdeit merge`, which joins them."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from fastdeit import UserError
+from fastdeit.pipelines.datasets.index import checksum
+from fastdeit.pipelines.datasets.names import Names
+from fastdeit.pipelines.datasets.sidecar import read_sidecar
+from fastdeit.text.progress import say
+from fastdeit.tools.data.convert.assemble import (
+    Assembly,
+    describe_difference,
+    in_key_order,
+    keys_of,
+)
+from fastdeit.tools.data.convert.output import finish, forget_finished, is_there, say_done
+from fastdeit.tools.data.convert.part_writer import PART_INDEX
+from fastdeit.tools.data.convert.prepare_image import PreparedImage
+from fastdeit.tools.data.convert.work_folder import check_space, locked_work
+
+_NAME = re.compile(r"([1-9]\d*)-of-([1-9]\d*)")
+
+
+def parts_folder(out: Path) -> Path:
+    """Where the parts of OUT lie."""
+    return out.with_name(f"{out.name}.parts")
+
+
+def part_path(out: Path, part: int, num_parts: int) -> Path:
+    """Where one part of OUT lies."""
+    return parts_folder(out) / f"{part}-of-{num_parts}"
+
+
+def check_parts(out: Path, num_parts: int) -> None:
+    """Make sure that no parts of another number are there, which could not be joined.
+
+    Raises:
+        UserError: there are some.
+    """
+    for path in parts_folder(out).glob("*-of-*"):
+        match = _NAME.fullmatch(path.name)
+        if match and int(match[2]) != num_parts:
+            raise UserError(
+                f"all parts must be of one number. Found: {path}, where this is one of "
+                f"{num_parts}. Remove {path.parent}, or pass --part i/{match[2]}."
+            )
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Read "2/8".
+
+    Raises:
+        UserError: it is not that.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    part, num_parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= part <= num_parts:
+        raise UserError(
+            f"part must be i/n with i from 1 to n. Found: {text}. Pass --part 1/8, say, and the "
+            "other seven on other machines."
+        )
+    return part, num_parts
+
+
+def merge(
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")],
+    /,
+    overwrite: bool = False,
+    remove_parts: bool = False,
+) -> int:
+    """Join the parts that `fastdeit convert SOURCE OUT --part i/n` made in OUT.parts.
+
+    The result is the same in every byte as what one conversion without --part writes. The source
+    is not needed. A merge that was stopped goes on where it was.
+
+    Args:
+        out: the OUT of the conversions.
+        overwrite: replace OUT if an earlier conversion of something else made it.
+        remove_parts: remove OUT.parts at the end.
+
+    Returns:
+        0.
+    """
+    started = time.perf_counter()
+    folders = find_parts(out)
+    parts = read_parts(folders)
+    with locked_work(out) as work:
+        done = is_there(out, parts.assembly, folders[0].parent, overwrite)
+        if done:
+            say(f"{out} is already there, from the same parts.")
+            forget_finished(work, parts.assembly)
+        else:
+            needed = int(parts.columns["sizes"].sum())
+            report = finish(
+                out,
+                parts.assembly,
+                work,
+                parts.images_from,
+                "skip",
+                overwrite,
+                lambda: check_space(work, needed),
+            )
+            say_done(out, report, time.perf_counter() - started)
+    if remove_parts:
+        for folder in folders:
+            for name in ("data", PART_INDEX):
+                (folder / name).unlink()
+        with suppress(OSError):  # what is not ours stays
+            for folder in (*folders, folders[0].parent):
+                folder.rmdir()
+    elif not done:
+        say(f"{folders[0].parent} is no longer needed")
+    return 0
+
+
+def find_parts(out: Path) -> list[Path]:
+    """The folders of all parts of OUT.
+
+    Raises:
+        UserError: one is missing.
+    """
+    folder = parts_folder(out)
+    names = [path.name for path in folder.glob("*-of-*")] if folder.is_dir() else []
+    found = [(int(m[2]), int(m[1])) for m in map(_NAME.fullmatch, names) if m]
+    numbers = {num for num, _ in found}
+    if len(numbers) != 1:
+        what = "none" if not numbers else f"parts of {' and of '.join(map(str, sorted(numbers)))}"
+        raise UserError(
+            f"{folder} must hold the parts of one conversion. Found: {what}. Make them with "
+            f"`fastdeit convert SOURCE {out} --part 1/{max(numbers, default=8)}` and so on"
+            f"{', and remove the others' if numbers else ''}."
+        )
+    (num_parts,) = numbers
+    missing = sorted(set(range(1, num_parts + 1)) - {part for _, part in found})
+    if missing:
+        raise UserError(
+            f"all {num_parts} parts must be complete. Found: "
+            f"{', '.join(f'{part}/{num_parts}' for part in missing)} missing in {folder}. "
+            f"Run `fastdeit convert SOURCE {out} --part {missing[0]}/{num_parts}`."
+        )
+    return [folder / f"{part}-of-{num_parts}" for part in range(1, num_parts + 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The images of all parts, in the order in which they are written."""
+
+    assembly: Assembly
+    columns: dict[str, Any]
+    """(N,) file_ids, offsets, sizes, widths, heights, modes, checksums; size 0 where bad."""
+    remarks: dict[int, tuple[str, str]]
+    """(note, error) of the images that have one, by key."""
+    files: list[Path]
+
+    def images_from(self, first: int) -> Generator[PreparedImage, None, None]:
+        """The images from a place on.
+
+        Raises:
+            UserError: a part was damaged since it was made.
+        """
+        columns = self.columns
+        with ExitStack() as stack:
+            handles = [stack.enter_context(file.open("rb")).fileno() for file in self.files]
+            for place in range(first, len(self.assembly.keys)):
+                note, error = self.remarks.get(int(self.assembly.keys[place]), ("", ""))
+                if error:
+                    yield PreparedImage(b"", error=error)
+                    continue
+                part = int(columns["file_ids"][place])
+                size, offset = int(columns["sizes"][place]), int(columns["offsets"][place])
+                data = os.pread(handles[part], size, offset)
+                stored = int(columns["checksums"][place])
+                if checksum(data) != stored:
+                    raise UserError(
+                        f"{self.files[part]} must be as it was made. Found: another checksum at "
+                        f"{self.assembly.names[place]}. Remove {self.files[part].parent} and "
+                        "convert that part again."
+                    )
+                yield PreparedImage(
+                    data,
+                    int(columns["modes"][place]),
+                    int(columns["widths"][place]),
+                    int(columns["heights"][place]),
+                    stored,
+                    note,
+                )
+
+
+def read_parts(folders: list[Path]) -> Parts:
+    """Open parts and sort their images as they are written.
+
+    Raises:
+        UserError: one is damaged, or made from another source or with other options.
+    """
+    metas: list[dict[str, Any]] = []
+    pieces: list[dict[str, Any]] = []
+    for folder in folders:
+        try:
+            meta, columns = read_sidecar(folder / PART_INDEX)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{folder} must be a whole part. Found: {error}. Remove it and convert it again."
+            ) from error
+        if metas and meta["parameters"] != metas[0]["parameters"]:
+            raise UserError(
+                "all parts must come from the same source with the same options. Found: "
+                f"{folder} is {describe_difference(meta['parameters'], metas[0]['parameters'])} as "
+                f"{folders[0].name}. Remove one and convert it again."
+            )
+        metas.append(meta)
+        pieces.append(columns)
+    remarks: dict[int, tuple[str, str]] = {}
+    bad: list[str] = []
+    for meta in metas:
+        bad += [entry["name"] for entry in meta["left_out"]]
+        for field, empty in (("irregular", ""), ("left_out", "")):
+            for entry in meta[field]:
+                key = int(keys_of(Names.of([entry["name"]]))[0])
+                text = entry["reason"]
+                remarks[key] = (text, empty) if field == "irregular" else (empty, text)
+    columns = {
+        name: _join([piece[name] for piece in pieces], len(bad))
+        for name in ("offsets", "sizes", "labels", "widths", "heights", "modes", "checksums")
+    }
+    counts = [len(piece["keys"]) for piece in pieces]
+    columns["file_ids"] = _join([np.repeat(np.arange(len(counts)), counts)], len(bad))
+    names = Names.of(name for source in (*(p["names"] for p in pieces), bad) for name in source)
+    meta = metas[0]
+    assembly, order = in_key_order(
+        Assembly(
+            kind=meta["parameters"]["format"],
+            names=names,
+            keys=keys_of(names),
+            labels=columns["labels"],
+            sizes=columns["sizes"],
+            class_ids=meta["class_ids"],
+            class_names=meta["class_names"],
+            identity=meta["parameters"],
+            facts={
+                name: value for name, value in meta["source"].items() if name != "largest_bytes"
+            },
+            largest_bytes=meta["source"]["largest_bytes"],
+            source=folders[0].parent,
+        )
+    )
+    columns = {name: column[order] for name, column in columns.items()}
+    return Parts(assembly, columns, remarks, [folder / "data" for folder in folders])
+
+
+def _join(pieces: list[NDArray[Any]], num_bad: int) -> NDArray[Any]:
+    """One column of all parts, with zeros for the bad images."""
+    return np.concatenate([*pieces, np.zeros(num_bad, pieces[0].dtype)])

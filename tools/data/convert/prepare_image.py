@@ -1,0 +1,365 @@
+"""What happens to one image on its way into a container."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, JpegImagePlugin
+
+from fastdeit import UserError
+from fastdeit.keyed import Purpose, sample_states, uniform
+from fastdeit.pipelines.datasets.container import FileRange
+from fastdeit.pipelines.datasets.index import JPEG_MODE, PNG_MODE, RAW_MODE, checksum, sample_key
+from fastdeit.pipelines.datasets.jpeg_head import EXIF_ORIENTATION, JpegHead, read_jpeg_head
+from fastdeit.tools.data.sources.listing import Listing, Request
+from fastdeit.tools.data.workers import CHUNK, ordered_map
+
+MAX_SIDE = 65_535  # a .beton keeps sides in 16 bits
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
+"""Above it PIL speaks of a decompression bomb and stops."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+"""What is decoded. Others are refused: some of PIL's readers start programs (EPS)."""
+FULL_CHROMA = 0
+BASELINE, PROGRESSIVE_AND_BASELINE = (0xC0,), (0xC0, 0xC1, 0xC2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageOptions:
+    """How images are stored."""
+
+    lossless: Literal["raw", "png"]
+    """How the container stores pixels that must not change."""
+    mode: Literal["auto", "jpg", "raw", "proportion"] = "auto"
+    """auto: JPEG for what is stored as a file, lossless for sources of bare pixels."""
+    jpg_fraction: float = 0.5
+    """Of mode `proportion`: the share of images that stay JPEG."""
+    max_side: int | None = None
+    """Longest side in pixels; longer ones are scaled down."""
+    short_side: int | None = None
+    """Shorter side in pixels; longer ones are scaled down."""
+    quality: int = 95
+    """JPEG quality of what is encoded again."""
+    reencode: Literal["needed", "nonbaseline", "all"] = "needed"
+    """Which images are encoded again."""
+    exif: Literal["ignore", "apply"] = "ignore"
+    """Whether images are turned as their EXIF orientation says."""
+    check: Literal["structure", "decode"] = "structure"
+    """How far an image that passes through is checked."""
+
+    def __post_init__(self) -> None:
+        """Check each field and what contradicts what."""
+        if not 1 <= self.quality <= 100:
+            raise UserError(
+                f"quality must be from 1 to 100. Found: {self.quality}. Pass --quality 95."
+            )
+        for name, side in (("max-side", self.max_side), ("short-side", self.short_side)):
+            if side is not None and not 1 <= side <= MAX_SIDE:
+                raise UserError(
+                    f"{name} must be from 1 to {MAX_SIDE} pixels. Found: {side}. "
+                    f"Pass --{name} 500, or leave it out."
+                )
+        if self.max_side is not None and self.short_side is not None:
+            raise UserError(
+                f"only one of max-side and short-side can decide the size. Found: "
+                f"{self.max_side} and {self.short_side}. Leave one out."
+            )
+        if self.jpg_fraction != 0.5 and self.mode != "proportion":
+            raise UserError(
+                f"jpg-fraction is for mode proportion. Found: {self.jpg_fraction} with mode "
+                f"{self.mode}. Pass --mode proportion, or leave it out."
+            )
+        if not 0 <= self.jpg_fraction <= 1:
+            raise UserError(
+                f"jpg-fraction must be from 0 to 1. Found: {self.jpg_fraction}. Pass 0.5."
+            )
+
+    def target_size(self, width: int, height: int) -> tuple[int, int]:
+        """The size in pixels in which an image is stored; never larger than it is."""
+        if self.max_side is not None:
+            scale = self.max_side / max(width, height)
+        elif self.short_side is not None:
+            scale = self.short_side / min(width, height)
+        else:
+            return width, height
+        if scale >= 1:
+            return width, height
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+    def is_lossless(self, key: int, is_pixels: bool) -> bool:
+        """Whether an image is stored as pixels.
+
+        Args:
+            key: its stable key, which decides in mode `proportion`.
+            is_pixels: whether the source holds it so.
+        """
+        if self.mode == "proportion":
+            keys, copies = np.array([key], np.uint64), np.zeros(1, np.int64)
+            return bool(
+                uniform(sample_states(0, Purpose.STORE, 0, keys, copies), 0)[0] >= self.jpg_fraction
+            )
+        return is_pixels if self.mode == "auto" else self.mode == "raw"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """An image ready to be written, or the reason why it cannot be."""
+
+    data: bytes | FileRange
+    """What is stored, or where it lies if it is stored as it is; empty if the image is bad."""
+    mode: int = JPEG_MODE
+    """As in `DatasetIndex.modes`."""
+    width: int = 0
+    """Columns in pixels."""
+    height: int = 0
+    """Rows in pixels."""
+    checksum: int = 0
+    """Of `data`."""
+    note: str = ""
+    """What is unusual about the source and what was done; empty for a plain JPEG."""
+    error: str = ""
+    """Why the image cannot be used; empty if it can."""
+
+
+def prepare_image(options: ImageOptions, item: tuple[int, Request]) -> PreparedImage:
+    """Read one image and bring it into the form in which it is stored.
+
+    Args:
+        options: the form.
+        item: (stable key, how to read it).
+
+    Raises:
+        OSError: the source cannot be read at all.
+    """
+    key, request = item
+    try:
+        stored = request.read()
+    except ValueError as error:
+        return PreparedImage(b"", error=str(error))
+    except (FileNotFoundError, PermissionError) as error:
+        # One file that cannot be read is a bad image; a source that has gone is none of them.
+        if not Path(error.filename).parent.is_dir():
+            raise
+        return PreparedImage(b"", error=error.strerror or str(error))
+    if isinstance(stored, np.ndarray):
+        return _store_pixels(Image.fromarray(stored), key, options, [])
+    if not stored:
+        return PreparedImage(b"", error="an empty file")
+    # Up to the frame header only, where no image passes: the decoder will find what is damaged.
+    head = read_jpeg_head(stored, is_whole=options.reencode != "all")
+    if head is not None and _passes(head, key, options):
+        fault = _decoding_fault(stored) if options.check == "decode" else ""
+        if fault:
+            return PreparedImage(b"", error=fault)
+        # Where it lies, not its bytes: sending them to the process that writes costs more than
+        # all the rest.
+        data = request if isinstance(request, FileRange) else stored
+        return PreparedImage(
+            data, JPEG_MODE, head.width, head.height, checksum(stored), _describe_kept(head)
+        )
+    return _decode_and_store(stored, head, key, options)
+
+
+def _passes(head: JpegHead, key: int, options: ImageOptions) -> bool:
+    """Whether the bytes of a JPEG are stored as they are."""
+    frames = BASELINE if options.reencode == "nonbaseline" else PROGRESSIVE_AND_BASELINE
+    components = (3,) if options.reencode == "nonbaseline" else (1, 3)
+    return (
+        not head.fault
+        and head.precision == 8
+        and head.frame in frames
+        and head.components in components
+        and head.width * head.height <= MAX_PIXELS
+        and (head.orientation == 1 or options.exif == "ignore")
+        and options.reencode != "all"
+        and options.target_size(head.width, head.height) == (head.width, head.height)
+        and not options.is_lossless(key, is_pixels=False)
+    )
+
+
+def _describe_kept(head: JpegHead) -> str:
+    """What is unusual about a JPEG that is stored as it is."""
+    notes = []
+    if head.components == 1:
+        notes.append("greyscale JPEG, kept")
+    if head.is_progressive:
+        notes.append("progressive JPEG, kept")
+    if head.orientation != 1:
+        notes.append(f"EXIF orientation {head.orientation}, kept and not applied")
+    return "; ".join(notes)
+
+
+def _decoding_fault(data: bytes) -> str:
+    """Why PIL cannot decode a JPEG; empty if it can. All is read, for an eighth of the size."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+            image.load()
+    except Exception as error:  # whatever a damaged file makes a decoder raise
+        return _one_line(error)
+    return ""
+
+
+def _decode_and_store(
+    data: bytes, head: JpegHead | None, key: int, options: ImageOptions
+) -> PreparedImage:
+    """Decode what does not pass, and store it as the options say."""
+    notes = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's on odd metadata; large images are measured here
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            kind, mode, orientation = image.format, image.mode, _orientation(image, head)
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(
+                    f"{image.width}x{image.height} pixels, over {MAX_PIXELS}: a decompression bomb"
+                )
+            sampling = JpegImagePlugin.get_sampling(image) if mode == "RGB" else -1
+            target = options.target_size(*image.size)
+            if target != image.size and kind in ("JPEG", "MPO"):
+                # libjpeg halves while it decodes, down to twice what is wanted.
+                image.draft(mode, (2 * target[0], 2 * target[1]))
+            image.load()
+    except Exception as error:  # whatever a damaged file makes a decoder raise
+        return PreparedImage(b"", error=_one_line(error))
+    if kind not in ("JPEG", "MPO") or mode not in ("RGB", "L"):
+        notes.append(f"{kind} in mode {mode}")
+    elif head is not None and head.fault:
+        notes.append(f"damaged JPEG ({head.fault}) that PIL decodes")
+    elif head is not None and options.reencode == "nonbaseline":
+        notes += ["greyscale JPEG"] if head.components == 1 else []
+        notes += ["progressive JPEG"] if head.is_progressive else []
+    if mode not in ("RGB", "L"):
+        image = image.convert("RGB")
+    if orientation != 1:
+        applied = options.exif == "apply"
+        notes.append(f"EXIF orientation {orientation}, {'applied' if applied else 'not applied'}")
+        if applied:
+            image.getexif()[EXIF_ORIENTATION] = orientation
+            image = ImageOps.exif_transpose(image)
+            target = target if orientation < 5 else (target[1], target[0])
+    if target != image.size:
+        image = image.resize(target, Image.Resampling.BICUBIC)
+    return _store_pixels(image, key, options, notes, sampling)
+
+
+def _orientation(image: Image.Image, head: JpegHead | None) -> int:
+    """The EXIF orientation, 1 to 8."""
+    found = head.orientation if head is not None else image.getexif().get(EXIF_ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
+def _store_pixels(
+    image: Image.Image,
+    key: int,
+    options: ImageOptions,
+    notes: list[str],
+    sampling: int | None = None,
+) -> PreparedImage:
+    """Encode an image, or store it as pixels.
+
+    Args:
+        image: RGB or L.
+        key: its stable key.
+        options: how.
+        notes: what is unusual about it.
+        sampling: chroma sampling of the JPEG that it was, -1 if that is unknown; None for a source
+            of bare pixels.
+    """
+    is_pixels = sampling is None
+    if is_pixels and (target := options.target_size(*image.size)) != image.size:
+        image = image.resize(target, Image.Resampling.BICUBIC)
+    if max(image.size) > MAX_SIDE:
+        return PreparedImage(b"", error=f"{image.width}x{image.height} pixels, over {MAX_SIDE}")
+    buffer = io.BytesIO()
+    if not options.is_lossless(key, is_pixels):
+        image.save(
+            buffer,
+            "JPEG",
+            quality=options.quality,
+            subsampling=sampling if sampling in (0, 1, 2) else FULL_CHROMA,
+        )
+        data, mode, how = (
+            buffer.getvalue(),
+            JPEG_MODE,
+            f"encoded again at quality {options.quality}",
+        )
+    elif options.lossless == "png":
+        image.save(buffer, "PNG")
+        data, mode, how = buffer.getvalue(), PNG_MODE, "stored as PNG"
+    else:
+        data, mode, how = image.convert("RGB").tobytes(), RAW_MODE, "stored raw"
+    note = f"{'; '.join(notes)}; {how}" if notes else ""
+    return PreparedImage(data, mode, image.width, image.height, checksum(data), note)
+
+
+def _one_line(error: Exception) -> str:
+    """An error's text in one line, with its kind where the text alone says little."""
+    text = " ".join(str(error).split())
+    known = isinstance(error, OSError | ValueError | SyntaxError | Image.DecompressionBombError)
+    return text if known and text else f"{type(error).__name__}: {text}"
+
+
+CHUNK_BYTES = 2 << 20
+"""A task ends early with so many bytes: what waits to be written must not fill the memory."""
+SEQUENTIAL_CHUNK, SEQUENTIAL_BYTES = 64, 8 << 20
+"""The same where neighbours are read together; Parquet's row groups often hold 100 images."""
+PROBE_IMAGES = 64
+"""So many images tell how large the result will be, where sizes of files do not."""
+
+Item = tuple[int, Request]
+
+
+class Preparation:
+    """What happens to all images of a source."""
+
+    def __init__(self, listing: Listing, options: ImageOptions, workers: int) -> None:
+        """Remember what to prepare and how.
+
+        Args:
+            listing: the source.
+            options: what happens to each image.
+            workers: processes.
+        """
+        self.listing, self.options, self.workers = listing, options, workers
+
+    def images(self, places: NDArray[np.int64]) -> Generator[PreparedImage, None, None]:
+        """The images at some places of the listing, in that order."""
+        return ordered_map(prepare_image, self.options, self._chunks(places), self.workers)
+
+    def _chunks(self, places: NDArray[np.int64]) -> Iterator[list[Item]]:
+        """Tasks for the workers: (key, request) of a few images."""
+        most, most_bytes = CHUNK, CHUNK_BYTES
+        if self.listing.is_sequential:
+            most, most_bytes = SEQUENTIAL_CHUNK, SEQUENTIAL_BYTES
+        chunk: list[Item] = []
+        num_bytes = 0
+        for place in map(int, places):
+            chunk.append(self._item(place))
+            num_bytes += int(self.listing.sizes[place])
+            if len(chunk) == most or num_bytes >= most_bytes:
+                yield chunk
+                chunk, num_bytes = [], 0
+        if chunk:
+            yield chunk
+
+    def _item(self, place: int) -> Item:
+        """The key of an image and how to read it."""
+        return sample_key(self.listing.names[place]), self.listing.requests[place]
+
+    def expected_bytes(self) -> int:
+        """About how many bytes the result takes: exact where files pass through."""
+        sizes, options = self.listing.sizes, self.options
+        is_kept = options.mode in ("auto", "jpg") and options.reencode != "all"
+        if is_kept and options.max_side is None and options.short_side is None:
+            return int(sizes.sum())
+        # Evenly spread, and a little less than they promise: a guess must not refuse what fits.
+        places = np.linspace(0, len(sizes) - 1, min(PROBE_IMAGES, len(sizes))).astype(np.int64)
+        probed = [len(prepare_image(options, self._item(int(place))).data) for place in places]
+        return int(0.9 * len(sizes) * sum(probed) / len(probed))

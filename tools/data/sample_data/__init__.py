@@ -1,0 +1,1 @@
+"""`fastdeit sample-data`: photographs that ship inside Python packages, in every layout."""

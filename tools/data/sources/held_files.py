@@ -1,0 +1,76 @@
+"""Listings of images that a dataset holds as files of its own, which pass through untouched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeit import UserError
+from fastdeit.pipelines.datasets.names import Names
+from fastdeit.tools.data.sources.imagenet_names import are_unique
+from fastdeit.tools.data.sources.listing import FileRanges, Listing, fingerprint_of
+
+
+def list_held_files(
+    root: Path,
+    kind: str,
+    names: Names,
+    labels: NDArray[np.int64],
+    class_ids: list[str],
+    class_names: list[str],
+    files: Names | None = None,
+) -> Listing:
+    """List files, each an image.
+
+    A file that is missing has size 0 and raises when it is read, as every bad image does.
+
+    Args:
+        root: the folder that they are in.
+        kind: see `Listing`.
+        names: of the images.
+        labels: (N,) class numbers.
+        class_ids: see `Listing`.
+        class_names: see `Listing`.
+        files: paths below `root`; the names, if not given.
+
+    Raises:
+        UserError: there are none, all are missing, or a name is not printable or there twice.
+    """
+    files = names if files is None else files
+    sizes = sizes_of(root, files)
+    if not len(sizes) or not sizes.any():
+        found = f"none of {len(sizes)} is there, {root / files[0]} first" if len(sizes) else "none"
+        raise UserError(f"{kind} must hold images. Found: {found} in {root}. Unpack them there.")
+    for name in names:
+        if not name.isprintable():
+            raise UserError(f"names must be printable. Found: {name!a} in {root}. Rename it.")
+    if not are_unique(names):
+        raise UserError(
+            f"{kind} must list each image once. Found: one twice in {root}. Unpack it again."
+        )
+    numbers = np.arange(len(names), dtype=np.int64)
+    return Listing(
+        path=root,
+        kind=kind,
+        names=names,
+        labels=labels,
+        sizes=sizes,
+        class_ids=class_ids,
+        class_names=class_names,
+        requests=FileRanges(files, numbers, np.zeros_like(numbers), sizes, str(root)),
+        fingerprint=fingerprint_of(names, sizes, labels),
+    )
+
+
+def sizes_of(root: Path, files: Names) -> NDArray[np.int64]:
+    """(N,) bytes of each file; 0 where it is missing."""
+
+    def size(file: Path) -> int:
+        try:
+            return file.stat().st_size
+        except OSError:
+            return 0
+
+    return np.fromiter((size(root / name) for name in files), np.int64, len(files))

@@ -1,0 +1,55 @@
+"""WebDataset shards as a source: a folder of .tar, whoever made them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastdeit import UserError
+from fastdeit.pipelines.datasets.foreign import (
+    describe_splits,
+    find_shards,
+    scan_shards,
+    shards_by_split,
+)
+from fastdeit.pipelines.datasets.imagefolder import read_class_names
+from fastdeit.pipelines.datasets.names import SPLITS
+from fastdeit.tools.data.sources.listing import FileRanges, Listing, fingerprint_of
+
+
+def list_shards(path: Path, split: str | None = None) -> Listing:
+    """List the images of some shards.
+
+    Args:
+        path: a folder of *.tar, or one .tar.
+        split: train, val or test: take the shards that are named so, for a folder that mixes them.
+
+    Raises:
+        UserError: as `scan_shards`; or the split is not there, or several are and none is chosen.
+    """
+    files = find_shards(path)
+    splits = shards_by_split(files)
+    found = f"{describe_splits(splits)}, in {path}"
+    if split is not None:
+        if SPLITS.get(split) not in splits:
+            raise UserError(
+                f"the name of a shard must tell the split {split}, as imagenet-{split}-0000.tar "
+                f"does. Found: {found}. Choose another split, or none."
+            )
+        files = splits[SPLITS[split]]
+    elif len(splits) > 1:
+        raise UserError(f"source must be one split. Found: {found}. Choose one of them.")
+    shards = scan_shards(files)
+    folder = path if path.is_dir() else path.parent
+    return Listing(
+        path=path,
+        kind="webdataset",
+        names=shards.names,
+        labels=shards.labels,
+        sizes=shards.sizes,
+        class_ids=shards.class_ids,
+        class_names=read_class_names(folder, shards.class_ids),
+        requests=FileRanges(
+            [str(file) for file in shards.files], shards.file_ids, shards.offsets, shards.sizes
+        ),
+        fingerprint=fingerprint_of(shards.names, shards.sizes, shards.labels),
+    )

@@ -1,0 +1,211 @@
+"""Worker processes that keep the order, do not run ahead of their reader, and end with it.
+
+Not concurrent.futures: its pool waits for ever for a worker that is killed while it sends a result,
+and for some of its threads when a program is interrupted. Here every worker has a connection of its
+own, so that its end is seen, and there is no thread and no lock on this side.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+from fastdeit import UserError
+from fastdeit.machine.threads import num_usable_cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CHUNK = 16
+"""Items a task: passing tasks costs little, and Ctrl-C ends soon."""
+TASKS_A_WORKER = 2
+"""One that it does and one that waits for it."""
+
+
+def num_workers(asked: int) -> int:
+    """The number of processes for `--workers`; 0 takes every usable core.
+
+    Raises:
+        UserError: it is negative.
+    """
+    if asked < 0:
+        raise UserError(f"workers must be 0 or more. Found: {asked}. Pass --workers 0.")
+    return asked or num_usable_cores()
+
+
+def in_chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:
+    """Cut work into tasks."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process, our end of its connection, and the tasks that it has."""
+
+    process: BaseProcess
+    connection: Connection[Any, Any]
+    tasks: deque[int] = field(default_factory=deque)
+
+
+def ordered_map(
+    function: Callable[[Any, Item], Result],
+    shared: Any,
+    chunks: Iterable[Sequence[Item]],
+    workers: int,
+) -> Generator[Result, None, None]:
+    """Call `function(shared, item)` in worker processes and yield the results in order.
+
+    Args:
+        function: a function of a module, so that it can be sent.
+        shared: sent to each worker once.
+        chunks: the work, a task each; they are taken when they are needed.
+        workers: processes; one works in this process.
+
+    Yields:
+        A result for each item. What a worker raises is raised here. Closing the generator, or an
+        exception in its reader, drops the work that waits.
+
+    Raises:
+        UserError: a worker ended, for lack of memory, say.
+    """
+    if workers == 1:
+        for chunk in chunks:
+            for item in chunk:
+                yield function(shared, item)
+        return
+    team: list[_Worker] = []
+    results: dict[int, Any] = {}
+    tasks = enumerate(chunks)
+    task = next(tasks, None)
+    first = 0  # the task whose results come next
+    try:
+        while task is not None or first in results or any(worker.tasks for worker in team):
+            # Not all at once: what a slow disk has not taken yet would fill the memory.
+            while task is not None and task[0] < first + TASKS_A_WORKER * workers + 1:
+                worker = min(team, key=lambda each: len(each.tasks), default=None)
+                if (worker is None or worker.tasks) and len(team) < workers:
+                    worker = _start(function, shared)
+                    team.append(worker)
+                if worker is None or len(worker.tasks) >= TASKS_A_WORKER:
+                    break
+                _send(worker, task)
+                task = next(tasks, None)
+            if first in results:
+                yield from _unpack(results.pop(first))
+                first += 1
+                continue
+            for worker in _ready(team):
+                results[worker.tasks.popleft()] = _receive(worker)
+    finally:
+        for worker in team:
+            worker.connection.close()
+            worker.process.kill()  # it keeps nothing that could be lost
+        for worker in team:
+            worker.process.join()
+
+
+def _start(function: Callable[[Any, Any], Any], shared: Any) -> _Worker:
+    """Start a worker, from a fork server: the caller may have threads (torch, a test runner)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])  # imported once, not once a worker
+    # Ctrl-C goes to all processes of a terminal; these leave it to the parent from the beginning.
+    # The tracker comes first: to start it unblocks the signal.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, function, shared), daemon=True)
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    theirs.close()  # so that the end of the worker is the end of the connection
+    return _Worker(process, ours)
+
+
+def _send(worker: _Worker, task: tuple[int, Sequence[Any]]) -> None:
+    """Give a task to a worker, which always takes it at once."""
+    try:
+        worker.connection.send(task[1])
+    except OSError as error:
+        raise _ended(worker) from error
+    worker.tasks.append(task[0])
+
+
+def _ready(team: list[_Worker]) -> list[_Worker]:
+    """Wait for results; the workers that have some."""
+    ready = wait([worker.connection for worker in team])
+    return [worker for worker in team if worker.connection in ready]
+
+
+def _receive(worker: _Worker) -> Any:
+    """The results of a worker's oldest task, or what it raised."""
+    try:
+        return worker.connection.recv()
+    except (EOFError, OSError) as error:
+        raise _ended(worker) from error
+
+
+def _ended(worker: _Worker) -> UserError:
+    """The error about a worker that is no longer there."""
+    worker.process.join(1)
+    return UserError(
+        f"a worker process ended in the middle. Found: exit code {worker.process.exitcode}. The "
+        "machine may be short of memory: pass a smaller --workers."
+    )
+
+
+def _unpack(answer: Any) -> list[Any]:
+    """The results of a task; what the worker raised is raised here."""
+    results, error = answer
+    if error is not None:
+        raise error
+    return list(results)
+
+
+def _work(
+    connection: Connection[Any, Any], function: Callable[[Any, Any], Any], shared: Any
+) -> None:
+    """Do tasks until the connection ends, in a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # if the server was there before us
+    tasks: queue.SimpleQueue[Sequence[Any]] = queue.SimpleQueue()
+
+    def take() -> None:
+        try:
+            while True:
+                tasks.put(connection.recv())
+        except (EOFError, OSError):
+            os._exit(0)  # the parent has no more work, or is no more
+
+    # Tasks are taken while others are done: neither side ever waits for the other to read.
+    threading.Thread(target=take, daemon=True).start()
+    while True:
+        answer: tuple[list[Any] | None, BaseException | None]
+        try:
+            answer = [function(shared, item) for item in tasks.get()], None
+        except Exception as error:  # raised in the parent
+            answer = None, _sendable(error)
+        try:
+            connection.send(answer)
+        except OSError:
+            os._exit(0)
+
+
+def _sendable(error: Exception) -> Exception:
+    """An exception that survives being sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

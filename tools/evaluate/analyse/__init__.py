@@ -1,0 +1,1 @@
+"""`fastdeit analyse`."""

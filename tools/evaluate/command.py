@@ -1,0 +1,114 @@
+"""`fastdeit evaluate`: accuracy of a checkpoint, head by head, beside the paper's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from fastdeit.files import replace_file
+from fastdeit.machine.launch import local_rank
+from fastdeit.tools.evaluate.paper_rows import (
+    evaluation_table,
+    explain,
+    model_facts,
+    paper_facts,
+    papers_rows,
+    training_of,
+    which_set,
+)
+from fastdeit.tools.evaluate.validation import (
+    TIMEOUT_MINUTES,
+    PassOptions,
+    check_classes,
+    check_image_size,
+    one_pass,
+)
+
+DEFAULT_PASS = PassOptions()
+
+
+def evaluate(
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")],
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")],
+    /,
+    weights: Literal["raw", "ema", "both"] = "raw",
+    image_size: int | None = None,
+    real: Path | None = None,
+    paper: Literal["auto", "imagenet", "v2", "none"] = "auto",
+    reading: PassOptions = DEFAULT_PASS,
+) -> int:
+    """Evaluate a checkpoint: top-1, top-5 and loss of each head, beside the paper's rows.
+
+    The last line on stdout is one JSON object; it is written to evaluation.json beside the
+    checkpoint too. Several GPUs: torchrun --nproc-per-node=8 --no-python fastdeit evaluate ...
+
+    Args:
+        checkpoint: RUN/checkpoint.pt of `fastdeit train`.
+        dataset: a .beton, a folder of shards or an ImageFolder; every image counts once.
+        weights: raw, as trained, ema, their moving average, or both in one pass.
+        image_size: side of the images in pixels, for which position embeddings are resized; unless
+            given the checkpoint's.
+        real: real.json of ImageNet-ReaL, for its top-1 too; DATASET is ImageNet's val then.
+        paper: which of the paper's columns stands beside: auto knows ImageNet's val and ImageNet-V2
+            by their images and classes (V2's are folders named 0 to 999), and the test set of the
+            model's own dataset.
+        reading: how images are read and models computed.
+
+    Returns:
+        0.
+    """
+    from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
+    from fastdeit.machine.device import choose_compute
+    from fastdeit.machine.distributed import joined
+    from fastdeit.pipelines.datasets.index import open_dataset
+    from fastdeit.pipelines.datasets.real_labels import read_real_labels
+    from fastdeit.training.evaluate import evaluate_all
+
+    check_image_size(image_size)
+    compute = choose_compute(reading.device, reading.precision, local_rank())
+    with joined(compute, TIMEOUT_MINUTES) as world, world.explain_loss("Start it again."):
+        content = load_checkpoint(checkpoint)
+        index = open_dataset(dataset)
+        check_classes(tuple(content["class_names"]), index)
+        training = training_of(content)
+        which = which_set(index, paper, training.dataset)
+        right_labels = None if real is None else read_real_labels(real, index)
+        kinds: tuple[Literal["raw", "ema"], ...] = (
+            ("raw", "ema") if weights == "both" else (weights,)
+        )
+        models = [
+            model_from_checkpoint(content, kind, image_size).to(compute.device) for kind in kinds
+        ]
+        size = image_size or content["image_size"]
+        with one_pass(index, size, reading, compute, world, "evaluating") as (shown, batches):
+            results = evaluate_all(models, shown, compute, right_labels, world)
+            replaced = batches.replacements.num_samples(world)
+    if not world.is_main:
+        return 0
+    facts: dict[str, Any] = model_facts(content)
+    rows = papers_rows(facts, training, size, which)
+    print(evaluation_table(dict(zip(kinds, results, strict=True)), rows, which), file=sys.stderr)
+    print(explain(facts, size, rows, which), file=sys.stderr)
+    facts = {
+        "checkpoint": str(checkpoint),
+        **facts,
+        "dataset": str(dataset),
+        "set": which.name,
+        "image_size": size,
+        "eval_crop_ratio": reading.eval_crop_ratio,
+        "weights": weights,
+        "compute": compute.reason,
+        **results[0].to_dict(),
+        **({"ema_heads": results[1].to_dict()["heads"]} if weights == "both" else {}),
+        "paper": paper_facts(rows, which),
+    }
+    if replaced:
+        facts["images_replaced"] = replaced
+    text = json.dumps(facts)
+    print(text)
+    replace_file(checkpoint.with_name("evaluation.json"), (text + "\n").encode())
+    return 0

@@ -1,1 +1,0 @@
-"""Where images to convert come from."""

@@ -1,0 +1,1 @@
+"""`fastdeit ablate`: Table 8."""

@@ -1,0 +1,192 @@
+"""`fastdeit train`: a recipe, changed by options, becomes a run in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fastdeit import UserError
+from fastdeit.config import TrainConfig
+from fastdeit.errors import Stopped
+from fastdeit.files import FolderLock, replace_file
+from fastdeit.machine.launch import is_first_process, local_rank
+from fastdeit.machine.stopping import REQUEUE, stop_at_once
+from fastdeit.recipes import RECIPES, fill_recipe
+from fastdeit.text.progress import progress, progress_text
+from fastdeit.tools.train.recipe_list import check_recipe, help_of
+
+if TYPE_CHECKING:
+    from fastdeit.machine.distributed import World
+    from fastdeit.pipelines.datasets.index import DatasetIndex
+    from fastdeit.pipelines.plan.order import Plan
+
+    AnyRecipe = TrainConfig
+else:
+    # One subcommand a recipe, whose values are the defaults of the options.
+    AnyRecipe = Annotated[
+        tyro.extras.subcommand_type_from_defaults(
+            {name: fill_recipe(name, tyro.MISSING) for name in RECIPES},
+            {name: help_of(name) for name in RECIPES},
+        ),
+        tyro.conf.arg(name=""),
+    ]
+
+
+def train(config: AnyRecipe) -> int:
+    """Train a model by a recipe: `fastdeit train RECIPE --train ... --val ... --out ...`.
+
+    `fastdeit train --list` shows the recipes, with the accuracies that the papers report. Several
+    GPUs: torchrun --nproc-per-node=8 --no-python fastdeit train RECIPE ...
+
+    The folder of the run gets config.json, environment.json, metrics.jsonl, augmented.png (what
+    the model is shown), checkpoint.pt, which is the newest, those before it, and best.pt. Ctrl-C,
+    SIGTERM and SIGUSR1 save first; --resume auto goes on. A file `requeue` is there after such a
+    stop. The last line on stdout is one JSON object with the last evaluation.
+
+    Args:
+        config: the recipe and what is changed in it.
+
+    Returns:
+        0.
+    """
+    if config.dry_run:
+        from fastdeit.tools.train.dry_run import dry_run
+
+        return dry_run(config)
+    with ExitStack() as stack:
+        stack.enter_context(marking_stops(config.run.out))
+        stack.enter_context(stop_at_once())
+        # Heavy imports come after the line is parsed, so that help and errors are quick.
+        from fastdeit.machine.device import choose_compute
+        from fastdeit.machine.distributed import joined, say
+        from fastdeit.pipelines.open import open_pipeline, pipeline_options
+        from fastdeit.pipelines.teacher_labels import LabelStore
+        from fastdeit.tools.train.run_folder import check_folder, last_result, prepare_folder
+        from fastdeit.training.loop import train as run_training
+        from fastdeit.training.session import make_session
+        from fastdeit.training.telemetry import check_telemetry
+
+        # ---- what is there -------------------------------------------------------------------
+        out, epochs, engine = config.run.out, config.optim.epochs, config.data.engine
+        compute = choose_compute(config.run.device, config.run.precision, local_rank())
+        world = stack.enter_context(joined(compute, config.run.timeout_minutes))
+        train_set, val_set = open_sets(config, world)
+        check_telemetry(config.run)
+        lock = FolderLock(out)
+        stack.callback(lock.let_go)
+        if world.is_main:
+            lock.take()
+        check_folder(config)
+        names = train_set[0].class_names
+        session = make_session(config, names, compute, world)
+        if config.distill.teacher_labels is not None:
+            answers = LabelStore(config, train_set[1], train_set[0])
+            session = dataclasses.replace(session, answers=answers, teacher_model=answers.model)
+        if session.position.epoch >= epochs:
+            if world.is_main:
+                say(f"the run in {out} has ended: all {epochs} epochs are done")
+                print(json.dumps(last_result(out)))
+            return 0
+        options = pipeline_options(config.data, compute.device)
+        train_batches = stack.enter_context(open_pipeline(*train_set, engine, options))
+        val_batches = stack.enter_context(open_pipeline(*val_set, engine, options))
+
+        # ---- the run -------------------------------------------------------------------------
+        world.barrier()  # all have looked at the folder before the first one changes it
+        if world.is_main:
+            out.mkdir(parents=True, exist_ok=True)
+            lock.take()
+            prepare_folder(config, session, train_batches)
+        with show_progress(config, world, len(train_batches), session.position.step) as on_row:
+            run_training(config, session, train_batches, val_batches, names, on_row)
+        num_replaced = sum(
+            batches.replacements.num_samples(world) for batches in (train_batches, val_batches)
+        )
+    if world.is_main:
+        facts = last_result(out)
+        if num_replaced:
+            facts["images_replaced"] = num_replaced
+        print(json.dumps(facts))
+    return 0
+
+
+train.check_args = check_recipe  # type: ignore[attr-defined]
+
+
+def complete_args(args: list[str]) -> list[str]:
+    """The arguments with the teacher that a distilled recipe need not have beside its labels."""
+    given = {arg.split("=")[0].replace("_", "-") for arg in args}
+    if "--teacher-labels" in given and "--teacher" not in given:
+        return [*args, "--teacher", "None"]
+    return args
+
+
+train.complete_args = complete_args  # type: ignore[attr-defined]
+
+
+def open_sets(
+    config: TrainConfig, world: World
+) -> tuple[tuple[DatasetIndex, Plan], tuple[DatasetIndex, Plan]]:
+    """Open training and validation set, and plan this process's share of them.
+
+    Raises:
+        UserError: one of them cannot be read, or they do not belong together.
+    """
+    from fastdeit.pipelines.datasets.index import open_dataset
+    from fastdeit.pipelines.open import eval_plan, train_plan
+
+    data, own = config.data, (world.rank, world.size)
+    train_index, val_index = open_dataset(data.train), open_dataset(data.val)
+    if train_index.class_ids != val_index.class_ids:
+        raise UserError(
+            f"training and validation set must have the same classes. Found: "
+            f"{len(train_index.class_ids)} in {data.train}, {len(val_index.class_ids)} in "
+            f"{data.val}, not all alike. Give two sets of one source."
+        )
+    plan = train_plan(data, train_index, config.run, *own)
+    val_plan = eval_plan(
+        val_index, data.image_size, data.eval_crop_ratio, data.batch_size, data.interpolation, *own
+    )
+    return (train_index, plan), (val_index, val_plan)
+
+
+@contextmanager
+def marking_stops(out: Path) -> Iterator[None]:
+    """Leave a file in the folder of a run that a signal stopped, for the scheduler's script."""
+    try:
+        yield
+    except Stopped as stopped:
+        if is_first_process():
+            replace_file(out / REQUEUE, f"{stopped}\n".encode())
+        raise
+
+
+@contextmanager
+def show_progress(
+    config: TrainConfig, world: World, steps_per_epoch: int, first_step: int
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A progress bar that rows of the metrics move; on a terminal, of the first process only."""
+    num_steps = config.optim.epochs * steps_per_epoch
+    with progress(None, "training", num_steps, "step", first_step, is_shown=world.is_main) as bar:
+
+        def on_row(row: dict[str, Any]) -> None:
+            if row["kind"] == "train":
+                bar.set_postfix_str(progress_text(row, config.run.budget_hours), refresh=False)
+            bar.update(row["step"] - bar.n)
+            if row["kind"] == "train":
+                return
+            scores = ", ".join(
+                f"{name} {score['top1_pct']:.1f}%" for name, score in row["heads"].items()
+            )
+            of = " of the average" if row["kind"] == "eval_ema" else ""
+            epoch = f"epoch {row['epoch'] + 1}/{config.optim.epochs}"
+            bar.write(f"{epoch}: top-1{of} {scores}", file=sys.stderr)
+
+        yield on_row
