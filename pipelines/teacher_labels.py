@@ -39,16 +39,7 @@ NOT_OF_THE_IMAGES = ("smoothing",)
 
 
 def settings_of(config: TrainConfig, plan: Plan, index: DatasetIndex) -> dict[str, Any]:
-    """Everything that decides which images the teacher is shown, and what is kept of its answers.
-
-    Args:
-        config: of the run.
-        plan: of its training set.
-        index: of the training set.
-
-    Returns:
-        Plain types by dotted names.
-    """
+    """What decides which images the teacher is shown, and what is kept of its answers."""
     augment = jsonable(dataclasses.asdict(config.augment))
     by_key = np.argsort(index.keys)  # positions differ between containers
     settings = {
@@ -271,11 +262,7 @@ def file_of(epoch: int) -> str:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What a store says of itself.
-
-    Raises:
-        UserError: it is none.
-    """
+    """What a store says of itself."""
     try:
         about = json.loads((folder / ABOUT).read_text("utf-8"))
         if about["format"] == FORMAT:
@@ -294,11 +281,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def check_settings(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Make sure that a store is of the images of a run.
-
-    Raises:
-        UserError: it is not; with the first differences.
-    """
+    """Make sure that a store is of the images of a run."""
     names = [
         name for name in {**theirs, **ours} if not is_alike(name, theirs.get(name), ours.get(name))
     ]

@@ -151,11 +151,7 @@ def run(args: list[str]) -> int:
 def run_one_of(
     several: dict[str, Callable[..., int]], group: Callable[..., int], args: list[str], prog: str
 ) -> int:
-    """Call the command of a group that `args` names.
-
-    Raises:
-        UserError: there is none of that name.
-    """
+    """Call the command of a group that `args` names."""
     if args and not args[0].startswith("-"):
         name = args[0]
         if name not in several:

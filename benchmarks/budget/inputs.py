@@ -133,11 +133,7 @@ def kind_of(kept: Kept) -> str:
 
 
 def loader_of(rows: list[Kept], copies: int) -> tuple[float, str] | None:
-    """Samples a second and core of our fastest engine, on the most cores that were measured.
-
-    Returns:
-        The rate and where it comes from; None if the rows hold none with so many copies.
-    """
+    """Samples a second and core of our fastest engine, on the most cores that were measured."""
     suffix = "" if copies == 1 else f", {copies} copies"
     names = {f"fastdeit {engine}{suffix}" for engine in ENGINES}
     found = [

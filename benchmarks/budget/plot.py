@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastdeit.benchmarks.budget.predict import NOT_MEASURED, Budget
 from fastdeit.benchmarks.budget.scaling import Limit
-from fastdeit.files import replacing
+from fastdeit.text.plots import new_figure, save_png
 
 COLORS: dict[Limit, str] = {
     "compute": "#2f6db5",
@@ -25,11 +25,7 @@ def plot_budget(budget: Budget, path: Path) -> None:
         budget: the predictions.
         path: a .png; it appears when it is complete.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.5, 5)
     axes = figure.subplots()
     for (mode, made), (line, mark) in zip(budget.modes, STYLES, strict=True):
         gpus = [each.num_gpus for each in made]
@@ -55,5 +51,4 @@ def plot_budget(budget: Budget, path: Path) -> None:
     )
     axes.legend(fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)
+    save_png(figure, path)

@@ -105,13 +105,7 @@ def run_two(job: Job, on_round: Callable[[], None]) -> dict[str, Any]:
 def two_processes(
     job: Job, port: int, cores: list[int]
 ) -> Iterator[tuple[list[subprocess.Popen[bytes]], list[TextIO]]]:
-    """Both processes, and what they say; at the end of the block they are killed.
-
-    Args:
-        job: what they do.
-        port: of the store where they meet.
-        cores: ours; on a CPU each gets one.
-    """
+    """Both processes, and what they say; at the end of the block they are killed."""
     lifeline, held = os.pipe()  # ends with this process, however that ends
     processes: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:

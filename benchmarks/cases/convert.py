@@ -102,12 +102,7 @@ def measure_folder(
 
 @contextmanager
 def fewer_images(source: Path, num_images: int) -> Iterator[Path]:
-    """An ImageFolder of some of another's images, spread over its classes; removed at the end.
-
-    Args:
-        source: the other; the new one lies beside it, with hard links.
-        num_images: how many; at least one of each class.
-    """
+    """An ImageFolder of some of another's images, spread over its classes; removed at the end."""
     classes = sorted(folder for folder in source.iterdir() if folder.is_dir())
     each = max(1, num_images // max(1, len(classes)))
     with TemporaryDirectory(prefix="fastdeit-bench-", dir=source.parent) as place:
@@ -142,11 +137,7 @@ def remove(out: Path) -> None:
 
 
 def write_with_ffcv(source: Path, work: Path, threads: int, max_resolution: int | None) -> int:
-    """Convert with FFCV's own writer, as its ImageNet example does it.
-
-    Returns:
-        How many images.
-    """
+    """Convert with FFCV's own writer, as its ImageNet example does it."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
     from torchvision.datasets import ImageFolder

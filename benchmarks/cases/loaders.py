@@ -203,11 +203,7 @@ def epoch_of(batches: Any) -> Callable[[], int]:
 
 
 def bare_decode(index: DatasetIndex, num_images: int) -> tuple[Callable[[], int], str]:
-    """Decode images spread over the first `num_images`, one after another, and do nothing else.
-
-    Returns:
-        The round, and what decodes: libjpeg-turbo itself where FFCV brings it.
-    """
+    """Decode images spread over the first `num_images`, one after another, and do nothing else."""
     numbers = spread(num_images, DECODE_IMAGES)
     if not is_installed("ffcv"):
 

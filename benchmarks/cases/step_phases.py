@@ -15,6 +15,7 @@ from fastdeit.batch import BatchSource
 from fastdeit.config import TrainConfig
 from fastdeit.machine.device import Compute
 from fastdeit.measured.phases import PhaseClock
+from fastdeit.measured.trace import traced_steps
 from fastdeit.pipelines.pace import TrainingSteps, endless
 from fastdeit.training.loop import train_step
 from fastdeit.training.session import Session
@@ -55,8 +56,6 @@ class Memory:
 
 
 PHASE_STEPS = {"cpu": 3, "cuda": 20}
-
-
 """Steps of the pass that looks at the parts."""
 
 
@@ -92,20 +91,10 @@ def step_phases(config: TrainConfig, session: Session, source: BatchSource) -> d
 
 def write_trace(path: Path, steps: TrainingSteps, compute: Compute) -> None:
     """Profile one step by torch, after one under the profiler that is not kept."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if compute.device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    schedule = torch.profiler.schedule(wait=0, warmup=1, active=1, repeat=1)
-
-    def write(profiler: torch.profiler.profile) -> None:
-        profiler.export_chrome_trace(str(path))
-
-    with torch.profiler.profile(
-        activities=activities, schedule=schedule, on_trace_ready=write
-    ) as profiler:
+    with traced_steps(path, 1, compute, warm_up=1) as after_step:
         for _ in range(2):
             steps.take(1)
-            profiler.step()
+            after_step()
 
 
 def count_flops(config: TrainConfig, session: Session, batch: AugmentedBatch) -> int:

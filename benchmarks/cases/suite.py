@@ -303,14 +303,7 @@ class Suite:
 
 
 def make_data(record: Record, place: Path, threads: int, kind: str) -> Data:
-    """Draw as many pictures as the time allows, and convert them.
-
-    Args:
-        record: takes what is said.
-        place: a folder; what is made stays there.
-        threads: processes that draw.
-        kind: of the device.
-    """
+    """Draw as many pictures as the time allows, and convert them."""
     begun = time.perf_counter()
     photograph(0).save(place / "one.jpg")
     (place / "one.jpg").unlink()

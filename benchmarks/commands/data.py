@@ -34,18 +34,7 @@ def ceilings(device: str = "auto", rounds: int = 5, out: Path | None = None) -> 
 def measure_one(
     name: str, work: str, options: dict[str, Any], out: Path | None, device: str = "cpu"
 ) -> int:
-    """Measure one part, and end.
-
-    Args:
-        name: of the part.
-        work: its function, in this package.
-        options: its arguments.
-        out: folder of the rows.
-        device: where models run.
-
-    Returns:
-        The exit code.
-    """
+    """Measure one part, and end."""
     from fastdeit.benchmarks.harness.isolated import Part
     from fastdeit.benchmarks.harness.run import BenchRun
 

@@ -297,14 +297,7 @@ def step_part(
 
 
 def measure_recipes(run: BenchRun, wanted: Wanted, how: How, files: Files | None) -> None:
-    """Measure each recipe in each way; what cannot be is said, and the others go on.
-
-    Args:
-        run: takes the rows.
-        wanted: which.
-        how: device, precision, effort.
-        files: what the steps from files read.
-    """
+    """Measure each recipe in each way; what cannot be is said, and the others go on."""
     from fastdeit.benchmarks.cases.step import step_name
 
     first: tuple[str, tuple[str, Row]] | None = None

@@ -119,12 +119,7 @@ def report(
 
 
 def read_all(path: Path) -> dict[str, list[Kept]]:
-    """The rows of a folder or a file, by the file's name.
-
-    Raises:
-        UserError: there are none, or they are something else.
-        OSError: a file cannot be read.
-    """
+    """The rows of a folder or a file, by the file's name."""
     kept = {file.name: read_rows(file) for file in find_rows(path)}
     if not any(kept.values()):
         raise UserError(
@@ -135,11 +130,7 @@ def read_all(path: Path) -> dict[str, list[Kept]]:
 
 
 def as_part(text: str) -> float:
-    """A threshold in percent as a part of 1.
-
-    Raises:
-        UserError: it is none.
-    """
+    """A threshold in percent as a part of 1."""
     try:
         part = float(text.removesuffix("%")) / 100
     except ValueError:

@@ -114,11 +114,7 @@ def listed(names: tuple[str, ...]) -> tuple[str, ...]:
 def check_code_options(
     run: BenchRun, save_compiled: bool, compiled: Path | None, trace: bool
 ) -> None:
-    """Refuse what has no effect on a CPU, where nothing of all is compiled.
-
-    Raises:
-        UserError: one was given.
-    """
+    """Refuse what has no effect on a CPU, where nothing of all is compiled."""
     for name, value in (
         ("save_compiled", save_compiled), ("compiled", compiled or False), ("trace", trace),
     ):  # fmt: skip

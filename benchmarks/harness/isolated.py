@@ -152,16 +152,7 @@ def begin_tracker() -> None:
 
 
 def call_here(part: Part, hear: Callable[[Event], None], **given: Any) -> Any:
-    """The same in this process, for tests; an abort is one of all.
-
-    Args:
-        part: what.
-        hear: is called with each event.
-        given: `seconds` and `known` as in `run_isolated`; the rest has no effect.
-
-    Raises:
-        PartFailed: the function raised an exception.
-    """
+    """The same in this process, for tests; an abort is one of all."""
     record = Record(hear, given.get("seconds"), given.get("known", ()))
     try:
         return _function(part.work)(record, **_options(part))

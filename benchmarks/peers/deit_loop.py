@@ -171,9 +171,6 @@ def make_mixup(config: AugmentConfig, num_classes: int) -> Mixup | None:
 def make_criterion(config: TrainConfig) -> nn.Module:
     """The loss of the class head, as the published code chooses it.
 
-    Raises:
-        UserError: it cannot: its binary cross-entropy needs mixed labels.
-
     Source: deit main.py.
     """
     criterion: nn.Module

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastdeit.files import replacing
 from fastdeit.measured.rows import Row
 from fastdeit.text.figures import rounded
+from fastdeit.text.plots import new_figure, save_png
 
 OURS, OTHERS = "#2f6db5", "#a8a8a8"
 
@@ -18,15 +18,11 @@ def plot_bars(rows: list[Row], path: Path) -> None:
         rows: a panel for each of their cases; ours are those whose name begins with fastdeit.
         path: a .png; it appears when it is complete.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     by_case: dict[str, list[Row]] = {}
     for row in rows:
         by_case.setdefault(row.case, []).append(row)
     heights = [len(panel) + 1.5 for panel in by_case.values()]
-    figure = Figure(figsize=(9, 0.32 * sum(heights) + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 0.32 * sum(heights) + 0.4)
     panels = figure.subplots(len(by_case), squeeze=False, gridspec_kw={"height_ratios": heights})
     for axes, (case, panel) in zip(panels[:, 0], by_case.items(), strict=True):
         places = range(len(panel))
@@ -58,5 +54,4 @@ def plot_bars(rows: list[Row], path: Path) -> None:
         bound = "; red: the bound" if any(row.bound is not None for row in panel) else ""
         axes.set_title(f"{case}: {units}{bound}", fontsize=9, loc="left", parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)
+    save_png(figure, path)

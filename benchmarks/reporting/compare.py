@@ -194,15 +194,7 @@ def compare_rows(old: list[Kept], new: list[Kept], threshold: float) -> Comparis
 
 
 def change_of(old: Kept, new: Kept, threshold: float, baselines: set[tuple[str, str]]) -> Change:
-    """Two rows of one measurement.
-
-    Args:
-        old: before.
-        new: after.
-        threshold: as in `compare_rows`.
-        baselines: case and name of what others are compared with. Its own rate says how busy the
-            machine was, and a ratio to it already holds what it changed.
-    """
+    """Two rows of one measurement."""
     first, second = ratio_of(old.row), ratio_of(new.row)
     row = new.row
     if first is not None and second is not None and first.unit == second.unit:

@@ -59,11 +59,7 @@ def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> 
 
 
 def with_commit(kept: Kept) -> Kept:
-    """Rows that were measured from a copy without git, with the commit of the same files.
-
-    Raises:
-        UserError: this checkout's files are others.
-    """
+    """Rows that were measured from a copy without git, with the commit of the same files."""
     source = kept.environment.get("source")
     if kept.environment.get("commit") is not None or source is None:
         return kept

@@ -159,12 +159,7 @@ class CheckpointStore:
         self._step = step
 
     def _keep_old(self, step: int, moved_to: list[Path]) -> None:
-        """Give checkpoint.pt a second name, or another one where there are no links.
-
-        Args:
-            step: of the checkpoint that is about to replace it.
-            moved_to: gets the other name in the second case.
-        """
+        """Give checkpoint.pt a second name, or another one where there are no links."""
         newest = self.out / CHECKPOINT
         if self.keep == 1 or not newest.exists():
             return

@@ -39,6 +39,8 @@ class RunConfig:
     with batch norm)."""
     log_every_steps: int = 10
     """How often the loss is read from the device; each reading waits for it."""
+    profile_steps: int = 0
+    """Trace so many steps, after the first few, into OUT/trace.json.gz for Perfetto; 0 for none."""
     save_minutes: float = 10.0
     """How often a checkpoint is saved within an epoch, beside that at its end; 0 for never."""
     keep_checkpoints: int = 2
@@ -85,6 +87,13 @@ class RunConfig:
             self.log_every_steps,
             "must be at least 1",
             "Pass --log-every-steps 10, say.",
+        )
+        require(
+            self.profile_steps >= 0,
+            "profile_steps",
+            self.profile_steps,
+            "must be 0 or more",
+            "Pass --profile-steps 3, say.",
         )
         require(
             self.save_minutes >= 0,

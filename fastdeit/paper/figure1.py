@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastdeit.files import replacing
 from fastdeit.measured.rows import Row
 from fastdeit.paper import PaperRow, rows_of_architecture, table5
 from fastdeit.paper.published import stem
 from fastdeit.paper.tables import TWINS
+from fastdeit.text.plots import new_figure, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,20 +127,15 @@ def plot_panels(
     protocols = [*dict.fromkeys((*panels, *points))]
     if not protocols:
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = min(2, len(protocols))
     lines = math.ceil(len(protocols) / columns)
-    figure = Figure(figsize=(8.5 * columns, 6.2 * lines + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8.5 * columns, 6.2 * lines + 0.5)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axes, protocol in zip(grid, protocols, strict=False):
         draw(axes, protocol, panels.get(protocol, {}), points.get(protocol, []))
     for axes in grid[len(protocols) :]:
         axes.set_visible(False)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=110)
+    save_png(figure, path, dpi=110)
 
 
 def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]) -> None:

@@ -24,6 +24,7 @@ from fastdeit.machine.distributed import Votes, say
 from fastdeit.machine.stopping import stop_requests
 from fastdeit.machine.torch_compile import RecompileWatch
 from fastdeit.measured.phases import phase
+from fastdeit.measured.trace import TRACE, traced_steps
 from fastdeit.models import forward_train, num_parameters
 from fastdeit.models.flops import peak_flops, train_flops
 from fastdeit.training.evaluate import evaluate_all
@@ -80,6 +81,7 @@ def train(
     # Not of a CPU: its peak would be measured beside the loader's threads.
     peak = peak_flops(compute).flops_per_s * world.size if compute.device.type == "cuda" else None
     img_flops = train_flops(model, session.teacher, config.data.image_size)
+    trace = run.out / TRACE if run.profile_steps and world.is_main else None
     watch = RecompileWatch(choose_compile_mode(run.compile, compute) is not None)
 
     def record(**row: Any) -> None:
@@ -119,6 +121,7 @@ def train(
         else contextlib.nullcontext() as metrics,
         CheckpointStore(run.out, run.keep_checkpoints) as store,
         stop_requests() as asked,
+        traced_steps(trace, run.profile_steps, compute) as after_step,
         world.explain_loss(),
     ):
         votes = Votes(world, asked)
@@ -133,6 +136,7 @@ def train(
             for batch in shown if session.answers is None else answered(shown, session.answers):
                 lr = learning_rate(optim, batch_size, step, steps_per_epoch, run.compat)
                 losses.append(train_step(config, session, batch, lr))
+                after_step()
                 step += 1
                 num_steps += 1
                 in_epoch = batch.step + 1
@@ -270,15 +274,7 @@ def loss_of(config: TrainConfig, session: Session, batch: AugmentedBatch) -> Ten
 
 
 def require_finite(session: Session, step: int) -> None:
-    """Make sure that weights are worth saving; waits for the device.
-
-    Args:
-        session: its model is looked at.
-        step: the next one.
-
-    Raises:
-        FloatingPointError: one of them is not a finite number.
-    """
+    """Make sure that weights are worth saving; waits for the device."""
     norms = torch.stack(torch._foreach_norm(list(session.model.parameters())))
     if not torch.isfinite(norms).all().item():
         lr = session.optimizer.param_groups[0]["lr"]
@@ -318,11 +314,7 @@ class Timed:
 
 
 def until_stop(batches: Iterable[Batch], votes: Votes) -> Iterator[Batch]:
-    """The batches of an evaluation.
-
-    Raises:
-        AskedToStop: a process was.
-    """
+    """The batches of an evaluation."""
     for batch in batches:
         if votes.ask():
             raise AskedToStop

@@ -29,8 +29,8 @@ MAY_DIFFER = frozenset(
         "data.val", "distill.teacher", "dry_run", "init_from", "optim.accumulate",
         "run.activation_checkpointing", "run.attention", "run.budget_hours", "run.compile",
         "run.compiled", "run.device", "run.keep_checkpoints", "run.log_every_steps", "run.out",
-        "run.overwrite", "run.resume", "run.save_minutes", "run.tensorboard", "run.timeout_minutes",
-        "run.wandb",
+        "run.overwrite", "run.profile_steps", "run.resume", "run.save_minutes", "run.tensorboard",
+        "run.timeout_minutes", "run.wandb",
     )
 )  # fmt: skip
 """Fields that may be others when a run goes on: where things are, how fast it is, and

@@ -132,12 +132,7 @@ def assemble(
 
 
 def checkpoint_activations(model: nn.Module, name: str) -> None:
-    """Let a model compute its activations again in the backward pass.
-
-    Raises:
-        UserError: timm's model cannot, or has batch norm, whose running averages would move a
-            second time.
-    """
+    """Let a model compute its activations again in the backward pass."""
     for layer in model.modules():
         require(
             not isinstance(layer, nn.modules.batchnorm._BatchNorm),

@@ -205,18 +205,7 @@ def load_teacher(
 def fetch(
     name: str, num_classes: int
 ) -> tuple[nn.Module, int, tuple[float, ...], tuple[float, ...]]:
-    """A model of timm with the weights that timm fetches.
-
-    Args:
-        name: timm's, such as regnety_160.deit_in1k.
-        num_classes: how many classes it must know.
-
-    Returns:
-        (the model, side of its images in pixels, mean and standard deviation of its colours)
-
-    Raises:
-        UserError: timm does not know it, cannot fetch it, or it knows other classes.
-    """
+    """A model of timm with the weights that timm fetches."""
     try:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:  # of any of the libraries that timm fetches with

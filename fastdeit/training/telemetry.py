@@ -194,12 +194,7 @@ def scalars_of(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _import(module: str, extra: str, attribute: str) -> Any:
-    """Import an optional module.
-
-    Raises:
-        UserError: it is not installed. A folder of its name in the working folder (W&B makes one)
-            is importable, but has nothing in it.
-    """
+    """Import an optional module."""
     try:
         found = importlib.import_module(module)
         getattr(found, attribute)

@@ -162,11 +162,7 @@ def next_offset(position: int, size: int, page_bytes: int) -> int:
 
 
 def page_bytes_for(largest_bytes: int) -> int:
-    """The smallest page, from FFCV's default up, that holds a sample.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The smallest page, from FFCV's default up, that holds a sample."""
     page_bytes = MIN_PAGE_BYTES
     while page_bytes < largest_bytes:
         page_bytes *= 2
@@ -289,16 +285,7 @@ def read_pointer(fields: NDArray[Any]) -> tuple[int, int] | None:
 
 
 def read_tables(path: Path, num: int, table: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Facts and columns from FFCV's own tables.
-
-    Args:
-        path: the file.
-        num: how many samples it has.
-        table: first byte of the allocation table.
-
-    Raises:
-        ValueError: they contradict each other.
-    """
+    """Facts and columns from FFCV's own tables."""
     samples = np.fromfile(
         path, dtype=SAMPLE, count=num, offset=HEADER.itemsize + 2 * DESCRIPTOR.itemsize
     )

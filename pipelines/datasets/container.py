@@ -230,11 +230,7 @@ def write_at(handle: int, pieces: Sequence[bytes], offset: int) -> None:
 
 
 def copy_some(source: int, target: int, count: int, source_at: int, target_at: int) -> int:
-    """Copy up to `count` bytes between two open files; 0 at the end of the source.
-
-    Raises:
-        OSError: they cannot be read or written.
-    """
+    """Copy up to `count` bytes between two open files; 0 at the end of the source."""
     try:
         return os.copy_file_range(source, target, count, source_at, target_at)
     except OSError as error:

@@ -166,11 +166,7 @@ def _natural(text: str) -> list[tuple[int, str]]:
 def _unique_names(
     names: Names, files: Sequence[Path], file_ids: NDArray[np.int64], has_wnid: NDArray[np.bool_]
 ) -> tuple[Names, NDArray[np.uint64]]:
-    """Names of which none comes twice, and their keys.
-
-    Raises:
-        UserError: one does, within a shard or though it is ImageNet's.
-    """
+    """Names of which none comes twice, and their keys."""
     keys, repeated = _hash(names)
     if repeated is not None:
         # All of them, not those that return: one rule for a whole dataset.
@@ -204,11 +200,7 @@ def _class_ids(wnids: dict[int, str]) -> list[str]:
 
 
 def _measure(shards: ForeignShards) -> NDArray[np.int32]:
-    """Width and height of each image, (2, N).
-
-    Raises:
-        UserError: a member is no image.
-    """
+    """Width and height of each image, (2, N)."""
     pixels = np.zeros((2, len(shards.keys)), dtype=np.int32)
     opened, descriptor = -1, -1
     try:

@@ -131,11 +131,7 @@ def read_jpeg_head(data: bytes, is_whole: bool = True) -> JpegHead | None:
 
 
 def exif_orientation(tiff: bytes) -> int:
-    """The orientation that a block of EXIF says; 1 if it says none, or nothing valid.
-
-    Args:
-        tiff: the block after the word Exif and two zeros.
-    """
+    """The orientation that a block of EXIF says; 1 if it says none, or nothing valid."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return 1

@@ -114,11 +114,7 @@ def _number(descriptor: int, parts: Parts, extensions: Sequence[str]) -> int | N
 
 
 def _facts(descriptor: int, parts: Parts) -> dict[str, Any]:
-    """What the .json of a sample says; nothing if there is none.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """What the .json of a sample says; nothing if there is none."""
     member = parts.get("json")
     if member is None or member.size > MAX_JSON_BYTES:
         return {}
@@ -130,11 +126,7 @@ def _facts(descriptor: int, parts: Parts) -> dict[str, Any]:
 
 
 def _number_in(facts: dict[str, Any], descriptor: int, parts: Parts) -> int:
-    """The class number of a sample whose text members say none.
-
-    Raises:
-        ValueError: neither its .json nor its .txt says one.
-    """
+    """The class number of a sample whose text members say none."""
     for field in FIELDS:
         value = facts.get(field)
         if isinstance(value, int) and not isinstance(value, bool):

@@ -147,11 +147,7 @@ class _Tar:
         return self.buffer[first : first + BLOCK]
 
     def pass_over(self, header: bytes, at: int, length: int) -> int:
-        """Take note of an entry that is no file; return how many bytes belong to it.
-
-        Raises:
-            UserError: the entry is neither a directory nor an extension of the next header.
-        """
+        """Take note of an entry that is no file; return how many bytes belong to it."""
         kind = header[156:157]
         if kind == b"5":
             self.next_name = self.next_size = None
@@ -172,11 +168,7 @@ class _Tar:
         return length + -length % BLOCK
 
     def read_pax(self, data: bytes, at: int, is_global: bool) -> None:
-        """Take note of the name and the size that records say, and refuse what changes the data.
-
-        Raises:
-            UserError: the records are damaged, tell of a sparse file, or name all files alike.
-        """
+        """Take note of the name and the size that records say, and refuse what changes the data."""
         try:
             records = _pax_records(data)
             size = int(records[b"size"]) if b"size" in records else None
@@ -192,14 +184,7 @@ class _Tar:
         self.next_size = self.next_size if size is None else size
 
     def checked_name(self, own: bytes) -> str:
-        """The name of a file.
-
-        Args:
-            own: what its header says.
-
-        Raises:
-            UserError: it is no UTF-8, not printable, absolute, or leads upwards.
-        """
+        """The name of a file."""
         raw = own if self.next_name is None else self.next_name
         try:
             name = raw.decode()
@@ -214,11 +199,7 @@ class _Tar:
         return name
 
     def check_end(self, at: int) -> None:
-        """Look whether another archive was appended, which would silently be left out.
-
-        Raises:
-            UserError: there is one.
-        """
+        """Look whether another archive was appended, which would silently be left out."""
         rest = os.pread(self.descriptor, max(min(_LOOK_BEHIND_END, self.end - at), 0), at)
         first = (len(rest) - len(rest.lstrip(b"\0"))) // BLOCK * BLOCK
         if len(rest) - first >= BLOCK and _length(rest[first : first + BLOCK]) >= 0:
@@ -280,11 +261,7 @@ def _own_name(header: bytes) -> bytes:
 
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
-    """The records of an extended header, each `LENGTH KEY=VALUE` and a line feed.
-
-    Raises:
-        ValueError: they are damaged.
-    """
+    """The records of an extended header, each `LENGTH KEY=VALUE` and a line feed."""
     records, at = {}, 0
     while at < len(data) and data[at]:
         digits = data[at : at + 20].partition(b" ")[0]

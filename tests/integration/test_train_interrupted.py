@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +164,17 @@ def test_rows_that_are_no_text(
     with (out / "metrics.jsonl").open("ab") as file:
         file.write(b"\0\xff\xfe")
     assert run_here(containers, out) == 0
+    assert_same_run(out, whole_run)
+
+
+def test_a_trace_of_steps(whole_run: Path, containers: dict[str, Path], tmp_path: Path) -> None:
+    """--profile-steps shows the parts of so many steps, and changes no bit of the run."""
+    out = tmp_path / "run"
+    assert run_here(containers, out, "--profile-steps", "2") == 0
+    with gzip.open(out / "trace.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    seen = Counter(event["name"] for event in events if event.get("cat") == "user_annotation")
+    assert [seen[part] for part in ("forward", "backward", "optimizer", "average")] == [2] * 4
     assert_same_run(out, whole_run)
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from fastdeit.paper import table5
 from fastdeit.paper.figure1 import Point, draw
+from fastdeit.text.plots import new_figure
 from fastdeit.tools.cli import main
-from fastdeit.tools.evaluate.analyse.plots import epochs_plot, lines_of, new_figure
+from fastdeit.tools.evaluate.analyse.plots import epochs_plot, lines_of
 from fastdeit.tools.evaluate.analyse.runs import Curve, RunCurves, read_runs
 from fastdeit.tools.evaluate.analyse.voters import short_names, split_head
 

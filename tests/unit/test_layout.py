@@ -155,6 +155,34 @@ def test_imports_follow_the_arrows() -> None:
     assert not faults, "\n".join(faults)
 
 
+def imported_at_once(file: Path, modules: set[str]) -> Iterator[str]:
+    """The modules of ours that a file imports when it is imported itself."""
+    for node in parse((ROOT / file).read_text("utf-8")).body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            while name and name not in modules:
+                name = name.rpartition(".")[0]
+            yield name
+
+
+def test_no_circles() -> None:
+    """Each module can be imported first: none needs one that needs it."""
+    files = {module_name(file): file for file in python_files(*FOLDERS)}
+    needs = {
+        name: {*imported_at_once(file, set(files))} - {"", name, "fastdeit"}
+        for name, file in files.items()
+        if file.name != "__init__.py"
+    }
+    while needs:
+        free = {name for name, others in needs.items() if not others & needs.keys()}
+        assert free, {name: sorted(others & needs.keys()) for name, others in needs.items()}
+        needs = {name: others for name, others in needs.items() if name not in free}
+
+
 @pytest.mark.parametrize(
     ("file", "source", "fault"),
     [

@@ -157,6 +157,7 @@ def test_unwritable_place_is_a_user_error(tmp_path: Path) -> None:
 
 def test_importing_the_command_loads_nothing_heavy() -> None:
     """`fastdeit --help` imports this module, so it must not import numpy or Pillow."""
-    code = "import sys, fastdeit.tools.sample_data; print({'numpy', 'PIL'} & set(sys.modules))"
+    module = "fastdeit.tools.data.sample_data.command"
+    code = f"import sys, {module}; print({{'numpy', 'PIL'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

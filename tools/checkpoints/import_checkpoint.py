@@ -112,15 +112,7 @@ def import_checkpoint(
 def timm_colours(
     model: str, can_fold: bool
 ) -> tuple[tuple[tuple[float, ...], tuple[float, ...]] | None, list[str]]:
-    """What timm says of the colours that a model's weights were trained with.
-
-    Args:
-        model: timm's name; with a tag, such as .augreg_in1k, it says which weights they are.
-        can_fold: whether the model has a patch embedding with a bias.
-
-    Returns:
-        (mean and standard deviation to be folded into the weights, or None; notes for the user)
-    """
+    """What timm says of the colours that a model's weights were trained with."""
     import timm
 
     from fastdeit.augment.compose import MEAN, STD
@@ -143,15 +135,7 @@ def timm_colours(
 
 
 def read_classes(classes: str | None, count: int) -> tuple[str, ...]:
-    """The names of the classes.
-
-    Args:
-        classes: a text file, "imagenet", or None.
-        count: how many the model knows.
-
-    Raises:
-        UserError: the file is not there, or has another number of names.
-    """
+    """The names of the classes."""
     if classes is None:
         from fastdeit.checkpoints.classes import numbered_classes
 

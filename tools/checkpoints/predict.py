@@ -158,11 +158,7 @@ def guesses(
 def decode_step(
     index: DatasetIndex, plan: Plan, step: StepPlan, pool: ThreadPoolExecutor
 ) -> list[NDArray[np.uint8] | str]:
-    """Decode and crop the images of a step, as the PIL engine does.
-
-    Returns:
-        (S, S, 3) uint8 for each, or why it does not decode.
-    """
+    """Decode and crop the images of a step, as the PIL engine does."""
     from fastdeit import UserError
     from fastdeit.pipelines.engines.decode import BadImageError, decode_with_pil
     from fastdeit.pipelines.engines.pil_engine import resample_with_pil

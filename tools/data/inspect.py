@@ -162,11 +162,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
 
 
 def check_sheet(path: Path) -> None:
-    """Refuse to replace a picture that is no contact sheet of ours.
-
-    Raises:
-        UserError: there is another file.
-    """
+    """Refuse to replace a picture that is no contact sheet of ours."""
     if path.exists():
         try:
             with Image.open(path) as image:

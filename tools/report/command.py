@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from fastdeit.errors import UserError
+from fastdeit.files import replace_file
 from fastdeit.tools.report.inputs import load_bench, load_runs
 from fastdeit.tools.report.page import GENERATOR, make_page
 from fastdeit.tools.report.results import default_not_measured, headline, result_of
@@ -95,28 +95,9 @@ def check_out(out: Path) -> None:
 
 def write_page(out: Path, page: str) -> None:
     """Write `page` to `out` in one step, so that a reader never meets half a page."""
-    temporary = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w",
-            encoding="utf-8",
-            newline="\n",
-            dir=out.parent,
-            prefix=f".{out.name}.",
-            suffix=".tmp",
-            delete=False,
-        ) as file:
-            temporary = Path(file.name)
-            file.write(page)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would keep a web server out
-        temporary.replace(out)
+        replace_file(out, page.encode())
     except OSError as error:
         raise UserError(
             f"--out cannot be written. Found: {out} ({error.strerror}). Pass another --out."
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

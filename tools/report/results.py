@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any, TypeGuard
 
 from fastdeit.errors import UserError
+from fastdeit.text.figures import duration
 from fastdeit.tools.report.inputs import Json, Run
 
 DEVICES = {"cpu": "a CPU", "cuda": "a GPU"}
@@ -200,7 +201,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
     environment, last = run.environment, (run.train or run.evals)[-1]
     times_s = [row["elapsed_s"] for row in run.train if row.get("elapsed_s") is not None]
     # A clock that went back was started anew by a resumed run and says nothing about the whole.
-    elapsed_s = times_s[-1] if times_s and times_s == sorted(times_s) else None
+    elapsed_s = times_s[-1] if times_s and times_s == sorted(times_s) else math.nan
+    elapsed = duration(elapsed_s) if math.isfinite(elapsed_s) else "n/a"
     waiting = median_of(run.train, "data_wait_frac")
     device = gpu_of(environment) or environment.get("cpu") or environment.get("device")
     engine = environment.get("engine") or lookup(run.config, "data", "engine")
@@ -212,7 +214,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("steps", fmt(last["step"])),
         ("batch size", fmt(lookup(run.config, "data", "batch_size"))),
         ("repeats", fmt(lookup(run.config, "data", "repeats"))),
-        ("elapsed", fmt_duration(elapsed_s)),
+        ("elapsed", elapsed),
         ("median rate", f"{fmt(median_of(run.train, 'img_per_s'))} img/s"),
         ("waiting for data", "n/a" if waiting is None else f"{100 * waiting:.1f}% of the time"),
         ("decoder", fmt(engine)),
@@ -295,15 +297,3 @@ def fmt(value: object, digits: int | None = None) -> str:
 def fmt_times(ratio: float | None) -> str:
     """Write a ratio in words: 14 times, 3.2 times."""
     return "n/a" if ratio is None else f"{ratio:.{0 if ratio >= 9.95 else 1}f} times"
-
-
-def fmt_duration(seconds: float | None) -> str:
-    """Write a duration: 42 s, 3 min 20 s, 2 h 05 min."""
-    if seconds is None or not math.isfinite(seconds):
-        return "n/a"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -134,11 +134,7 @@ train.complete_args = complete_args  # type: ignore[attr-defined]
 def open_sets(
     config: TrainConfig, world: World
 ) -> tuple[tuple[DatasetIndex, Plan], tuple[DatasetIndex, Plan]]:
-    """Open training and validation set, and plan this process's share of them.
-
-    Raises:
-        UserError: one of them cannot be read, or they do not belong together.
-    """
+    """Open training and validation set, and plan this process's share of them."""
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.pipelines.open import eval_plan, train_plan
 

@@ -16,6 +16,7 @@ from fastdeit.config import TrainConfig
 from fastdeit.files import LOCK, replace_file
 from fastdeit.machine.stopping import REQUEUE
 from fastdeit.measured.environment import describe_environment
+from fastdeit.measured.trace import TRACE
 from fastdeit.models import num_parameters
 from fastdeit.pipelines.engines.pipeline import Pipeline
 from fastdeit.pipelines.open import choose_engine
@@ -29,6 +30,7 @@ RUN_FILES = TELEMETRY_FILES | {
     "environment.json",
     "augmented.png",
     "evaluation.json",
+    TRACE,
     REQUEUE,
     LOCK,
 }

@@ -141,19 +141,7 @@ def measure_inference(
     items: tuple[str, ...],
     hands_over_code: bool = False,
 ) -> None:
-    """Measure architectures; what cannot be measured is said, and the others go on.
-
-    Args:
-        record: takes the rows, each as soon as it is measured; those of an earlier run in its
-            folder are taken from there.
-        case: what the rows are of.
-        architectures: what is measured.
-        protocols: in each of them; empty takes the device's.
-        device: where.
-        sizes: batches and rounds.
-        items: labels of the architectures whose turn it is.
-        hands_over_code: whether the run gets the compiled code.
-    """
+    """Measure architectures; what cannot be measured is said, and the others go on."""
     with fixed_switches():
         at = choose_compute(device).device
         bench = InferenceBench(record, case, at, sizes)
@@ -341,11 +329,7 @@ class InferenceBench:
     def batch_of(
         self, network: Network, protocol: Protocol, compute: Compute, share_s: float | None
     ) -> tuple[int, str]:
-        """The batch of a row, and why it is that.
-
-        Raises:
-            UserError: not even one image fits.
-        """
+        """The batch of a row, and why it is that."""
         if self.sizes.batch_size is not None:
             return self.sizes.batch_size, "batch as asked"
         # Compiled code is not tried: it would be compiled anew for every size.

@@ -222,11 +222,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _colours(
     images: dict[str, Any], source: Path
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation by preprocessor_config.json; None if it does not say.
-
-    Raises:
-        UserError: one of them is not a positive number for each colour.
-    """
+    """Mean and standard deviation by preprocessor_config.json; None if it does not say."""
     if not images.get("do_normalize", True) or not {"image_mean", "image_std"} <= images.keys():
         return None
     for name in ("image_mean", "image_std"):
@@ -241,11 +237,7 @@ def _colours(
 
 
 def _check_config(config: dict[str, Any], source: Path) -> None:
-    """Refuse what changes a model of transformers and shows in no weight.
-
-    Raises:
-        UserError: there is such a setting.
-    """
+    """Refuse what changes a model of transformers and shows in no weight."""
     activation = config.get("hidden_act", "gelu")
     if activation != "gelu":
         raise UserError(

@@ -146,11 +146,7 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_mmpretrain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names of MMPretrain's VisionTransformer or DistilledVisionTransformer.
-
-    Raises:
-        UserError: it has no such model.
-    """
+    """Weights under the names of MMPretrain's VisionTransformer or DistilledVisionTransformer."""
     _require_plain(state, "MMPretrain")
     return _rename(state, MMPRETRAIN, "fastdeit")
 
@@ -160,9 +156,6 @@ def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     They are those of DeiTForImageClassificationWithTeacher if there is a distillation head, of
     DeiTForImageClassification with one register token, of ViTForImageClassification otherwise.
-
-    Raises:
-        UserError: it has no such model.
     """
     kind = "deit" if {"dist_token", "reg_token"} & state.keys() else "vit"
     parted: dict[str, Tensor] = {}
@@ -253,11 +246,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 def _rename(
     state: Mapping[str, Tensor], table: Table, form: str, keep_others: bool = False
 ) -> dict[str, Tensor]:
-    """Give every weight its other name.
-
-    Raises:
-        UserError: a name is not in the table, or two get the same one.
-    """
+    """Give every weight its other name."""
     rules = [(_pattern(old), new) for old, new in table]
     renamed: dict[str, Tensor] = {}
     unknown, twice = [], []

@@ -262,11 +262,7 @@ def convert_part(
 def spool(
     work: Path, assembly: Assembly, prepare: Preparation, bad: BadPolicy, overwrite: bool
 ) -> Callable[[int], Generator[PreparedImage, None, None]]:
-    """Prepare the images of a sequential source in its own order, to be read again in another.
-
-    Returns:
-        The images from a place on, in the order in which they are written.
-    """
+    """Prepare the images of a sequential source in its own order, to be read again in another."""
     path = work / SPOOL
     if not path.exists():
         check_space(work, 2 * prepare.expected_bytes() - bytes_on_disk(work))

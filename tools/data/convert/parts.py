@@ -127,11 +127,7 @@ def merge(
 
 
 def find_parts(out: Path) -> list[Path]:
-    """The folders of all parts of OUT.
-
-    Raises:
-        UserError: one is missing.
-    """
+    """The folders of all parts of OUT."""
     folder = parts_folder(out)
     names = [path.name for path in folder.glob("*-of-*")] if folder.is_dir() else []
     found = [(int(m[2]), int(m[1])) for m in map(_NAME.fullmatch, names) if m]

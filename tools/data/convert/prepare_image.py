@@ -93,12 +93,7 @@ class ImageOptions:
         return max(1, round(width * scale)), max(1, round(height * scale))
 
     def is_lossless(self, key: int, is_pixels: bool) -> bool:
-        """Whether an image is stored as pixels.
-
-        Args:
-            key: its stable key, which decides in mode `proportion`.
-            is_pixels: whether the source holds it so.
-        """
+        """Whether an image is stored as pixels."""
         if self.mode == "proportion":
             keys, copies = np.array([key], np.uint64), np.zeros(1, np.int64)
             return bool(
@@ -128,15 +123,7 @@ class PreparedImage:
 
 
 def prepare_image(options: ImageOptions, item: tuple[int, Request]) -> PreparedImage:
-    """Read one image and bring it into the form in which it is stored.
-
-    Args:
-        options: the form.
-        item: (stable key, how to read it).
-
-    Raises:
-        OSError: the source cannot be read at all.
-    """
+    """Read one image and bring it into the form in which it is stored."""
     key, request = item
     try:
         stored = request.read()
@@ -262,16 +249,7 @@ def _store_pixels(
     notes: list[str],
     sampling: int | None = None,
 ) -> PreparedImage:
-    """Encode an image, or store it as pixels.
-
-    Args:
-        image: RGB or L.
-        key: its stable key.
-        options: how.
-        notes: what is unusual about it.
-        sampling: chroma sampling of the JPEG that it was, -1 if that is unknown; None for a source
-            of bare pixels.
-    """
+    """Encode an image, or store it as pixels."""
     is_pixels = sampling is None
     if is_pixels and (target := options.target_size(*image.size)) != image.size:
         image = image.resize(target, Image.Resampling.BICUBIC)

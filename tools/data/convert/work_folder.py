@@ -68,11 +68,7 @@ def locked_work(out: Path) -> Iterator[Path]:
 
 
 def check_name(out: Path) -> None:
-    """Make sure that OUT can have its name, before hours are spent.
-
-    Raises:
-        UserError: it is a link, or so long that the names that are made of it are too long.
-    """
+    """Make sure that OUT can have its name, before hours are spent."""
     if out.is_symlink():
         raise UserError(
             f"OUT must not be a link. Found: {out}, a link to {out.readlink()}. Give the place "

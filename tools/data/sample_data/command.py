@@ -85,11 +85,7 @@ def sample_data(
 
 
 def check_options(train_images: int, val_images: int, seed: int) -> None:
-    """Refuse options that no source can be made from.
-
-    Raises:
-        UserError: fewer images than classes, a negative seed, no worker.
-    """
+    """Refuse options that no source can be made from."""
     from fastdeit.tools.data.sample_data.classes import CLASSES
 
     for option, value in (("--train-images", train_images), ("--val-images", val_images)):
@@ -103,11 +99,7 @@ def check_options(train_images: int, val_images: int, seed: int) -> None:
 
 
 def is_made_already(target: Path, parameters: dict[str, Any]) -> bool:
-    """Say whether `target` was made with the same options; False if it is free.
-
-    Raises:
-        UserError: it holds something else.
-    """
+    """Say whether `target` was made with the same options; False if it is free."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     found = "a file" if target.is_file() else "a folder that this command did not make"
@@ -138,9 +130,6 @@ def unfinished_folder(target: Path) -> Iterator[Path]:
 
     The folder carries a marker until then, locked as long as its writer lives; it is removed if
     the block fails. What a killed run left behind is replaced.
-
-    Raises:
-        UserError: the folder is in use, or was not made by this command.
     """
     folder = target.with_name(target.name + ".partial")
     folder.mkdir(parents=True, exist_ok=True)
@@ -170,16 +159,7 @@ def unfinished_folder(target: Path) -> Iterator[Path]:
 
 
 def write_source(folder: Path, parameters: dict[str, Any], workers: int) -> dict[str, Any]:
-    """Write all pictures and the record of them.
-
-    Args:
-        folder: an empty folder.
-        parameters: the options that decide the files.
-        workers: processes that make pictures.
-
-    Returns:
-        The record, as sample-data.json has it.
-    """
+    """Write all pictures and the record of them."""
     from fastdeit.tools.data.sample_data.classes import CLASSES
     from fastdeit.tools.data.sample_data.layouts import LAYOUTS, plan_pictures
     from fastdeit.tools.data.sample_data.photos import load_photos, photo_packages

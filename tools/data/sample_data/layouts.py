@@ -168,9 +168,6 @@ def make_meta(num_train: list[int]) -> bytes:
 
     As in the real one, ILSVRC2012_ID counts from 1 in an order of its own, and a reader must skip
     the nodes that have children.
-
-    Args:
-        num_train: number of train pictures by class.
     """
     from scipy.io import savemat
 

@@ -76,18 +76,7 @@ def make_rng(seed: int, stream: int, number: int, index: int) -> np.random.Gener
 def make_photo(
     seed: int, index: int, size: tuple[int, int] = (500, 375), quality: int = 90
 ) -> bytes:
-    """Make a JPEG of a random part of a photograph, for tests and benchmarks.
-
-    Args:
-        seed: chooses a series of photographs, >= 0.
-        index: the position in that series, >= 0; every index gives another picture.
-        size: (width, height) in pixels.
-        quality: libjpeg's quality, 1 to 95.
-
-    Returns:
-        The file's bytes: baseline, 4:2:0. Equal arguments give equal bytes as long as the versions
-        of numpy, Pillow and of the packages with the photographs do not change.
-    """
+    """Make a JPEG of a random part of a photograph, for tests and benchmarks."""
     rng = make_rng(seed, 9, 0, index)
     photo = load_photos()[NATURAL[rng.integers(len(NATURAL))]]
     image = develop(cut(photo, size, rng), rng)
@@ -118,11 +107,7 @@ def load_photos() -> dict[str, Image.Image]:
 
 
 def photo_folder(distribution: str, package: str, folder: str) -> Path:
-    """Find a package's folder of photographs without importing the package.
-
-    Raises:
-        UserError: the package is not installed.
-    """
+    """Find a package's folder of photographs without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(

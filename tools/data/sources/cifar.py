@@ -124,11 +124,7 @@ def name_rows(split: str, num_rows: int, filenames: list[str]) -> Names:
 
 
 def read_batch(file: Path, layout: Layout, num_classes: int) -> Batch:
-    """Read the images of one file.
-
-    Raises:
-        UserError: it holds something else.
-    """
+    """Read the images of one file."""
     content = read_dict(file)
     try:
         data = array_of(content.get("data"))
@@ -159,11 +155,7 @@ def read_class_names(file: Path, layout: Layout) -> list[str]:
 
 
 def read_dict(file: Path) -> dict[str, Any]:
-    """What the dict in a pickle holds under each key; nothing in it is run.
-
-    Raises:
-        UserError: it is no pickle of a dict, or would do more than make one.
-    """
+    """What the dict in a pickle holds under each key; nothing in it is run."""
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise broken(file, f"{file.stat().st_size} bytes")
@@ -176,14 +168,7 @@ def read_dict(file: Path) -> dict[str, Any]:
 
 
 def array_of(value: Any) -> NDArray[np.uint8]:
-    """The pixels that a pickled NumPy array holds.
-
-    Returns:
-        (N, 3072): red, green and blue, each 32 rows of 32.
-
-    Raises:
-        ValueError: it is no such array.
-    """
+    """The pixels that a pickled NumPy array holds."""
     if not (isinstance(value, Call) and value.name in RECONSTRUCT):
         raise ValueError("no array `data`")
     try:
@@ -202,11 +187,7 @@ def array_of(value: Any) -> NDArray[np.uint8]:
 
 
 def bytes_of(value: Any) -> bytes:
-    """A string of bytes, as Python 2 or Python 3 pickles it.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """A string of bytes, as Python 2 or Python 3 pickles it."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, Call) and value.name == ENCODE and isinstance(value.args, tuple):

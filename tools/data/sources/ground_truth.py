@@ -59,11 +59,7 @@ def read_ground_truth(devkit: Path | None, folder: Path) -> GroundTruth:
 
 
 def find_devkit(devkit: Path | None, folder: Path) -> Path | None:
-    """The file or folder that says the labels of val; None if there is none.
-
-    Raises:
-        UserError: `devkit` does not exist.
-    """
+    """The file or folder that says the labels of val; None if there is none."""
     if devkit is not None:
         if not devkit.exists():
             raise UserError(

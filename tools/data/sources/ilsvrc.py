@@ -75,15 +75,7 @@ def list_ilsvrc(path: Path, split: str | None = None, devkit: Path | None = None
 
 
 def list_flat_val(folder: Path, devkit: Path | None = None) -> Listing:
-    """List the images of val from the folder they were unpacked into, without class folders.
-
-    Args:
-        folder: ILSVRC2012_val_00000001.JPEG and so on.
-        devkit: as for `list_ilsvrc`.
-
-    Raises:
-        UserError: there are no labels for them.
-    """
+    """List the images of val from the folder they were unpacked into, without class folders."""
     with os.scandir(folder) as entries:
         images = sorted(
             (entry.name, entry.stat().st_size)
@@ -164,11 +156,7 @@ def _list_train(path: Path, devkit: Path | None) -> Listing:
 
 
 def _class_of(class_tar: TarMember, path: Path, found: dict[str, int]) -> str:
-    """The WordNet id that a member of the train archive stands for.
-
-    Raises:
-        UserError: it is no tar of a class, or the second one of it.
-    """
+    """The WordNet id that a member of the train archive stands for."""
     match = CLASS_TAR.fullmatch(class_tar.name)
     if match is None or match[1] in found:
         raise UserError(
@@ -179,11 +167,7 @@ def _class_of(class_tar: TarMember, path: Path, found: dict[str, int]) -> str:
 
 
 def _images_of(class_tar: TarMember, wnid: str, path: Path) -> Iterator[tuple[str, TarMember]]:
-    """(file's name, where it is) of each image of a class.
-
-    Raises:
-        UserError: there is none, or something else, or one twice.
-    """
+    """(file's name, where it is) of each image of a class."""
     start, names = class_tar.offset, set()
     label = f"{class_tar.name} in {path}"
     for member in tar_members(path, start, start + class_tar.size, label):
@@ -216,17 +200,7 @@ def _list_val(path: Path, devkit: Path | None) -> Listing:
 
 
 def _val_listing(path: Path, files: list[str], truth: GroundTruth, requests: FileRanges) -> Listing:
-    """Give the images of val their classes.
-
-    Args:
-        path: the archive or the folder.
-        files: ILSVRC2012_val_NUMBER.JPEG of each image.
-        truth: the classes by number.
-        requests: where each is.
-
-    Raises:
-        UserError: the images are not those that the ground truth is for.
-    """
+    """Give the images of val their classes."""
     image_numbers = [int(file[-13:-5]) for file in files]
     if sorted(image_numbers) != list(range(1, len(truth.wnids) + 1)):
         missing = set(range(1, len(truth.wnids) + 1)) - set(image_numbers)

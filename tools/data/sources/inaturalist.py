@@ -90,11 +90,7 @@ def list_inaturalist(root: Path, split: str | None = None) -> Listing:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds.
-
-    Raises:
-        UserError: it is missing, or no JSON object.
-    """
+    """What a JSON file holds."""
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError as error:
@@ -124,11 +120,7 @@ def read_species(file: Path) -> dict[int, str]:
 
 
 def check_paths(names: list[str], file: Path) -> None:
-    """Refuse paths that would leave the folder.
-
-    Raises:
-        UserError: there is one.
-    """
+    """Refuse paths that would leave the folder."""
     for name in names:
         if name.startswith("/") or ".." in name.split("/"):
             raise UserError(

@@ -160,11 +160,7 @@ class Scan:
 
 
 def choose_files(path: Path, split: str | None) -> list[Path]:
-    """The files of one split, in order.
-
-    Raises:
-        UserError: there are none, or it is not clear which.
-    """
+    """The files of one split, in order."""
     wanted = SPLITS.get(split.lower(), split) if split else None
     found: dict[str, list[Path]] = {}
     for file in find_files(path):
@@ -213,11 +209,7 @@ def find_files(path: Path) -> list[Path]:
 
 
 def check_shards(files: list[Path]) -> None:
-    """Refuse files named `-00003-of-00294` of which some are missing, or there twice.
-
-    Raises:
-        UserError: the set is not complete.
-    """
+    """Refuse files named `-00003-of-00294` of which some are missing, or there twice."""
     shards = [match for file in files if (match := SHARD.search(file.name))]
     if not shards:
         return

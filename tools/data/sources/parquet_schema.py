@@ -71,11 +71,7 @@ def find_columns(schema: Any, file: Path) -> Columns:
 
 
 def the_only(names: list[str], what: str, schema: Any, file: Path) -> str:
-    """The one column that was found.
-
-    Raises:
-        UserError: none or several were.
-    """
+    """The one column that was found."""
     if len(names) == 1:
         return names[0]
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)

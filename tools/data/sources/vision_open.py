@@ -167,11 +167,7 @@ def wrong_split(name: str, split: str | None, possible: str) -> UserError:
 def possible_arguments(
     name: str, root: Path, split: str | None, parameters: Any
 ) -> Iterator[dict[str, Any]]:
-    """Yield the arguments that could mean a split, to be tried in turn.
-
-    Raises:
-        UserError: none could.
-    """
+    """Yield the arguments that could mean a split, to be tried in turn."""
     word = split or "train"
     if name == "INaturalist":
         versions = list(import_versions())
@@ -198,11 +194,7 @@ def import_versions() -> dict[str, str]:
 
 
 def check_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
-    """Refuse a class that needs more than a root and a split.
-
-    Raises:
-        UserError: it does.
-    """
+    """Refuse a class that needs more than a root and a split."""
     needed = [
         each.name
         for each in parameters

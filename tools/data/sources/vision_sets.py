@@ -124,11 +124,7 @@ def find_files(dataset: Any) -> tuple[list[str], list[int]] | None:
 
 
 def label_of(dataset: Any, label: Any) -> int:
-    """A label as a class number.
-
-    Raises:
-        UserError: it is none.
-    """
+    """A label as a class number."""
     try:
         number = operator.index(label)
     except TypeError:
@@ -183,11 +179,7 @@ class VisionItems:
 
 
 def item_of(dataset: Any, number: int) -> tuple[Any, Any]:
-    """The image and the label of an item.
-
-    Raises:
-        UserError: it is no such pair, or cannot be read.
-    """
+    """The image and the label of an item."""
     try:
         image, label = dataset[number]
         image.convert  # noqa: B018
@@ -197,11 +189,7 @@ def item_of(dataset: Any, number: int) -> tuple[Any, Any]:
 
 
 def rgb_of(dataset: Any, number: int) -> NDArray[np.uint8]:
-    """The pixels of an item.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The pixels of an item."""
     image, _ = item_of(dataset, number)
     try:
         return np.asarray(image.convert("RGB"))
@@ -224,11 +212,7 @@ def probes(dataset: Any) -> list[int]:
 
 
 def find_labels(dataset: Any) -> NDArray[np.int64]:
-    """(N,) the labels: from an attribute that agrees with the items, else item by item.
-
-    Raises:
-        UserError: a label is no class number.
-    """
+    """(N,) the labels: from an attribute that agrees with the items, else item by item."""
     expected = {
         number: label_of(dataset, item_of(dataset, number)[1]) for number in probes(dataset)
     }

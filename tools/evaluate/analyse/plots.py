@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from fastdeit.paper.published import published
+from fastdeit.text.plots import new_figure
 from fastdeit.tools.evaluate.analyse.runs import RunCurves
 
 if TYPE_CHECKING:
@@ -24,16 +25,6 @@ LINE_IN, CHARACTER_IN = 0.6, 0.07
 """Inches of a legend's entry in 8 points: its line and the spaces around, a character."""
 MAX_TITLE = 34
 """Letters of a name in a plot."""
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure that needs no screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def heat_map(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdeit.errors import UserError
-from fastdeit.files import replace_file, replacing
+from fastdeit.files import replace_file
+from fastdeit.text.plots import save_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,9 +42,3 @@ def finish(
         if draw is not None:
             save_png(draw(), out / f"{name}.png")
     print(text)
-
-
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure; the file appears when it is complete."""
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)

@@ -153,11 +153,7 @@ def measured_of(rows: list[dict[str, Any]]) -> tuple[list[Measured], list[str]]:
 
 
 def read_scored(paths: Sequence[Path]) -> list[Scored]:
-    """Read evaluations.
-
-    Raises:
-        UserError: one is missing, damaged, or does not say of which model it is.
-    """
+    """Read evaluations."""
     unique = list(dict.fromkeys(paths))
     return [
         read_one(path if path.suffix == ".json" else path / "evaluation.json", name)

@@ -117,12 +117,7 @@ def ablate(
 
 
 def show_table_only(args: list[str]) -> None:
-    """Answer --table-only, for which the data need not be named.
-
-    Raises:
-        SystemExit: with 0, after the table.
-        UserError: --out is missing.
-    """
+    """Answer --table-only, for which the data need not be named."""
     if "--table-only" not in args:
         return
     words = [word for arg in args for word in arg.split("=", 1)]
