@@ -25,7 +25,7 @@ from fastdeit.models.trainable import set_trainable
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.engines.synthetic import synthetic_index
 from fastdeit.pipelines.open import choose_engine, open_pipeline, pipeline_options, train_plan
-from fastdeit.recipes import demo_teacher
+from fastdeit.recipes import fill_recipe
 from fastdeit.training.loop import Timed, train_step
 from fastdeit.training.session import Session, assemble
 from fastdeit.training.teacher import load_teacher
@@ -162,7 +162,7 @@ def is_taught(config: TrainConfig) -> bool:
 
 def usual_teacher(recipe: str) -> ModelConfig:
     """Which model teaches a distilled recipe: a small one `demo`, `TEACHER` all others."""
-    return demo_teacher(Path(), Path(), Path()).model if recipe == "demo" else TEACHER
+    return fill_recipe("demo-teacher", Path()).model if recipe == "demo" else TEACHER
 
 
 def random_weights(stand_in: ModelConfig) -> str:

@@ -1,19 +1,19 @@
-"""Recipes: functions that return what a run needs beside its data.
+"""Recipes: what a run needs beside its data, as rows of what differs from the paper's Table 9.
 
-A recipe's docstring says the paper's table and accuracy, and whether we measured it; `ENTRIES`
-holds the same as fields. "The paper" is arXiv:2012.12877. Nothing here imports torch.
+A recipe's help says the paper's table and accuracy, and whether we measured it. "The paper" is
+arXiv:2012.12877. Nothing here imports torch.
 """
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 from fastdeit.config import TrainConfig
 from fastdeit.errors import UserError
 from fastdeit.recipes import ablation, convnets, deit, deit3, demo, finetune, transfer
-from fastdeit.recipes.demo import demo_teacher
-from fastdeit.recipes.entry import Entry, Recipe
+from fastdeit.recipes.entry import Recipe
 
-ENTRIES: dict[str, Entry] = {
+ENTRIES: dict[str, Recipe] = {
     **demo.ENTRIES,
     **deit.ENTRIES,
     **finetune.ENTRIES,
@@ -24,8 +24,10 @@ ENTRIES: dict[str, Entry] = {
 }
 """What is known of every recipe, by its name on the command line."""
 
-RECIPES: dict[str, Recipe] = {name: entry.make for name, entry in ENTRIES.items()}
-"""The functions alone."""
+RECIPES: dict[str, Callable[..., TrainConfig]] = {
+    name: entry.make for name, entry in ENTRIES.items()
+}
+"""What completes each of them with its paths."""
 
 
 def check_recipe_name(name: str) -> None:
@@ -66,9 +68,7 @@ def fill_recipe(name: str, path: Any) -> TrainConfig:
 __all__ = [
     "ENTRIES",
     "RECIPES",
-    "Entry",
     "Recipe",
     "check_recipe_name",
-    "demo_teacher",
     "fill_recipe",
 ]

@@ -7,83 +7,49 @@ learning rate, weight decay or stochastic depth of their own. So these are Table
 
 from __future__ import annotations
 
-from pathlib import Path
+from fastdeit.recipes.deit import NEITHER, TOP1
+from fastdeit.recipes.entry import Recipe
 
-from fastdeit.config import TrainConfig
-from fastdeit.recipes.entry import Entry, changed, check_init, table_9
-
-
-def regnety_4gf(
-    train: Path, val: Path, out: Path, teacher: Path | None = None, init_from: Path | None = None
-) -> TrainConfig:
-    """RegNetY-4GF, a teacher (Tables 2 and 5): 80.0% top-1 in the paper.
-
-    Data and augmentation of DeiT, and "a similar optimization procedure", of which the paper gives
-    no numbers: here all of Table 9. It gives no time. Not yet measured by us.
-    """
-    return table_9("regnety_040", train, val, out, teacher, init_from)
+GROUP = "Teachers"
 
 
-def regnety_8gf(
-    train: Path, val: Path, out: Path, teacher: Path | None = None, init_from: Path | None = None
-) -> TrainConfig:
-    """RegNetY-8GF, a teacher (Tables 2 and 5): 81.7% top-1 in the paper.
-
-    Data and augmentation of DeiT, and "a similar optimization procedure", of which the paper gives
-    no numbers: here all of Table 9. It gives no time. Not yet measured by us.
-    """
-    return table_9("regnety_080", train, val, out, teacher, init_from)
-
-
-def regnety_12gf(
-    train: Path, val: Path, out: Path, teacher: Path | None = None, init_from: Path | None = None
-) -> TrainConfig:
-    """RegNetY-12GF, a teacher (Table 2): 82.4% top-1 in the paper.
-
-    Data and augmentation of DeiT, and "a similar optimization procedure", of which the paper gives
-    no numbers: here all of Table 9. It gives no time. Not yet measured by us.
-    """
-    return table_9("regnety_120", train, val, out, teacher, init_from)
-
-
-def regnety_16gf(
-    train: Path, val: Path, out: Path, teacher: Path | None = None, init_from: Path | None = None
-) -> TrainConfig:
-    """RegNetY-16GF, the default teacher (Tables 2 and 5): 82.9% top-1 in the paper.
-
-    Data and augmentation of DeiT, and "a similar optimization procedure", of which the paper gives
-    no numbers: here all of Table 9. The paper: 20% slower than DeiT-B's 53 hours on 8
-    GPUs (V100). Not yet measured by us.
-    """
-    return table_9("regnety_160", train, val, out, teacher, init_from)
+def teacher(
+    name: str,
+    model: str,
+    where: str = "a teacher (Tables 2 and 5)",
+    time: str = "It gives no time.",
+    top1_pct: float | None = None,
+    table: str = "Table 5",
+    paper_time: str | None = None,
+) -> Recipe:
+    """A RegNetY; its accuracy is Table 5's unless given."""
+    return Recipe(
+        group=GROUP,
+        model=model,
+        about=f'{name}, {where}: {{top1}} in the paper. Data and augmentation of DeiT, and "a '
+        'similar optimization procedure", of which the paper gives no numbers: here all of Table '
+        f"9. {time} Not yet measured by us.",
+        table=table,
+        top1_pct=TOP1[name] if top1_pct is None else top1_pct,
+        paper_time=paper_time,
+    )
 
 
-def regnety_16gf_fixres_384(
-    train: Path, val: Path, out: Path, teacher: Path | None = None, init_from: Path | None = None
-) -> TrainConfig:
-    """RegNetY-16GF at 384 pixels, the teacher of `deit-b-distilled-384`: no top-1 in the paper.
-
-    Begins with a checkpoint of `regnety-16gf` and trains its classifier and last batch norm alone
-    (FixRes, arXiv:1906.06423; the paper, section 4, takes that method for the teacher). Its
-    published code's settings for a ResNet-50 at 384 pixels: the centre crop of evaluation, batch
-    512, SGD at 0.008 (1e-3 x 8), decay 1e-4, 56 epochs. It divides the rate by 10 after 30; here it
-    follows a cosine to 0. A flip is its only augmentation. It gives no time. Not yet measured by
-    us.
-    """
-    check_init(init_from)
-    config = table_9("regnety_160", train, val, out, teacher, init_from)
-    return changed(
-        config,
-        data={"image_size": 384, "batch_size": 512, "repeats": 1, "train_crop": "center"},
-        model={"drop_path": 0.0},
-        augment={
-            "auto_augment": "none",
-            "erase_prob": 0.0,
-            "mixup_alpha": 0.0,
-            "cutmix_alpha": 0.0,
-            "smoothing": 0.0,
-        },
-        optim={
+FIXRES_384 = Recipe(
+    group=GROUP,
+    model="regnety_160",
+    about="RegNetY-16GF at 384 pixels, the teacher of `deit-b-distilled-384`: {top1} in the paper. "
+    "Begins with a checkpoint of `regnety-16gf` and trains its classifier and last batch norm "
+    "alone (FixRes, arXiv:1906.06423; the paper, section 4, takes that method for the teacher). "
+    "Its published code's settings for a ResNet-50 at 384 pixels: the centre crop of evaluation, "
+    "batch 512, SGD at 0.008 (1e-3 x 8), decay 1e-4, 56 epochs. It divides the rate by 10 after "
+    "30; here it follows a cosine to 0. A flip is its only augmentation. It gives no time. Not yet "
+    "measured by us.",
+    change=NEITHER
+    | {
+        "data": {"image_size": 384, "batch_size": 512, "repeats": 1, "train_crop": "center"},
+        "model": {"drop_path": 0.0},
+        "optim": {
             "trainable": "classifier",
             "epochs": 56,
             "optimizer": "sgd",
@@ -93,19 +59,22 @@ def regnety_16gf_fixres_384(
             "weight_decay": 1e-4,
             "ema_decay": 0.0,
         },
-    )
-
-
-GROUP = "Teachers"
+    },
+    needs_init=True,
+)
 
 ENTRIES = {
-    "regnety-4gf": Entry(regnety_4gf, GROUP, "regnety_040", "Table 5", 80.0),
-    "regnety-8gf": Entry(regnety_8gf, GROUP, "regnety_080", "Table 5", 81.7),
-    "regnety-12gf": Entry(regnety_12gf, GROUP, "regnety_120", "Table 2", 82.4),
-    "regnety-16gf": Entry(
-        regnety_16gf, GROUP, "regnety_160", "Table 5", 82.9, "1.2 x 53 hours on 8 GPUs (V100)"
+    "regnety-4gf": teacher("RegNetY-4GF", "regnety_040"),
+    "regnety-8gf": teacher("RegNetY-8GF", "regnety_080"),
+    "regnety-12gf": teacher(
+        "RegNetY-12GF", "regnety_120", "a teacher (Table 2)", top1_pct=82.4, table="Table 2"
     ),
-    "regnety-16gf-fixres-384": Entry(
-        regnety_16gf_fixres_384, GROUP, "regnety_160", needs_init=True
+    "regnety-16gf": teacher(
+        "RegNetY-16GF",
+        "regnety_160",
+        "the default teacher (Tables 2 and 5)",
+        "The paper: 20% slower than DeiT-B's 53 hours on 8 GPUs (V100).",
+        paper_time="1.2 x 53 hours on 8 GPUs (V100)",
     ),
+    "regnety-16gf-fixres-384": FIXRES_384,
 }

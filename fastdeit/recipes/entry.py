@@ -1,20 +1,65 @@
-"""What is known of a recipe, and the two helpers that recipes are written with."""
+"""What a recipe is: Table 9 with some values changed, and what the papers say of it."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from fastdeit.config import DataConfig, DistillConfig, ModelConfig, RunConfig, TrainConfig
 from fastdeit.errors import require
 
+Change = dict[str, dict[str, Any]]
+"""By the name of a part of the configuration (data, model, augment, optim, ...) its new values."""
 
-class Recipe(Protocol):
-    """Completes a recipe with what it cannot know; its docstring is its help."""
 
-    def __call__(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A recipe and what the papers say of it; nothing in it was measured by us.
+
+    It begins as the column DeiT-B of Table 9, which holds for all sizes: the defaults, and drop
+    path.
+    """
+
+    group: str
+    """Heading in the list of recipes."""
+    model: str
+    """timm's name of the model."""
+    about: str
+    """Its help, in which {top1} is the accuracy."""
+    change: Change = field(default_factory=dict)
+    """What differs from Table 9."""
+    table: str | None = None
+    """Where the numbers of the recipe and its accuracy come from; None without a source."""
+    top1_pct: float | None = None
+    """Top-1 in percent that the source gives, on the recipe's dataset; None if it gives none."""
+    paper_time: str | None = None
+    """What the source says of time and hardware; None if it says nothing."""
+    needs_teacher: bool = False
+    """Whether it is distilled, by hard labels."""
+    needs_init: bool = False
+    """Whether it fine-tunes, and cannot do without `init_from`."""
+
+    @property
+    def help(self) -> str:
+        """What is said of it on the command line."""
+        top1 = "no top-1" if self.top1_pct is None else f"{self.top1_pct}% top-1"
+        return self.about.format(top1=top1)
+
+    def but(self, *, change: Change | None = None, **fields: Any) -> Recipe:
+        """The same with other fields, and more changed.
+
+        Args:
+            change: beside what this one changes.
+            **fields: of the recipe.
+        """
+        merged = {part: {**values} for part, values in self.change.items()}
+        for part, values in (change or {}).items():
+            merged[part] = merged.get(part, {}) | values
+        return dataclasses.replace(self, change=merged, **fields)
+
+    def make(
         self,
         train: Path,
         val: Path,
@@ -22,7 +67,7 @@ class Recipe(Protocol):
         teacher: Path | None = None,
         init_from: Path | None = None,
     ) -> TrainConfig:
-        """Return the configuration.
+        """Complete the recipe with what it cannot know.
 
         Args:
             train: the training set.
@@ -34,48 +79,22 @@ class Recipe(Protocol):
         Raises:
             UserError: a path that the recipe needs is missing, or it takes no teacher.
         """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A recipe and what the papers say of it; nothing in it was measured by us."""
-
-    make: Recipe
-    """The function."""
-    group: str
-    """Heading in the list of recipes."""
-    model: str
-    """timm's name of the model."""
-    table: str | None = None
-    """Where the numbers of the recipe and its accuracy come from; None without a source."""
-    top1_pct: float | None = None
-    """Top-1 in percent that the source gives, on the recipe's dataset; None if it gives none."""
-    paper_time: str | None = None
-    """What the source says of time and hardware; None if it says nothing."""
-    needs_teacher: bool = False
-    """Whether it cannot do without `teacher`."""
-    needs_init: bool = False
-    """Whether it cannot do without `init_from`."""
-
-
-def table_9(
-    model: str,
-    train: Path,
-    val: Path,
-    out: Path,
-    teacher: Path | None,
-    init_from: Path | None,
-    distillation: Literal["none", "hard", "soft"] = "none",
-) -> TrainConfig:
-    """The column DeiT-B of Table 9, which holds for all sizes: the defaults, and drop path."""
-    return TrainConfig(
-        data=DataConfig(train=train, val=val),
-        model=ModelConfig(model=model, drop_path=0.1),
-        distill=DistillConfig(distillation=distillation, teacher=teacher),
-        run=RunConfig(out=out),
-        init_from=init_from,
-    )
+        require(
+            init_from is not None or not self.needs_init,
+            "init_from",
+            None,
+            "is needed for a recipe that fine-tunes",
+            "Pass --init-from RUN/checkpoint.pt.",
+        )
+        kind: Any = "hard" if self.needs_teacher else "none"
+        config = TrainConfig(
+            data=DataConfig(train=train, val=val),
+            model=ModelConfig(model=self.model, drop_path=0.1),
+            distill=DistillConfig(distillation=kind, teacher=teacher),
+            run=RunConfig(out=out),
+            init_from=init_from,
+        )
+        return changed(config, **self.change)
 
 
 def changed(config: TrainConfig, **parts: dict[str, Any]) -> TrainConfig:
@@ -87,18 +106,3 @@ def changed(config: TrainConfig, **parts: dict[str, Any]) -> TrainConfig:
     """
     new = {name: dataclasses.replace(getattr(config, name), **v) for name, v in parts.items()}
     return dataclasses.replace(config, **new)
-
-
-def check_init(init_from: Path | None) -> None:
-    """Refuse to fine-tune fresh weights.
-
-    Raises:
-        UserError: there is no checkpoint to begin with.
-    """
-    require(
-        init_from is not None,
-        "init_from",
-        None,
-        "is needed for a recipe that fine-tunes",
-        "Pass --init-from RUN/checkpoint.pt.",
-    )

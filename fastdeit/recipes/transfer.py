@@ -19,15 +19,12 @@ distillation signal during the fine-tuning", deit#45), which must know the datas
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from fastdeit.config import TrainConfig
 from fastdeit.config.data import Dataset
 from fastdeit.paper.transfer import TABLE_7_MODELS, dataset_row, scratch_top1, transfer_top1
-from fastdeit.recipes.entry import Entry, Recipe, changed, check_init, table_9
+from fastdeit.recipes.entry import Change, Recipe
 
-SMALL: dict[str, dict[str, Any]] = {
+SMALL: Change = {
     "model": {"drop_path": 0.0},
     "augment": {"erase_prob": 0.0},
     "optim": {
@@ -38,11 +35,11 @@ SMALL: dict[str, dict[str, Any]] = {
         "weight_decay": 1e-4,
     },
 }
-CIFAR_100: dict[str, dict[str, Any]] = {
+CIFAR_100: Change = {
     "augment": {"erase_prob": 0.0},
     "optim": {"epochs": 1000, "base_lr": 5e-6},
 }
-INATURALIST: dict[str, dict[str, Any]] = {
+INATURALIST: Change = {
     "augment": {"erase_prob": 0.1},
     "optim": {"epochs": 360, "base_lr": 5e-5},
 }
@@ -54,7 +51,7 @@ class Target:
 
     dataset: Dataset
     """Which one."""
-    settings: dict[str, dict[str, Any]]
+    settings: Change
     """What differs from Table 9, by part of the configuration."""
     source: str
     """Who said so, for the help."""
@@ -78,7 +75,7 @@ SOURCES = {
 """Recipe on ImageNet: its row of Table 7."""
 
 
-def transfer(source: str, target: Target) -> Entry:
+def transfer(source: str, target: Target) -> Recipe:
     """The recipe that fine-tunes a model of ImageNet on another dataset.
 
     Args:
@@ -89,71 +86,41 @@ def transfer(source: str, target: Target) -> Entry:
     model = TABLE_7_MODELS[row]
     is_distilled = "distilled" in model
     size = int(model.rsplit("_", 1)[1])
-
-    def make(
-        train: Path,
-        val: Path,
-        out: Path,
-        teacher: Path | None = None,
-        init_from: Path | None = None,
-    ) -> TrainConfig:
-        check_init(init_from)
-        kind: Any = "hard" if is_distilled else "none"
-        config = table_9(model, train, val, out, teacher, init_from, kind)
-        data = {"dataset": target.dataset, "image_size": size, "batch_size": 768}
-        return changed(config, data=data, **target.settings)
-
-    about, top1 = dataset_row(target.dataset), transfer_top1(row, target.dataset)
+    about = dataset_row(target.dataset)
     taught = " The teacher must know its classes." if is_distilled else ""
     epochs = target.settings["optim"]["epochs"]
-    make.__doc__ = (
-        f"{row} fine-tuned on {about.name} at {size} pixels (Table 7): {top1}% top-1 in the paper."
-        f"\n\n{about.classes:,} classes, {about.train:,} images (Table 6), {epochs:,} epochs. "
+    return Recipe(
+        group=f"Transfer to {about.name}",
+        model=model,
+        about=f"{row} fine-tuned on {about.name} at {size} pixels (Table 7): {{top1}} in the "
+        f"paper. {about.classes:,} classes, {about.train:,} images (Table 6), {epochs:,} epochs. "
         f"Begins with a checkpoint of `{source}`; the head begins anew.{taught} Settings: "
-        f"{target.source}. The paper gives no time. Not yet measured by us."
+        f"{target.source}. The paper gives no time. Not yet measured by us.",
+        change=target.settings
+        | {"data": {"dataset": target.dataset, "image_size": size, "batch_size": 768}},
+        table="Table 7",
+        top1_pct=transfer_top1(row, target.dataset),
+        needs_teacher=is_distilled,
+        needs_init=True,
     )
-    return _entry(make, f"Transfer to {about.name}", model, top1, is_distilled, needs_init=True)
 
 
-def scratch(model: str, row: str) -> Entry:
+def scratch(model: str, row: str) -> Recipe:
     """The recipe that trains a model on CIFAR-10 alone."""
     is_distilled = "distilled" in model
-
-    def make(
-        train: Path,
-        val: Path,
-        out: Path,
-        teacher: Path | None = None,
-        init_from: Path | None = None,
-    ) -> TrainConfig:
-        kind: Any = "hard" if is_distilled else "none"
-        config = table_9(model, train, val, out, teacher, init_from, kind)
-        return changed(config, data={"dataset": "cifar10"}, optim={"epochs": 7200})
-
-    top1 = scratch_top1(row)
     taught = " The teacher: `regnety-16gf-cifar10-scratch`." if is_distilled else ""
-    make.__doc__ = (
-        f"{row} on CIFAR-10 alone, 7,200 epochs (section 5.4): {top1}% top-1 in the paper.\n\n"
+    return Recipe(
+        group="CIFAR-10 from scratch",
+        model=model,
+        about=f"{row} on CIFAR-10 alone, 7,200 epochs (section 5.4): {{top1}} in the paper. "
         "As many images as 300 epochs of ImageNet, enlarged to 224 pixels so that the augmentation "
         f"is the same; all else is Table 9.{taught} With --image-size 32 --patch-size 4 the images "
-        "stay as they are, and are padded and cut. The paper gives no time. Not yet measured by us."
-    )
-    group = "CIFAR-10 from scratch"
-    return _entry(make, group, model, top1, is_distilled, needs_init=False)
-
-
-def _entry(
-    make: Recipe, group: str, model: str, top1: float, needs_teacher: bool, needs_init: bool
-) -> Entry:
-    table = "Table 7" if needs_init else "section 5.4"
-    return Entry(
-        make,
-        group,
-        model,
-        table,
-        top1,
-        needs_teacher=needs_teacher,
-        needs_init=needs_init,
+        "stay as they are, and are padded and cut. The paper gives no time. Not yet measured by "
+        "us.",
+        change={"data": {"dataset": "cifar10"}, "optim": {"epochs": 7200}},
+        table="section 5.4",
+        top1_pct=scratch_top1(row),
+        needs_teacher=is_distilled,
     )
 
 

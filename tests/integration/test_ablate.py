@@ -268,7 +268,7 @@ def test_a_run_that_fails_does_not_end_the_others(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=nightly), 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=nightly)])
 def test_the_code_of_a_run_is_seen(
     processes: int,
     containers: dict[str, Path],

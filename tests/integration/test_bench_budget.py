@@ -155,6 +155,7 @@ def test_measured_now(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert "(measured now: 1 steps on cpu (as asked), fp32)" in text
 
 
+@nightly  # predictions alone are the small form
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates, ratios and the predictions follow from the seconds that the processes tell."""
@@ -200,7 +201,7 @@ def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@nightly  # test_two_processes ends well
+@nightly
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_its_processes_end_with_it(how: signal.Signals, tmp_path: Path) -> None:
     """By Ctrl-C and by a kill, in the middle of their work."""

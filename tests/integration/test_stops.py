@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from jobs import MIXED, Job, assert_same_run, rows_of
-from nightly import often
+from nightly import nightly, often
 
 from fastdeit.checkpoints.file import load_checkpoint
 
@@ -108,7 +108,7 @@ def test_two_processes_train_as_one(containers: dict[str, Path], tmp_path: Path)
         assert counts == [40, 40, 40]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=nightly)])
 def test_a_lost_process_ends_the_job(
     number: signal.Signals, containers: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ import torch
 from bad_images import CUT_OFF, NO_JPEG, with_bad_images
 from engines import ENGINES, make_plan
 from jobs import in_session
-from nightly import often
+from nightly import nightly, often
 from PIL import Image
 
 from fastdeit import UserError
@@ -308,7 +308,14 @@ def test_a_program_that_ends_in_the_middle_ends(engine: str, containers: dict[st
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "pil",  # the one with workers
+        pytest.param("ffcv", marks=[pytest.mark.ffcv, nightly]),
+        pytest.param("dali", marks=[pytest.mark.dali, nightly]),
+    ],
+)
 def test_a_killed_program_leaves_no_workers(engine: str, containers: dict[str, Path]) -> None:
     """SIGKILL of a program in the middle of an epoch ends its workers too."""
     file = program_file(engine, containers, "print('here', flush=True); time.sleep(60)")

@@ -216,7 +216,7 @@ def test_deit_3() -> None:
 def test_what_is_said_of_a_recipe(name: str) -> None:
     """The record, the help and the configuration say the same, and claim no result of ours."""
     entry, config = ENTRIES[name], recipe_of(name)
-    text = " ".join((entry.make.__doc__ or "").split())
+    text = entry.help
     assert config.model.model == entry.model
     assert entry.needs_teacher == (config.distill.distillation != "none")
     assert entry.needs_init == (config.init_from is not None)

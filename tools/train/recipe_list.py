@@ -12,8 +12,8 @@ SIDES = "llrrrrll"
 
 
 def help_of(name: str) -> str:
-    """A recipe's docstring as one line."""
-    return " ".join((ENTRIES[name].make.__doc__ or "").split())
+    """What is said of a recipe, on one line."""
+    return ENTRIES[name].help
 
 
 def check_recipe(args: list[str]) -> None:
