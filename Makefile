@@ -23,15 +23,15 @@ format: ready  ## put all code into ruff's form
 lint: ready  ## ruff and mypy
 	@$(IN_VENV); ruff check . && mypy && mypy --config-file tests/mypy.ini
 
-# Two files at a time, for much of a test is a program that starts; more would not fit on one GPU. In
-# the order of their names: integration is longest, and comes first.
+# Three files at a time, for much of a test is a program that starts or waits; more would not fit on
+# one GPU. In the order of their names: integration is longest, and comes first.
 test: ready  ## ruff, mypy and the tests; PYTEST_ARGS="-k crops -x" goes to pytest
-	@$(IN_VENV); scripts/lint_and.sh pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(IN_VENV); scripts/lint_and.sh pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-all:  ## the same with the tests for the night: hundreds of kills, whole ablations and benchmarks
 	@FASTDEIT_NIGHTLY=1 $(MAKE) test
 
-fast: ready  ## what takes less than a minute: ruff and the quick unit tests
+fast: ready  ## for the loop of a developer: ruff and the quick unit tests, about a minute
 	@$(IN_VENV); ruff check . && pytest -n 2 --dist worksteal -q -m "not slow" tests/unit $(PYTEST_ARGS)
 
 demo: ready  ## sample data, conversion, training, evaluation, benchmark; SHORT=1 for the short one

@@ -31,6 +31,8 @@ from fastdeit.augment.upload import block_bytes, fill_block, upload, views_of_bl
 from fastdeit.batch import Batch
 from fastdeit.config.augment import AugmentConfig
 
+pytestmark = pytest.mark.slow  # as a whole
+
 ALL = AugmentConfig(color_jitter=(0.3, 0.3, 0.3, 0.1), erase_prob=0.7, erase_count=2)
 NO_MIX = replace(ALL, mixup_alpha=0.0, cutmix_alpha=0.0)
 

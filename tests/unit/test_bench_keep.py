@@ -18,6 +18,8 @@ from fastdeit.measured.environment import source_digest
 from fastdeit.measured.rows import ROWS, read_rows, write_rows
 from fastdeit.tools.cli import main
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 def keep(folder: Path, *options: str) -> int:
     """Run the program beside the folder."""

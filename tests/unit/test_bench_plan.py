@@ -22,6 +22,8 @@ from fastdeit.benchmarks.harness.record import Event
 from fastdeit.measured.rows import Row
 from fastdeit.tools.cli import main
 
+pytestmark = pytest.mark.slow  # as a whole
+
 H100 = {
     "gpu": "NVIDIA H100 80GB HBM3",
     "num_gpus": 1,

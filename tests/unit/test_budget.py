@@ -26,6 +26,8 @@ from fastdeit.text.figures import parse_hours
 from fastdeit.tools.budget import resolve
 from fastdeit.tools.cli import main
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TINY = "demo-teacher --device cpu --batch-size 8"
 
 

@@ -29,6 +29,8 @@ from fastdeit.checkpoints.file import (
 from fastdeit.config import ModelConfig
 from fastdeit.models import forward_heads, make_model
 
+pytestmark = pytest.mark.slow  # as a whole
+
 CONFIG = ModelConfig(
     model="deit_tiny_distilled_patch16_224", patch_size=8, embed_dim=32, depth=1, num_heads=2
 )

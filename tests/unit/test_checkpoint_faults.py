@@ -19,6 +19,8 @@ from fastdeit.checkpoints import store as store_module
 from fastdeit.checkpoints.file import FORMAT, load_checkpoint
 from fastdeit.checkpoints.store import CheckpointStore, newest_checkpoint
 
+pytestmark = pytest.mark.slow  # as a whole
+
 CALLS = (
     (os, "fsync"),
     (os, "open"),

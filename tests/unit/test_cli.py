@@ -22,6 +22,8 @@ from fastdeit.augment import Operations
 from fastdeit.tools.cli import main
 from fastdeit.tools.data import augment_sheet
 
+pytestmark = pytest.mark.slow  # as a whole
+
 COMMANDS = (
     "sample-data convert verify inspect train teach ablate evaluate analyse import export "
     "predict bench report budget"

@@ -24,6 +24,8 @@ from fastdeit.tools.data.sources.detect import open_source
 from fastdeit.tools.data.verify import verify
 from fastdeit.tools.data.workers import CHUNK
 
+pytestmark = pytest.mark.slow  # as a whole
+
 REENCODED = ("CMYK", "PNG")
 
 

@@ -20,6 +20,8 @@ from fastdeit.tools.data.convert.command import convert
 from fastdeit.tools.data.convert.work_folder import locked_work, work_path
 from fastdeit.tools.data.verify import verify
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 def stop(*_: object) -> None:
     """What Ctrl-C does at that moment."""

@@ -14,6 +14,8 @@ from fastdeit.tools.data.convert.command import convert
 from fastdeit.tools.data.convert.parts import merge
 from fastdeit.tools.data.sample_data.command import sample_data
 
+pytestmark = pytest.mark.slow  # as a whole
+
 NAMES = ["out.beton", "out"]
 
 

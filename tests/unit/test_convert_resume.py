@@ -27,6 +27,8 @@ from fastdeit.tools.data.convert.prepare_image import PreparedImage
 from fastdeit.tools.data.convert.work_folder import locked_work, work_path
 from fastdeit.tools.data.verify import verify
 
+pytestmark = pytest.mark.slow  # as a whole
+
 NAMES = ["out.beton", "out"]
 
 

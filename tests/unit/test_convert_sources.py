@@ -22,6 +22,8 @@ from fastdeit.tools.data.sample_data.command import sample_data
 from fastdeit.tools.data.sources.detect import guess_kind, open_source
 from fastdeit.tools.data.verify import verify
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 @pytest.fixture(scope="module")
 def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

@@ -24,6 +24,8 @@ from fastdeit.tools.checkpoints.export import export
 from fastdeit.tools.checkpoints.import_checkpoint import import_checkpoint
 from fastdeit.tools.cli import main
 
+pytestmark = pytest.mark.slow  # as a whole
+
 DISTILLED, PLAIN = "deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224"
 
 

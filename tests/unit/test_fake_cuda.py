@@ -37,6 +37,8 @@ from fastdeit.training.loop import loss_of
 from fastdeit.training.session import Session, assemble
 from fastdeit.training.teacher import Teacher
 
+pytestmark = pytest.mark.slow  # as a whole
+
 NUM_CLASSES, SIDE = 11, 64
 COMPUTE = Compute(GPU, torch.bfloat16, "a test")
 POLICIES = (

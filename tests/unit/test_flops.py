@@ -19,6 +19,8 @@ from fastdeit.models.flops import (
     train_flops,
 )
 
+pytestmark = pytest.mark.slow  # as a whole
+
 CPU = choose_compute("cpu", "fp32")
 
 

@@ -37,6 +37,8 @@ from fastdeit.models import forward_heads
 from fastdeit.tools.checkpoints.import_checkpoint import import_checkpoint
 from fastdeit.tools.cli import main
 
+pytestmark = pytest.mark.slow  # as a whole
+
 DEIT3 = "deit3_small_patch16_224"
 
 

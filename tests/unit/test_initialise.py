@@ -16,6 +16,8 @@ from fastdeit.config import ModelConfig
 from fastdeit.models import make_model
 from fastdeit.models.initialise import initialise_from, resize_positions
 
+pytestmark = pytest.mark.slow  # as a whole
+
 CLASSES = ("cat", "dog", "eel")
 PLAIN, DISTILLED = "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"
 

@@ -26,6 +26,8 @@ from fastdeit.benchmarks.harness.isolated import (
 from fastdeit.benchmarks.harness.record import Event
 from fastdeit.benchmarks.harness.run import LOG, BenchRun
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 @pytest.fixture(autouse=True)
 def helpers_found(monkeypatch: pytest.MonkeyPatch) -> None:

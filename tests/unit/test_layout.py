@@ -21,6 +21,8 @@ import pytest
 
 import fastdeit
 
+pytestmark = pytest.mark.slow  # as a whole
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("fastdeit", "pipelines", "tools", "benchmarks")
 BARE_NAMES = {"pipelines", "tools", "benchmarks"}

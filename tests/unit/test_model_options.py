@@ -13,6 +13,8 @@ from fastdeit import UserError
 from fastdeit.config import ModelConfig
 from fastdeit.models import make_model
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 def build(model: str, side: int = 32, **options: Any) -> Any:
     """A model of 5 classes; transformers are small."""

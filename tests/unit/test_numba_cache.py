@@ -19,6 +19,8 @@ from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.engines.pipeline import PipelineOptions
 from fastdeit.pipelines.plan.order import Plan
 
+pytestmark = pytest.mark.slow  # as a whole
+
 CODE = """
 import json
 from fastdeit.machine.numba_cache import compiled

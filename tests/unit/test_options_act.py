@@ -27,6 +27,8 @@ from fastdeit.training.loop import train, train_step
 from fastdeit.training.optim import learning_rate, make_optimizer
 from fastdeit.training.session import Session, make_session
 
+pytestmark = pytest.mark.slow  # as a whole
+
 NUM_CLASSES, BATCH = 11, 8
 CLASSES = tuple(map(str, range(NUM_CLASSES)))
 

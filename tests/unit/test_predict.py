@@ -25,6 +25,8 @@ from fastdeit.tools.checkpoints.import_checkpoint import import_checkpoint
 from fastdeit.tools.cli import main
 from fastdeit.training.teacher import load_teacher
 
+pytestmark = pytest.mark.slow  # as a whole
+
 CLASSES = 20
 
 

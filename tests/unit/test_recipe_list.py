@@ -14,6 +14,8 @@ from fastdeit.pipelines.plan.order import Plan
 from fastdeit.recipes import ENTRIES
 from fastdeit.tools.cli import main
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     """Every recipe is a line under its heading, with the paper's number and what it needs."""

@@ -21,6 +21,8 @@ from fastdeit.recipes import ENTRIES, RECIPES, fill_recipe
 from fastdeit.training.loop import train_step
 from fastdeit.training.session import assemble
 
+pytestmark = pytest.mark.slow  # as a whole
+
 WHERE = Path("x")
 PAPERS = [name for name in RECIPES if not name.startswith("demo")]
 

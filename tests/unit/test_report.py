@@ -19,6 +19,8 @@ from report_runs import (
     write_bench,
 )
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 def test_headline_gives_the_joint_head_against_chance(make_run: MakeRun) -> None:
     """The headline takes the joint head of the last evaluation and divides it by chance."""

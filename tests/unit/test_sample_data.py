@@ -25,6 +25,8 @@ from fastdeit.tools.data.sample_data.scenes import (
     make_picture,
 )
 
+pytestmark = pytest.mark.slow  # as a whole
+
 for module in ("skimage", "sklearn"):
     pytest.importorskip(module, reason=f"the photographs of {module} are not installed")
 

@@ -40,6 +40,8 @@ from fastdeit.recipes.entry import changed
 from fastdeit.training.loop import train_step
 from fastdeit.training.session import Session, assemble
 
+pytestmark = pytest.mark.slow  # as a whole
+
 SIDE = 32
 
 

@@ -33,6 +33,8 @@ from fastdeit.training.evaluate import evaluate
 from fastdeit.training.loop import train_step
 from fastdeit.training.session import Session, assemble
 
+pytestmark = pytest.mark.slow  # as a whole
+
 DISTILLED = "deit_tiny_distilled_patch16_224"
 TRAINED = {
     "test_resnet": {"fc.", "layer4.0.bn2."},

@@ -19,6 +19,8 @@ from fastdeit.recipes.transfer import SOURCES, TARGETS
 from fastdeit.tools.cli import main
 from fastdeit.tools.train.dry_run import ROOTS
 
+pytestmark = pytest.mark.slow  # as a whole
+
 WHERE = Path("x")
 # Table 7 as printed, by hand from the paper.
 TABLE_7 = {

@@ -15,6 +15,8 @@ from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.tools.data.convert.command import convert
 from fastdeit.tools.data.verify import verify
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
