@@ -106,18 +106,8 @@ def forward_flops(model: nn.Module, image_size: int) -> int:
     return int(counter.get_total_flops())
 
 
-def backward_flops(model: nn.Module, image_size: int) -> int:
-    """Count the operations of one image's backward pass, two for a multiply-add.
-
-    Twice the forward pass: gradients of weights and of inputs. Of a model that is frozen in part,
-    what its backward pass computes.
-
-    Args:
-        model: as in `forward_flops`, as it is trained.
-        image_size: side of the square image in pixels.
-    """
-    if all(parameter.requires_grad for parameter in model.parameters()):
-        return 2 * forward_flops(model, image_size)
+def _counted_backward(model: nn.Module, image_size: int) -> int:
+    """What the backward pass of a model that is frozen in part computes on one image."""
     structure = structure_of(model)
     image = torch.empty(1, 3, image_size, image_size, device="meta")
     logits = structure(image)
@@ -157,9 +147,11 @@ def train_flops(model: nn.Module, teacher: nn.Module | None, image_size: int) ->
     Source: PaLM, arXiv:2204.02311, appendix B; there for language models.
     """
     forward = forward_flops(model, image_size)
+    # Gradients of weights and of inputs.
     is_whole = all(parameter.requires_grad for parameter in model.parameters())
-    own = forward + (2 * forward if is_whole else backward_flops(model, image_size))
-    return own if teacher is None else own + forward_flops(teacher, image_size)
+    backward = 2 * forward if is_whole else _counted_backward(model, image_size)
+    answer = 0 if teacher is None else forward_flops(teacher, image_size)
+    return forward + backward + answer
 
 
 def peak_flops(compute: Compute) -> Peak:

@@ -169,15 +169,15 @@ def launch(processes: int) -> None:
             os.environ.update(RANK=rank, LOCAL_RANK=rank)
             return
         ranks.append(pid)
-    end_as(ranks, port, processes)
+    end_as(ranks, port)
 
 
-def end_as(ranks: list[int], port: int, processes: int) -> NoReturn:
+def end_as(ranks: list[int], port: int) -> NoReturn:
     """Keep the store of the processes, wait for them, and end: with 1 if one failed."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed import TCPStore
 
     # Made after the forks, for it has threads.
-    store = TCPStore("localhost", port, is_master=True, wait_for_workers=False)
+    _store = TCPStore("localhost", port, is_master=True, wait_for_workers=False)
     failed = False
 
     def kill(*_: object) -> None:
@@ -193,7 +193,6 @@ def end_as(ranks: list[int], port: int, processes: int) -> NoReturn:
             for other in ranks:
                 os.kill(other, signal.SIGTERM)
             signal.alarm(GRACE_S)
-    del store
     os._exit(int(failed))
 
 
