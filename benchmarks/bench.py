@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastdeit.benchmarks.commands.budget import budget
 from fastdeit.benchmarks.commands.data import augment, ceilings, convert, footprint, loaders, scale
 from fastdeit.benchmarks.commands.inference import resolutions, table5
 from fastdeit.benchmarks.commands.models import end_to_end, step
@@ -35,5 +34,4 @@ bench.subcommands = {  # type: ignore[attr-defined]
     "compare": compare,
     "keep": keep,
     "report": report,
-    "budget": budget,
 }

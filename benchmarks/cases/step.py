@@ -33,7 +33,8 @@ from fastdeit.models.flops import precision_of
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.engines.synthetic import synthetic_index
 from fastdeit.pipelines.open import Engine, open_pipeline, pipeline_options, train_plan
-from fastdeit.pipelines.pace import (
+from fastdeit.training.session import assemble
+from fastdeit.training.steps import (
     NUM_CLASSES,
     TrainingSteps,
     endless,
@@ -42,7 +43,6 @@ from fastdeit.pipelines.pace import (
     stand_in_teacher,
     work_of,
 )
-from fastdeit.training.session import assemble
 
 STEP = "fastdeit step"
 AUGMENTATION = "fastdeit augmentation alone"
@@ -130,7 +130,7 @@ class StepBench:
         with self.memory[self.name].building():
             model = make_model(config.model, self.num_classes, size, config.run.seed)
             ours = teacher()
-            self.work = work_of(config, model, ours, "")
+            self.work = work_of(model, ours, size)
             placed = None if ours is None else compute.place(ours)
             self.session = assemble(config, model, placed, compute)
         self.synthetic = synthetic

@@ -14,7 +14,7 @@ from fastdeit.benchmarks.peers.deit_loop import BASELINE
 from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.machine.device import choose_compute
 from fastdeit.measured.rows import Row, with_ratio
-from fastdeit.pipelines.pace import in_memory
+from fastdeit.training.steps import in_memory
 
 
 def measure_step(

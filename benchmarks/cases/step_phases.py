@@ -16,9 +16,9 @@ from fastdeit.config import TrainConfig
 from fastdeit.machine.device import Compute
 from fastdeit.measured.phases import PhaseClock
 from fastdeit.measured.trace import traced_steps
-from fastdeit.pipelines.pace import TrainingSteps, endless
 from fastdeit.training.loop import train_step
 from fastdeit.training.session import Session
+from fastdeit.training.steps import TrainingSteps, endless
 
 
 @dataclass(slots=True)

@@ -274,7 +274,7 @@ def step_part(
     """
     from fastdeit.benchmarks.cases.step import STEP, step_name
     from fastdeit.benchmarks.harness.isolated import Part
-    from fastdeit.pipelines.pace import usual_teacher
+    from fastdeit.training.steps import usual_teacher
 
     label = f"{recipe}, batch {config.data.batch_size}"
     words = step_name(config).removeprefix(STEP)

@@ -27,10 +27,10 @@ from fastdeit.models import make_model
 from fastdeit.models.flops import MATRIX_SIDE, train_flops
 from fastdeit.pipelines.engines.pil_engine import PilPipeline
 from fastdeit.pipelines.open import is_installed
-from fastdeit.pipelines.pace import stand_in_teacher, usual_teacher
 from fastdeit.recipes import RECIPES, fill_recipe
 from fastdeit.recipes.entry import changed
 from fastdeit.tools.cli import main
+from fastdeit.training.steps import stand_in_teacher, usual_teacher
 
 LOOP, STEP, ALONE = "the published DeiT loop", "fastdeit step", "fastdeit augmentation alone"
 FILES, LOADER = "fastdeit step from files (pil)", "fastdeit loader alone (pil)"

@@ -15,12 +15,12 @@ from fastdeit.machine.device import Compute, choose_compute
 from fastdeit.models import make_model
 from fastdeit.pipelines.engines.synthetic import synthetic_index
 from fastdeit.pipelines.open import eval_plan, open_pipeline, pipeline_options, train_plan
-from fastdeit.pipelines.pace import stand_in_teacher, usual_teacher
 from fastdeit.recipes import fill_recipe
 from fastdeit.recipes.entry import changed
 from fastdeit.training import loop as train_module
 from fastdeit.training.loop import train
 from fastdeit.training.session import assemble
+from fastdeit.training.steps import stand_in_teacher, usual_teacher
 from fastdeit.training.telemetry import METRICS
 
 SIDE, BATCH, STEPS = 64, 24, 5

@@ -1,4 +1,4 @@
-"""How fast many GPUs train, on paper: from the measured step of one, and what nodes are taken for.
+"""How fast many GPUs train, on paper: from the step of one, and what nodes are taken for.
 
 Nothing here is measured, and nothing imports torch. The model of a step is that of data-parallel
 training: every GPU computes its share, and the gradients are averaged over all of them in buckets,
@@ -9,9 +9,11 @@ cannot follow slow all of it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Literal
+
+from fastdeit.errors import require
 
 FIRST_BUCKET_BYTES, BUCKET_BYTES = 2**20, 25 * 2**20
 """Source: torch.nn.parallel.DistributedDataParallel, bucket_cap_mb and its smaller first bucket."""
@@ -22,44 +24,32 @@ Limit = Literal["compute", "communication", "loader", "disk"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """What is known of one GPU."""
+class OneGPU:
+    """What is known of one GPU, or of one device that is no GPU."""
 
-    img_per_s: tuple[tuple[int, float], ...]
-    """(images a step, images a second) of training on images that lie there, by rising batch."""
-    gradient_bytes: int
-    """That the GPUs average in each step."""
-    backward_frac: float
-    """Part of a step's time in the backward pass."""
+    rates: tuple[tuple[int, float], ...]
+    """(images a step, images a second) of training, by rising batch."""
+    what: str
+    """Where they come from."""
+    backward_frac: float | None = None
+    """Part of a step's time in the backward pass; None if only its operations are known."""
     loader_img_per_s: float | None = None
     """Samples a second of the loader on one core, copies counted; None never makes a GPU wait."""
-    copies: int = 1
-    """Samples that an image gives when it is read once."""
-    image_bytes: float = 0.0
-    """Of an image on disk."""
+    loader_what: str = "as given"
+    """Where that comes from."""
 
     def step_s(self, batch_size: int) -> float:
         """Seconds of a step: linear between measured batches, as many images a second beyond."""
-        sizes = [size for size, _ in self.img_per_s]
-        seconds = [size / rate for size, rate in self.img_per_s]
-        if batch_size <= sizes[0]:
-            return seconds[0] * batch_size / sizes[0]
-        if batch_size >= sizes[-1]:
-            return seconds[-1] * batch_size / sizes[-1]
-        (low, low_s), (high, high_s) = next(
-            pair
-            for pair in pairwise(zip(sizes, seconds, strict=True))
-            if pair[0][0] <= batch_size <= pair[1][0]
-        )
-        return low_s + (high_s - low_s) * (batch_size - low) / (high - low)
-
-    def rate(self, batch_size: int) -> float:
-        """Images a second of one GPU at a batch."""
-        return batch_size / self.step_s(batch_size)
+        steps = [(size, size / rate) for size, rate in self.rates]
+        for (low, low_s), (high, high_s) in pairwise(steps):
+            if low <= batch_size <= high:
+                return low_s + (high_s - low_s) * (batch_size - low) / (high - low)
+        size, seconds = steps[0] if batch_size < steps[0][0] else steps[-1]
+        return seconds * batch_size / size
 
     def is_between(self, batch_size: int) -> bool:
         """Whether the batch lies within those that were measured."""
-        return self.img_per_s[0][0] <= batch_size <= self.img_per_s[-1][0]
+        return self.rates[0][0] <= batch_size <= self.rates[-1][0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +72,6 @@ class Machine:
     """Of a node."""
     disk_gb_s: float
     """What a node reads from its own disks, in 1e9 bytes a second."""
-    overlaps: bool = True
-    """Whether gradients travel while the backward pass goes on; not where one core does both."""
     sources: tuple[str, ...] = ()
     """Where the figures come from, a line each."""
 
@@ -126,13 +114,63 @@ MACHINES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class MachineChanges:
+    """Figures of the nodes in place of the preset's."""
+
+    gpus_per_node: int | None = None
+    """GPUs of a node, in place of --machine's."""
+    link_gb_s: float | None = None
+    """What a GPU sends to the others of its node in GB/s, in place of --machine's."""
+    network_gb_s: float | None = None
+    """What a node sends to the others in GB/s, all adapters together, in place of --machine's."""
+    latency_us: float | None = None
+    """Of a hop in microseconds, in place of --machine's."""
+    cores_per_node: int | None = None
+    """That decode, in place of --machine's."""
+    memory_gib: float | None = None
+    """Of a node, in place of --machine's."""
+    disk_gb_s: float | None = None
+    """What a node reads from its own disks in GB/s, in place of --machine's."""
+
+    def applied(self, machine: Machine) -> Machine:
+        """The machine with these figures.
+
+        Raises:
+            UserError: one is not above 0.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        for name, value in given.items():
+            least = 0 <= value if name == "latency_us" else 0 < value
+            rule = "must be 0 or more" if name == "latency_us" else "must be above 0"
+            option = name.replace("_", "-")
+            require(least and value < math.inf, name, value, rule, f"Leave out --{option}.")
+        if not given:
+            return machine
+        changed = ", ".join(f"{name} {value:g}" for name, value in given.items())
+        sources = (*machine.sources, f"but as given: {changed}")
+        return replace(machine, name=f"{machine.name} changed", sources=sources, **given)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
     """What a whole run does."""
 
-    num_images: int
-    """Samples of an epoch."""
+    step_images: int
+    """Images of a step over all GPUs."""
+    steps_per_epoch: int
+    """How many."""
     epochs: int
     """How many."""
+    gradient_bytes: int
+    """That the GPUs average in each step."""
+    backward_frac: float
+    """Part of a step's operations in the backward pass, where its time is not known."""
+    set_images: int = 0
+    """Images that lie on the disk."""
+    image_bytes: float = 0.0
+    """Of one of them."""
+    copies: int = 1
+    """Samples that an image gives when it is read once."""
     eval_images: int = 0
     """Images of all evaluations together."""
     eval_frac: float = 1 / 3
@@ -141,14 +179,12 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """A step of so many GPUs, and the run that it is part of. Nothing in it was measured."""
+    """A step of so many GPUs, and the run that it is part of. Of one GPU only the step is known."""
 
     num_gpus: int
     """How many."""
-    step_images: int
-    """Images of a step over all of them."""
     batch_size: int
-    """The most of them that one GPU gets."""
+    """The most images of a step that one GPU gets."""
     compute_s: float
     """What a GPU computes in a step."""
     all_reduce_s: float
@@ -162,83 +198,75 @@ class Prediction:
     img_per_s: float
     """Over all GPUs, when the page cache holds the set or never will."""
     efficiency_frac: float
-    """That over as many times one GPU's."""
+    """That over as many times what one GPU does with all images of a step, or its largest batch."""
     limit: Limit
     """What is busy all the time."""
     first_img_per_s: float
     """Over all GPUs, while the set comes from the disk."""
     first_limit: Limit
     """The same for those epochs."""
-    hours: float
-    """The whole run."""
+    train_hours: float
+    """All steps."""
+    eval_hours: float
+    """All evaluations."""
+
+    @property
+    def hours(self) -> float:
+        """The whole run."""
+        return self.train_hours + self.eval_hours
 
 
-def predict(
-    measured: Measured,
-    machine: Machine,
-    work: Work,
-    num_gpus: int,
-    step_images: int,
-    alone_batch: int | None = None,
-) -> Prediction:
-    """Predict a step of `step_images` on `num_gpus`, and the run.
-
-    Args:
-        measured: one GPU.
-        machine: the nodes; those of many GPUs are full.
-        work: the run.
-        num_gpus: how many.
-        step_images: over all of them; each takes an equal part, rounded up.
-        alone_batch: images a step of the one GPU that the efficiency is against; None takes a
-            GPU's part.
-    """
-    batch_size = -(-step_images // num_gpus)
+def predict(gpu: OneGPU, run: Run, machine: Machine, num_gpus: int) -> Prediction:
+    """Predict a run on so many GPUs; where they fill several nodes, the nodes are full."""
+    images = run.step_images
+    batch_size = -(-images // num_gpus)  # an equal part, rounded up
     num_nodes = -(-num_gpus // machine.gpus_per_node)
     # ---- the step ------------------------------------------------------------------------------
-    compute_s = measured.step_s(batch_size)
-    backward_s = measured.backward_frac * compute_s
+    compute_s = gpu.step_s(batch_size)
+    backward_frac = run.backward_frac if gpu.backward_frac is None else gpu.backward_frac
     times = [
         (size, average_s(size, num_gpus, num_nodes, machine))
-        for size in bucket_bytes(measured.gradient_bytes)
+        for size in bucket_bytes(run.gradient_bytes)
     ]
     all_reduce_s = sum(seconds for _, seconds in times)
-    exposed_s = unhidden_s(times, backward_s) if machine.overlaps else all_reduce_s
+    exposed_s = unhidden_s(times, backward_frac * compute_s)
     busy_s = compute_s + exposed_s
-    hides_s = backward_s if machine.overlaps else compute_s
-    own: Limit = "communication" if all_reduce_s > hides_s else "compute"
+    own: Limit = "communication" if all_reduce_s > backward_frac * compute_s else "compute"
     # ---- what it waits for ---------------------------------------------------------------------
     loader_s = 0.0
-    if measured.loader_img_per_s is not None:
+    if gpu.loader_img_per_s is not None:
         cores = num_gpus * machine.cores_per_node / machine.gpus_per_node
-        loader_s = step_images / (cores * measured.loader_img_per_s)
-    read_bytes = step_images / measured.copies * measured.image_bytes
-    disk_s = read_bytes / (num_nodes * machine.disk_gb_s * 1e9)
-    fits = work.num_images * measured.image_bytes <= PAGE_CACHE_FRAC * machine.memory_gib * 2**30
-    cached_s, cached_limit = longest(busy_s, own, loader_s, 0.0)
-    first_s, first_limit = longest(busy_s, own, loader_s, disk_s)
-    step_s, limit = (cached_s, cached_limit) if fits else (first_s, first_limit)
+        loader_s = images / (cores * gpu.loader_img_per_s)
+    disk_s = images / run.copies * run.image_bytes / (num_nodes * machine.disk_gb_s * 1e9)
+    fits = run.set_images * run.image_bytes <= PAGE_CACHE_FRAC * machine.memory_gib * 2**30
+
+    def longest(disk_s: float) -> tuple[float, Limit]:
+        """The longest of what goes on at the same time, and what it is."""
+        named: list[tuple[float, Limit]] = [(busy_s, own), (loader_s, "loader"), (disk_s, "disk")]
+        return max(named, key=lambda one: one[0])
+
+    first_s, first_limit = longest(disk_s)
+    step_s, limit = longest(0.0) if fits else (first_s, first_limit)
     # ---- the run -------------------------------------------------------------------------------
     # An epoch reads one image for all its copies, so the set is read after as many epochs.
-    first_epochs = min(measured.copies, work.epochs) if fits else 0
-    steps = work.num_images // step_images
-    train_s = steps * (first_epochs * first_s + (work.epochs - first_epochs) * step_s)
-    rate = step_images / step_s
-    alone = measured.rate(alone_batch or batch_size)
+    first_epochs = min(run.copies, run.epochs) if fits else 0
+    train_s = first_epochs * first_s + (run.epochs - first_epochs) * step_s
+    alone = min(images, gpu.rates[-1][0])
     return Prediction(
         num_gpus=num_gpus,
-        step_images=step_images,
         batch_size=batch_size,
         compute_s=compute_s,
         all_reduce_s=all_reduce_s,
         exposed_s=exposed_s,
         wait_s=step_s - busy_s,
         step_s=step_s,
-        img_per_s=rate,
-        efficiency_frac=rate / (num_gpus * alone),
+        img_per_s=images / step_s,
+        efficiency_frac=images / step_s / (num_gpus * alone / gpu.step_s(alone)),
         limit=limit,
-        first_img_per_s=step_images / first_s,
+        first_img_per_s=images / first_s,
         first_limit=first_limit,
-        hours=(train_s + work.eval_images * work.eval_frac / rate) / 3600,
+        train_hours=run.steps_per_epoch * train_s / 3600,
+        eval_hours=run.eval_images * run.eval_frac * step_s / images / 3600,
     )
 
 
@@ -271,21 +299,13 @@ def average_s(num_bytes: int, num_gpus: int, num_nodes: int, machine: Machine) -
 
 
 def unhidden_s(buckets: list[tuple[int, float]], backward_s: float) -> float:
-    """Seconds by which the averaging ends after the backward pass.
+    """Seconds by which the averaging ends after the backward pass, which takes `backward_s`.
 
-    Args:
-        buckets: (bytes, seconds) of each; one is sent when it is complete and the one before it is
-            through. Gradients come as evenly over the backward pass as their bytes.
-        backward_s: how long that takes.
+    A bucket, (bytes, seconds), is sent when it is complete and the one before it is through.
+    Gradients come as evenly over the backward pass as their bytes.
     """
     total, made, through_s = sum(size for size, _ in buckets), 0, 0.0
     for size, seconds in buckets:
         made += size
         through_s = max(through_s, backward_s * made / total) + seconds
     return max(0.0, through_s - backward_s)
-
-
-def longest(busy_s: float, own: Limit, loader_s: float, disk_s: float) -> tuple[float, Limit]:
-    """The longest of what goes on at the same time, and what it is."""
-    named: list[tuple[float, Limit]] = [(busy_s, own), (loader_s, "loader"), (disk_s, "disk")]
-    return max(named, key=lambda one: one[0])

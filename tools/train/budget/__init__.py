@@ -1,0 +1,1 @@
+"""`fastdeit budget`: how long a recipe takes, on one device as measured and on many on paper."""
