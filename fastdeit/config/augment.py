@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from fastdeit.errors import require, require_effect
+from fastdeit.config.rules import Effect, Rule, check
 from fastdeit.policies import parse_policy
 
 Interpolation = Literal["bicubic", "bilinear", "random"]
@@ -58,106 +57,7 @@ class AugmentConfig:
     training does."""
 
     def __post_init__(self) -> None:
-        policy = parse_policy(self.auto_augment)
-        for name in ("hflip_prob", "erase_prob", "switch_prob", "mix_prob"):
-            value = getattr(self, name)
-            require(
-                0 <= value <= 1,
-                name,
-                value,
-                "must be a probability from 0 to 1",
-                f"Pass --{name.replace('_', '-')} 0.5, say.",
-            )
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            value = getattr(self, name)
-            require(
-                0 <= value < math.inf,
-                name,
-                value,
-                "must be a number of 0 or more",
-                f"Pass --{name.replace('_', '-')} 0 to switch it off.",
-            )
-        require(
-            0 <= self.smoothing < 1,
-            "smoothing",
-            self.smoothing,
-            "must be at least 0 and below 1",
-            "Pass --smoothing 0.1, say.",
-        )
-        for name, known in (
-            ("augment_interpolation", Interpolation),
-            ("erase_mode", EraseMode),
-            ("mix_mode", MixMode),
-            ("augment_order", AugmentOrder),
-        ):
-            require(
-                getattr(self, name) in get_args(known),
-                name,
-                repr(getattr(self, name)),
-                f"must be one of {', '.join(get_args(known))}",
-                f"Pass --{name.replace('_', '-')} {get_args(known)[0]}, say.",
-            )
-        require(
-            isinstance(self.color_jitter, tuple)
-            and len(self.color_jitter) in (0, 1, 3, 4)
-            and all(0 <= value <= 10 for value in self.color_jitter)
-            and all(value <= 0.5 for value in self.color_jitter[3:]),
-            "color_jitter",
-            self.color_jitter,
-            "must be 1, 3 or 4 numbers from 0 to 10, the fourth (hue) at most 0.5",
-            "Pass --color-jitter 0.3, say.",
-        )
-        require(
-            1 <= self.erase_count <= 100,
-            "erase_count",
-            self.erase_count,
-            "must be from 1 to 100",
-            "Pass --erase-count 1, say; --erase-prob 0 switches erasing off.",
-        )
-        require(
-            self.erase_splits == 0 or self.erase_splits >= 2,
-            "erase_splits",
-            self.erase_splits,
-            "must be 0 (all images may be erased) or at least 2",
-            "Pass --erase-splits 2 for a clean first half, say.",
-        )
-        if self.cutmix_minmax is not None:
-            low, high = self.cutmix_minmax
-            require(
-                0 <= low < high <= 1,
-                "cutmix_minmax",
-                self.cutmix_minmax,
-                "must be two numbers from 0 to 1, the smaller first",
-                "Pass --cutmix-minmax 0.2 0.8, say.",
-            )
-            require(
-                self.cutmix_alpha in (0, 1),
-                "cutmix_alpha",
-                self.cutmix_alpha,
-                "has no effect beside cutmix_minmax",
-                "Leave one of them out.",
-            )
-        require_effect(
-            self,
-            "augment_interpolation",
-            policy is not None and policy.moves_pixels,
-            "a policy that rotates, shears or shifts",
-            "Pass --auto-augment rand-m9-mstd0.5-inc1, say",
-        )
-        for name in ("erase_mode", "erase_count", "erase_splits"):
-            require_effect(
-                self, name, self.erase_prob > 0, "Random Erasing", "Pass --erase-prob 0.25, say"
-            )
-        mixes = self.use_mixup or self.use_cutmix
-        for name in ("mix_prob", "mix_mode", "augment_order"):
-            require_effect(self, name, mixes, "Mixup and CutMix", "Pass --mixup-alpha 0.8, say")
-        require_effect(
-            self,
-            "switch_prob",
-            self.use_mixup and self.use_cutmix,
-            "both Mixup and CutMix",
-            "Pass --mixup-alpha 0.8 and --cutmix-alpha 1, say",
-        )
+        check(self, _RANGES, _RULES, _EFFECTS)
 
     @property
     def use_mixup(self) -> bool:
@@ -175,3 +75,74 @@ class AugmentConfig:
         given = self.color_jitter * 3 if len(self.color_jitter) == 1 else self.color_jitter
         brightness, contrast, saturation, hue = (*given, 0.0, 0.0, 0.0, 0.0)[:4]
         return brightness, contrast, saturation, hue
+
+    @property
+    def moves_pixels(self) -> bool:
+        """Whether the policy rotates, shears or shifts."""
+        policy = parse_policy(self.auto_augment)
+        return policy is not None and policy.moves_pixels
+
+
+_RANGES = {
+    "hflip_prob erase_prob switch_prob mix_prob": "[0, 1]",
+    "mixup_alpha cutmix_alpha": "[0, inf)",
+    "smoothing": "[0, 1)",
+    "erase_count": "[1, 100]",
+}
+_RULES: tuple[Rule, ...] = (
+    (
+        "color_jitter",
+        lambda c: (
+            isinstance(c.color_jitter, tuple)
+            and len(c.color_jitter) in (0, 1, 3, 4)
+            and all(0 <= value <= 10 for value in c.color_jitter)
+            and all(value <= 0.5 for value in c.color_jitter[3:])
+        ),
+        "must be 1, 3 or 4 numbers from 0 to 10, the fourth (hue) at most 0.5",
+        "Pass --color-jitter 0.3, say.",
+    ),
+    (
+        "erase_splits",
+        lambda c: c.erase_splits == 0 or c.erase_splits >= 2,
+        "must be 0 (all images may be erased) or at least 2",
+        "Pass --erase-splits 2 for a clean first half, say.",
+    ),
+    (
+        "cutmix_minmax",
+        lambda c: c.cutmix_minmax is None or 0 <= c.cutmix_minmax[0] < c.cutmix_minmax[1] <= 1,
+        "must be two numbers from 0 to 1, the smaller first",
+        "Pass --cutmix-minmax 0.2 0.8, say.",
+    ),
+    (
+        "cutmix_alpha",
+        lambda c: c.cutmix_minmax is None or c.cutmix_alpha in (0, 1),
+        "has no effect beside cutmix_minmax",
+        "Leave one of them out.",
+    ),
+)
+_EFFECTS: tuple[Effect, ...] = (
+    (
+        "augment_interpolation",
+        lambda c: c.moves_pixels,
+        "a policy that rotates, shears or shifts",
+        "Pass --auto-augment rand-m9-mstd0.5-inc1, say",
+    ),
+    (
+        "erase_mode erase_count erase_splits",
+        lambda c: c.erase_prob > 0,
+        "Random Erasing",
+        "Pass --erase-prob 0.25, say",
+    ),
+    (
+        "mix_prob mix_mode augment_order",
+        lambda c: c.use_mixup or c.use_cutmix,
+        "Mixup and CutMix",
+        "Pass --mixup-alpha 0.8, say",
+    ),
+    (
+        "switch_prob",
+        lambda c: c.use_mixup and c.use_cutmix,
+        "both Mixup and CutMix",
+        "Pass --mixup-alpha 0.8 and --cutmix-alpha 1, say",
+    ),
+)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastdeit.errors import require, require_effect
+from fastdeit.config.rules import Effect, Rule, check
 
 Dataset = Literal["imagenet", "cifar10", "cifar100", "flowers102", "cars", "inat18", "inat19"]
 PADDED_UP_TO = 32
@@ -54,89 +54,7 @@ class DataConfig:
     with its size, and says where it comes from."""
 
     def __post_init__(self) -> None:
-        require(
-            self.dali_device == "cpu" or self.engine in ("auto", "dali"),
-            "dali_device",
-            self.dali_device,
-            f"has no effect with engine {self.engine}",
-            "Pass --engine dali.",
-        )
-        low, high = self.crop_scale
-        require(
-            0 < low <= high <= 1,
-            "crop_scale",
-            self.crop_scale,
-            "must be two numbers above 0 and at most 1, the smaller first",
-            "Pass --crop-scale 0.08 1, say.",
-        )
-        low, high = self.crop_ratio
-        require(
-            0 < low <= high,
-            "crop_ratio",
-            self.crop_ratio,
-            "must be two numbers above 0, the smaller first",
-            "Pass --crop-ratio 0.75 1.333, say.",
-        )
-        require(
-            0 <= self.hw_decoder_load <= 1,
-            "hw_decoder_load",
-            self.hw_decoder_load,
-            "must be from 0 to 1",
-            "Pass --hw-decoder-load 0.65, say.",
-        )
-        require(
-            self.batch_size > 0,
-            "batch_size",
-            self.batch_size,
-            "must be at least 1",
-            "Pass --batch-size 128, say.",
-        )
-        require(
-            self.image_size >= 16,
-            "image_size",
-            self.image_size,
-            "must be at least 16 pixels",
-            "Pass --image-size 224, say.",
-        )
-        require(
-            1 <= self.repeats <= 255,
-            "repeats",
-            self.repeats,
-            "must be from 1 to 255",
-            "Pass --repeats 3 (the paper) or 1 (off).",
-        )
-        require(
-            0 < self.eval_crop_ratio <= 1,
-            "eval_crop_ratio",
-            self.eval_crop_ratio,
-            "must be above 0 and at most 1",
-            "Pass --eval-crop-ratio 0.875, say.",
-        )
-        require(
-            self.threads >= 0,
-            "threads",
-            self.threads,
-            "must be 0 or more",
-            "Pass --threads 0 for this process's share.",
-        )
-        for name in ("crop_scale", "crop_ratio"):
-            require_effect(
-                self, name, self.crop == "resized", "resized crops", "Pass --train-crop resized"
-            )
-        require_effect(
-            self,
-            "hw_decoder_load",
-            self.dali_device == "gpu",
-            "decoding on the GPU",
-            "Pass --dali-device gpu",
-        )
-        require(
-            self.image_size > PADDED_UP_TO or self.eval_crop_ratio in (0.875, 1),
-            "eval_crop_ratio",
-            self.eval_crop_ratio,
-            f"has no effect up to {PADDED_UP_TO} pixels, where the whole image is looked at",
-            "Leave --eval-crop-ratio out.",
-        )
+        check(self, _RANGES, _RULES, _EFFECTS)
 
     @property
     def crop(self) -> Literal["resized", "padded", "center"]:
@@ -144,3 +62,53 @@ class DataConfig:
         if self.train_crop != "auto":
             return self.train_crop
         return "padded" if self.image_size <= PADDED_UP_TO else "resized"
+
+
+_RANGES = {
+    "image_size": "[16, inf)",
+    "batch_size": "[1, inf)",
+    "repeats": "[1, 255]",
+    "eval_crop_ratio": "(0, 1]",
+    "threads": "[0, inf)",
+    "hw_decoder_load": "[0, 1]",
+}
+_RULES: tuple[Rule, ...] = (
+    (
+        "dali_device",
+        lambda c: c.dali_device == "cpu" or c.engine in ("auto", "dali"),
+        "has no effect with engine {0.engine}",
+        "Pass --engine dali.",
+    ),
+    (
+        "crop_scale",
+        lambda c: 0 < c.crop_scale[0] <= c.crop_scale[1] <= 1,
+        "must be two numbers above 0 and at most 1, the smaller first",
+        "Pass --crop-scale 0.08 1, say.",
+    ),
+    (
+        "crop_ratio",
+        lambda c: 0 < c.crop_ratio[0] <= c.crop_ratio[1],
+        "must be two numbers above 0, the smaller first",
+        "Pass --crop-ratio 0.75 1.333, say.",
+    ),
+    (
+        "eval_crop_ratio",
+        lambda c: c.image_size > PADDED_UP_TO or c.eval_crop_ratio in (0.875, 1),
+        f"has no effect up to {PADDED_UP_TO} pixels, where the whole image is looked at",
+        "Leave --eval-crop-ratio out.",
+    ),
+)
+_EFFECTS: tuple[Effect, ...] = (
+    (
+        "crop_scale crop_ratio",
+        lambda c: c.crop == "resized",
+        "resized crops",
+        "Pass --train-crop resized",
+    ),
+    (
+        "hw_decoder_load",
+        lambda c: c.dali_device == "gpu",
+        "decoding on the GPU",
+        "Pass --dali-device gpu",
+    ),
+)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastdeit.errors import require, require_effect
+from fastdeit.config.rules import Effect, Rule, check
 
 TIMM = "timm:"
 """Before the name of a model whose weights timm fetches."""
@@ -37,82 +37,7 @@ class DistillConfig:
     """Side of the teacher's images in pixels; unless given those of the student."""
 
     def __post_init__(self) -> None:
-        if self.distillation == "none":
-            for name in ("teacher", "teacher_labels"):
-                require(
-                    getattr(self, name) is None,
-                    name,
-                    getattr(self, name),
-                    "has no effect without distillation",
-                    "Pass --distillation hard, or no teacher.",
-                )
-        else:
-            require(
-                self.teacher is not None or self.teacher_labels is not None,
-                "teacher",
-                None,
-                f"is needed for --distillation {self.distillation}",
-                "Pass --teacher RUN/checkpoint.pt, or --teacher-labels of `fastdeit teach`.",
-            )
-            require(
-                self.teacher is None or self.teacher_labels is None,
-                "teacher_labels",
-                self.teacher_labels,
-                f"must come without a teacher that says the same ({self.teacher})",
-                "Leave one of them out.",
-            )
-        require(
-            self.teacher_image_size is None or self.teacher_labels is None,
-            "teacher_image_size",
-            self.teacher_image_size,
-            "has no effect with --teacher-labels, whose teacher was asked before",
-            "Leave it out.",
-        )
-        is_on, is_soft = self.distillation != "none", self.distillation == "soft"
-        for name, has_effect, kind in (
-            ("temperature", is_soft, "soft"),
-            ("teacher_weight", is_on, "hard"),
-            ("teacher_smoothing", is_on and not is_soft, "hard"),
-            ("teacher_image_size", is_on, "hard"),
-            ("teacher_top_k", is_soft, "soft"),
-        ):
-            option = f"--distillation {kind}"
-            require_effect(self, name, has_effect, option, f"Pass {option}")
-        require(
-            self.temperature > 0,
-            "temperature",
-            self.temperature,
-            "must be above 0",
-            "Pass --temperature 3.",
-        )
-        require(
-            self.teacher_top_k >= 0,
-            "teacher_top_k",
-            self.teacher_top_k,
-            "must be 0 or more",
-            "Pass --teacher-top-k 10, or 0 for all classes.",
-        )
-        require(
-            self.teacher_weight is None or 0 < self.teacher_weight <= 1,
-            "teacher_weight",
-            self.teacher_weight,
-            "must be above 0 and at most 1",
-            "Pass --teacher-weight 0.5, or --distillation none.",
-        )
-        require(
-            0 <= self.teacher_smoothing < 1,
-            "teacher_smoothing",
-            self.teacher_smoothing,
-            "must be at least 0 and below 1",
-            "Pass --teacher-smoothing 0.1.",
-        )
-        require(
-            self.teacher_image_size is None or self.teacher_image_size >= 16,
-            "teacher_image_size",
-            self.teacher_image_size,
-            "must be at least 16",
-            "Pass --teacher-image-size 224.",
-        )
+        check(self, _RANGES, _RULES, _EFFECTS)
 
     @property
     def weight(self) -> float:
@@ -126,3 +51,49 @@ class DistillConfig:
         """Name of the teacher for timm, if timm is to fetch it."""
         text = "" if self.teacher is None else str(self.teacher)
         return text.removeprefix(TIMM) if text.startswith(TIMM) else None
+
+
+_RANGES = {
+    "teacher_top_k": "[0, inf)",
+    "temperature": "(0, inf)",
+    "teacher_weight": "(0, 1]",
+    "teacher_smoothing": "[0, 1)",
+    "teacher_image_size": "[16, inf)",
+}
+_RULES: tuple[Rule, ...] = (
+    *(
+        (
+            name,
+            lambda c, name=name: c.distillation != "none" or getattr(c, name) is None,
+            "has no effect without distillation",
+            "Pass --distillation hard, or no teacher.",
+        )
+        for name in ("teacher", "teacher_labels")
+    ),
+    (
+        "teacher",
+        lambda c: c.distillation == "none" or c.teacher is not None or c.teacher_labels is not None,
+        "is needed for --distillation {0.distillation}",
+        "Pass --teacher RUN/checkpoint.pt, or --teacher-labels of `fastdeit teach`.",
+    ),
+    (
+        "teacher_labels",
+        lambda c: c.teacher is None or c.teacher_labels is None,
+        "must come without a teacher that says the same ({0.teacher})",
+        "Leave one of them out.",
+    ),
+    (
+        "teacher_image_size",
+        lambda c: c.teacher_image_size is None or c.teacher_labels is None,
+        "has no effect with --teacher-labels, whose teacher was asked before",
+        "Leave it out.",
+    ),
+)
+_EFFECTS: tuple[Effect, ...] = tuple(
+    (names, has_effect, f"--distillation {kind}", f"Pass --distillation {kind}")
+    for names, has_effect, kind in (
+        ("temperature teacher_top_k", lambda c: c.distillation == "soft", "soft"),
+        ("teacher_weight teacher_image_size", lambda c: c.distillation != "none", "hard"),
+        ("teacher_smoothing", lambda c: c.distillation == "hard", "hard"),
+    )
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fastdeit.errors import require, require_effect
+from fastdeit.config.rules import Effect, Rule, check
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,42 +40,31 @@ class ModelConfig:
     """What LayerNorm adds to the variance; None as in timm (1e-6; models with LayerNorm only)."""
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.drop_path < 1,
-            "drop_path",
-            self.drop_path,
-            "must be at least 0 and below 1",
-            "Pass --drop-path 0.1, say.",
-        )
-        require(
-            0 <= self.dropout < 1,
-            "dropout",
-            self.dropout,
-            "must be at least 0 and below 1",
-            "Pass --dropout 0.1, say.",
-        )
-        for name in ("drop_path_decay", "drop_path_mode"):
-            require_effect(
-                self, name, self.drop_path > 0, "stochastic depth", "Pass --drop-path 0.1, say"
-            )
-        require(
-            self.reg_tokens is None or not self.is_distilled,
-            "reg_tokens",
-            self.reg_tokens,
-            f"cannot be chosen for {self.model}, whose second token has a head",
-            "Leave --reg-tokens out, or pass a model without a distillation token.",
-        )
-        for name in ("patch_size", "embed_dim", "depth", "num_heads", "reg_tokens", "norm_eps"):
-            value = getattr(self, name)
-            require(
-                value is None or value > 0,
-                name,
-                value,
-                "must be above 0",
-                f"Leave --{name.replace('_', '-')} out, or pass None for timm's value.",
-            )
+        check(self, _RANGES, _RULES, _EFFECTS)
 
     @property
     def is_distilled(self) -> bool:
         """Whether the architecture has a distillation token and head."""
         return "distilled" in self.model
+
+
+_RANGES = {
+    "drop_path dropout": "[0, 1)",
+    "patch_size embed_dim depth num_heads reg_tokens norm_eps": "(0, inf)",
+}
+_RULES: tuple[Rule, ...] = (
+    (
+        "reg_tokens",
+        lambda c: c.reg_tokens is None or not c.is_distilled,
+        "cannot be chosen for {0.model}, whose second token has a head",
+        "Leave --reg-tokens out, or pass a model without a distillation token.",
+    ),
+)
+_EFFECTS: tuple[Effect, ...] = (
+    (
+        "drop_path_decay drop_path_mode",
+        lambda c: c.drop_path > 0,
+        "stochastic depth",
+        "Pass --drop-path 0.1, say",
+    ),
+)

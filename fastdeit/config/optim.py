@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fastdeit.errors import require, require_effect
+from fastdeit.config.rules import Effect, Rule, check
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,58 +46,28 @@ class OptimConfig:
     Its accuracy is evaluated and its weights are saved beside the model's."""
 
     def __post_init__(self) -> None:
-        require(
-            self.epochs > 0, "epochs", self.epochs, "must be at least 1", "Pass --epochs 300, say."
-        )
-        require(
-            self.base_lr > 0,
-            "base_lr",
-            self.base_lr,
-            "must be above 0",
-            "Pass --base-lr 5e-4, say.",
-        )
-        require(
-            0 <= self.warmup_epochs < self.epochs,
-            "warmup_epochs",
-            self.warmup_epochs,
-            f"must be at least 0 and below epochs ({self.epochs})",
-            f"Pass --warmup-epochs {self.epochs / 10:g}, say.",
-        )
-        require(
-            0 <= self.ema_decay < 1,
-            "ema_decay",
-            self.ema_decay,
-            "must be at least 0 and below 1",
-            "Pass --ema-decay 0.99996 (DeiT) or 0 (off).",
-        )
-        require(
-            0 <= self.momentum < 1,
-            "momentum",
-            self.momentum,
-            "must be at least 0 and below 1",
-            "Pass --momentum 0.9, say.",
-        )
-        require_effect(self, "momentum", self.optimizer == "sgd", "sgd", "Pass --optimizer sgd")
-        require_effect(
-            self, "warmup_lr", self.warmup_epochs > 0, "a warm-up", "Pass --warmup-epochs 5, say"
-        )
-        require(
-            self.accumulate >= 1,
-            "accumulate",
-            self.accumulate,
-            "must be at least 1",
-            "Pass --accumulate 2, say.",
-        )
-        for name in ("min_lr", "warmup_lr", "weight_decay", "clip_grad"):
-            value = getattr(self, name)
-            require(
-                value >= 0,
-                name,
-                value,
-                "must be 0 or more",
-                f"Pass --{name.replace('_', '-')} 0, say.",
-            )
+        check(self, _RANGES, _RULES, _EFFECTS)
 
     def lr(self, batch_size: int) -> float:
         """The peak learning rate at a batch size (DeiT: linear in the batch, over 512)."""
         return self.base_lr * batch_size / 512 if self.scale_lr else self.base_lr
+
+
+_RANGES = {
+    "epochs accumulate": "[1, inf)",
+    "base_lr": "(0, inf)",
+    "ema_decay momentum": "[0, 1)",
+    "min_lr warmup_lr weight_decay clip_grad": "[0, inf)",
+}
+_RULES: tuple[Rule, ...] = (
+    (
+        "warmup_epochs",
+        lambda c: 0 <= c.warmup_epochs < c.epochs,
+        "must be at least 0 and below epochs ({0.epochs})",
+        "Pass a smaller --warmup-epochs, 0 for none.",
+    ),
+)
+_EFFECTS: tuple[Effect, ...] = (
+    ("momentum", lambda c: c.optimizer == "sgd", "sgd", "Pass --optimizer sgd"),
+    ("warmup_lr", lambda c: c.warmup_epochs > 0, "a warm-up", "Pass --warmup-epochs 5, say"),
+)

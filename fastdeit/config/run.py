@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastdeit.errors import require
+from fastdeit.config.rules import Rule, check
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,61 +60,33 @@ class RunConfig:
     without the stop; begin it if there is none."""
 
     def __post_init__(self) -> None:
-        require(
-            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
-            "device",
-            self.device,
-            "must be auto, cpu, cuda or cuda:N",
-            "Pass --device auto.",
-        )
-        require(
-            0 <= self.seed < 1 << 63,
-            "seed",
-            self.seed,
-            "must be from 0 to 2^63 - 1",
-            "Pass --seed 0, say.",
-        )
-        require(
-            not (self.overwrite and self.resume == "auto"),
-            "overwrite",
-            self.overwrite,
-            "must not be given with --resume auto, which keeps what is there",
-            "Leave one out.",
-        )
-        require(
-            self.log_every_steps > 0,
-            "log_every_steps",
-            self.log_every_steps,
-            "must be at least 1",
-            "Pass --log-every-steps 10, say.",
-        )
-        require(
-            self.profile_steps >= 0,
-            "profile_steps",
-            self.profile_steps,
-            "must be 0 or more",
-            "Pass --profile-steps 3, say.",
-        )
-        require(
-            self.save_minutes >= 0,
-            "save_minutes",
-            self.save_minutes,
-            "must be 0 or more",
-            "Pass --save-minutes 10, say.",
-        )
-        require(
-            self.keep_checkpoints >= 1,
-            "keep_checkpoints",
-            self.keep_checkpoints,
-            "must be at least 1",
-            "Pass --keep-checkpoints 2, say.",
-        )
-        for name in ("budget_hours", "timeout_minutes"):
-            value = getattr(self, name)
-            require(
-                value > 0,
-                name,
-                value,
-                "must be above 0",
-                f"Leave out --{name.replace('_', '-')}, say.",
-            )
+        check(self, _RANGES, _RULES)
+
+
+_RANGES = {
+    "log_every_steps keep_checkpoints": "[1, inf)",
+    "profile_steps": "[0, inf)",
+    "save_minutes": "[0, inf]",
+    "budget_hours": "(0, inf]",
+    "timeout_minutes": "(0, inf)",
+}
+_RULES: tuple[Rule, ...] = (
+    (
+        "device",
+        lambda c: re.fullmatch(r"auto|cpu|cuda(:\d+)?", c.device) is not None,
+        "must be auto, cpu, cuda or cuda:N",
+        "Pass --device auto.",
+    ),
+    (
+        "seed",
+        lambda c: 0 <= c.seed < 1 << 63,
+        "must be from 0 to 2^63 - 1",
+        "Pass --seed 0, say.",
+    ),
+    (
+        "overwrite",
+        lambda c: not (c.overwrite and c.resume == "auto"),
+        "must not be given with --resume auto, which keeps what is there",
+        "Leave one out.",
+    ),
+)
