@@ -24,7 +24,6 @@ IMPORTED = (
     "fastdeit.pipelines.engines.pil_engine",
     "fastdeit.training.telemetry",
     "fastdeit.tools.evaluate.command",
-    "fastdeit.tools.train.run_folder",
     "fastdeit.tools.train.command",
     "fastdeit.tools.evaluate.validation",
     "fastdeit.training.loop",

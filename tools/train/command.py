@@ -7,20 +7,18 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from fastdeit import UserError
 from fastdeit.config import TrainConfig
-from fastdeit.errors import Stopped
-from fastdeit.files import FolderLock, replace_file
-from fastdeit.machine.launch import is_first_process, local_rank
-from fastdeit.machine.stopping import REQUEUE, stop_at_once
+from fastdeit.machine.launch import local_rank
+from fastdeit.machine.stopping import stop_at_once
 from fastdeit.recipes import RECIPES, fill_recipe
 from fastdeit.text.progress import progress, progress_text
 from fastdeit.tools.train.recipe_list import check_recipe, help_of
+from fastdeit.tools.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from fastdeit.machine.distributed import World
@@ -61,29 +59,24 @@ def train(config: AnyRecipe) -> int:
 
         return dry_run(config)
     with ExitStack() as stack:
-        stack.enter_context(marking_stops(config.run.out))
+        run = stack.enter_context(RunFolder(config))
         stack.enter_context(stop_at_once())
         # Heavy imports come after the line is parsed, so that help and errors are quick.
         from fastdeit.machine.device import choose_compute
         from fastdeit.machine.distributed import joined, say
         from fastdeit.pipelines.open import open_pipeline, pipeline_options
         from fastdeit.pipelines.teacher_labels import LabelStore
-        from fastdeit.tools.train.run_folder import check_folder, last_result, prepare_folder
         from fastdeit.training.loop import train as run_training
         from fastdeit.training.session import make_session
         from fastdeit.training.telemetry import check_telemetry
 
         # ---- what is there -------------------------------------------------------------------
-        out, epochs, engine = config.run.out, config.optim.epochs, config.data.engine
+        epochs, engine = config.optim.epochs, config.data.engine
         compute = choose_compute(config.run.device, config.run.precision, local_rank())
         world = stack.enter_context(joined(compute, config.run.timeout_minutes))
         train_set, val_set = open_sets(config, world)
         check_telemetry(config.run)
-        lock = FolderLock(out)
-        stack.callback(lock.let_go)
-        if world.is_main:
-            lock.take()
-        check_folder(config)
+        run.claim(world)
         names = train_set[0].class_names
         session = make_session(config, names, compute, world)
         if config.distill.teacher_labels is not None:
@@ -91,26 +84,22 @@ def train(config: AnyRecipe) -> int:
             session = dataclasses.replace(session, answers=answers, teacher_model=answers.model)
         if session.position.epoch >= epochs:
             if world.is_main:
-                say(f"the run in {out} has ended: all {epochs} epochs are done")
-                print(json.dumps(last_result(out)))
+                say(f"the run in {run.out} has ended: all {epochs} epochs are done")
+                print(json.dumps(run.result()))
             return 0
         options = pipeline_options(config.data, compute.device)
         train_batches = stack.enter_context(open_pipeline(*train_set, engine, options))
         val_batches = stack.enter_context(open_pipeline(*val_set, engine, options))
 
         # ---- the run -------------------------------------------------------------------------
-        world.barrier()  # all have looked at the folder before the first one changes it
-        if world.is_main:
-            out.mkdir(parents=True, exist_ok=True)
-            lock.take()
-            prepare_folder(config, session, train_batches)
+        run.begin(session, train_batches)
         with show_progress(config, world, len(train_batches), session.position.step) as on_row:
             run_training(config, session, train_batches, val_batches, names, on_row)
         num_replaced = sum(
             batches.replacements.num_samples(world) for batches in (train_batches, val_batches)
         )
     if world.is_main:
-        facts = last_result(out)
+        facts = run.result()
         if num_replaced:
             facts["images_replaced"] = num_replaced
         print(json.dumps(facts))
@@ -151,17 +140,6 @@ def open_sets(
         val_index, data.image_size, data.eval_crop_ratio, data.batch_size, data.interpolation, *own
     )
     return (train_index, plan), (val_index, val_plan)
-
-
-@contextmanager
-def marking_stops(out: Path) -> Iterator[None]:
-    """Leave a file in the folder of a run that a signal stopped, for the scheduler's script."""
-    try:
-        yield
-    except Stopped as stopped:
-        if is_first_process():
-            replace_file(out / REQUEUE, f"{stopped}\n".encode())
-        raise
 
 
 @contextmanager
