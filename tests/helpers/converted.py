@@ -35,10 +35,10 @@ def convert_and_die(at: int, source: Path, out: Path, options: dict[str, Any]) -
         out: as in `convert`.
         options: as in `convert`.
     """
-    from fastdeit.tools.data.convert import assemble
+    from fastdeit.tools.data.convert import conversion
     from fastdeit.tools.data.convert.command import convert
 
-    assemble.COMMIT_S = 0.0
+    conversion.COMMIT_S = 0.0
     count = 0
 
     def deadly(call: Callable[..., Any]) -> Callable[..., Any]:

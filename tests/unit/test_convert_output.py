@@ -15,7 +15,7 @@ from PIL import Image
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import DamagedError, open_dataset, sample_key
-from fastdeit.tools.data.convert import output
+from fastdeit.tools.data.convert import conversion
 from fastdeit.tools.data.convert.command import convert
 from fastdeit.tools.data.convert.work_folder import locked_work, work_path
 from fastdeit.tools.data.verify import verify
@@ -29,7 +29,7 @@ def stop(*_: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.beton", "out"])
-@pytest.mark.parametrize("moment", ["sync_folder", "write_manifest"])
+@pytest.mark.parametrize("moment", ["sync_folder", "_write_manifest"])
 def test_stopped_while_out_is_replaced(
     name: str, moment: str, sample_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -37,7 +37,7 @@ def test_stopped_while_out_is_replaced(
     source, out = sample_source / "val", tmp_path / name
     assert convert(source, out, max_side=64) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(output, moment, stop)
+        patch.setattr(conversion, moment, stop)
         with pytest.raises(KeyboardInterrupt):
             convert(source, out, overwrite=True)
     manifest = tmp_path / f"{name}.json"

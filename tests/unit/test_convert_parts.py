@@ -11,7 +11,7 @@ from sample_photographs import need_photographs
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.tools.data.convert.command import convert
-from fastdeit.tools.data.convert.parts import merge
+from fastdeit.tools.data.convert.merge import merge
 from fastdeit.tools.data.sample_data.command import sample_data
 
 pytestmark = pytest.mark.slow  # as a whole

@@ -19,8 +19,7 @@ from PIL import Image
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.tools.data.convert import assemble
-from fastdeit.tools.data.convert import command as convert_command
+from fastdeit.tools.data.convert import conversion
 from fastdeit.tools.data.convert.command import convert
 from fastdeit.tools.data.convert.journal import Journal
 from fastdeit.tools.data.convert.prepare_image import PreparedImage
@@ -113,7 +112,7 @@ def test_the_journal_follows_the_data(
 
     for name in ("pwritev", "fsync", "replace"):
         recorded(name)
-    monkeypatch.setattr(assemble, "COMMIT_S", 0.0)
+    monkeypatch.setattr(conversion, "COMMIT_S", 0.0)
     assert convert(sample_source / "val", tmp_path / "x.beton", workers=1, reencode="all") == 0
     is_dirty = False
     num_blocks = 0
@@ -181,7 +180,7 @@ def test_a_full_disk(sample_source: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "pwritev", pwritev)
     monkeypatch.setattr(os, "pwrite", pwrite)
-    monkeypatch.setattr(assemble, "COMMIT_S", 0.0)
+    monkeypatch.setattr(conversion, "COMMIT_S", 0.0)
     with pytest.raises(
         UserError, match=r"the disk of OUT is full\. Found: .* free in .*\. Make room"
     ):
@@ -206,7 +205,7 @@ def test_a_full_tmpfs(
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(3_000_000))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(convert_command, "check_space", lambda *_: None)
+            patch.setattr(conversion, "check_space", lambda *_: None)
             with pytest.raises(UserError, match=r"the disk of OUT is full\. Found: .* Make room"):
                 convert(sample_source / "val", disk / name)
         assert not (disk / name).exists()

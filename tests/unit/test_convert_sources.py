@@ -16,7 +16,7 @@ from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.engines.decode import decode_with_pil
 from fastdeit.tools.data.convert.command import convert
-from fastdeit.tools.data.convert.parts import merge
+from fastdeit.tools.data.convert.merge import merge
 from fastdeit.tools.data.convert.work_folder import work_path
 from fastdeit.tools.data.sample_data.command import sample_data
 from fastdeit.tools.data.sources.detect import guess_kind, open_source

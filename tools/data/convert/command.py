@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,24 +14,13 @@ import PIL
 import tyro
 
 from fastdeit import UserError, __version__
-from fastdeit.text.progress import say
-from fastdeit.tools.data.convert.assemble import (
-    Assembly,
-    BadPolicy,
-    in_key_order,
-    keys_of,
-    list_bad,
-)
-from fastdeit.tools.data.convert.output import (
-    check_apart,
-    finish,
-    forget_finished,
-    is_there,
-    say_done,
-)
+from fastdeit.pipelines.datasets.names import Names
+from fastdeit.text.progress import progress, say
+from fastdeit.tools.data.convert.assembly import Assembly, keys_of
+from fastdeit.tools.data.convert.conversion import BadPolicy, Conversion, check_apart
 from fastdeit.tools.data.convert.parts import check_parts, parse_part, part_path, read_parts
 from fastdeit.tools.data.convert.prepare_image import ImageOptions, Preparation, PreparedImage
-from fastdeit.tools.data.convert.work_folder import SPOOL, bytes_on_disk, check_space, locked_work
+from fastdeit.tools.data.convert.work_folder import SPOOL, bytes_on_disk, check_space
 from fastdeit.tools.data.sources.detect import SourceKind, open_source
 from fastdeit.tools.data.sources.listing import Listing, fingerprint_of
 from fastdeit.tools.data.workers import num_workers
@@ -143,33 +131,21 @@ def convert_whole(
     out: Path, assembly: Assembly, prepare: Preparation, bad: BadPolicy, overwrite: bool
 ) -> int:
     """Convert a whole source, or go on where an earlier run was stopped."""
-    started = time.perf_counter()
-    with locked_work(out) as work:
-        if is_there(out, assembly, prepare.listing.path, overwrite):
-            say(f"{out} is already there, from the same source in the same way.")
-            forget_finished(work, assembly)
+    with Conversion(out, assembly, bad, overwrite) as conversion:
+        if conversion.is_done():
             return check_left_out(out, bad)
-        if prepare.listing.is_sequential:
-            images_from = spool(work, assembly, prepare, bad, overwrite)
-            assembly, _ = in_key_order(assembly)
-        else:
-            assembly, order = in_key_order(assembly)
-
-            def images_from(first: int) -> Generator[PreparedImage, None, None]:
-                return prepare.images(order[first:])
-
-        report = finish(
-            out,
-            assembly,
-            work,
-            images_from,
-            bad,
-            overwrite,
-            lambda: check_space(work, prepare.expected_bytes()),
-        )
-        if prepare.listing.is_sequential:
-            shutil.rmtree(work / SPOOL)
-    say_done(out, report, time.perf_counter() - started)
+        conversion.assembly, order = assembly.in_key_order()
+        if not prepare.listing.is_sequential:
+            conversion.write(lambda first: prepare.images(order[first:]), prepare.expected_bytes())
+            return 0
+        # Read once in its own order; what is spooled is read again in the order of the keys.
+        work = conversion.work
+        path = work / SPOOL
+        if not path.exists():
+            check_space(work, 2 * prepare.expected_bytes() - bytes_on_disk(work))
+        convert_part(path, (1, 1), assembly, prepare, bad, overwrite)
+        conversion.write(read_parts([path]).images_from, prepare.expected_bytes())
+        shutil.rmtree(path)
     return 0
 
 
@@ -221,53 +197,17 @@ def convert_part(
         raise UserError(
             f"a part must hold an image. Found: {num_parts} parts of {total} images. Make fewer."
         )
-    started = time.perf_counter()
     piece = replace(
-        assembly,
+        assembly.take(places),
         kind="part",
-        names=assembly.names.take(places),
-        keys=assembly.keys[places],
-        labels=assembly.labels[places],
-        sizes=assembly.sizes[places],
         identity={**assembly.identity, "part": list(which)},
         facts={**assembly.facts, "largest_bytes": assembly.largest_bytes},
     )
-    with locked_work(path) as work:
-        if path.exists():
-            found = read_parts([path]).assembly.identity
-            if found != assembly.identity and not overwrite:
-                raise UserError(
-                    f"a part must not be replaced by one of another kind. Found: {path}, made from "
-                    "another source or in another way. Pass --overwrite to replace it."
-                )
-            if found == assembly.identity:
-                say(f"{path} is already there, from the same source in the same way.")
-                forget_finished(work, piece)
-                return 0
-        expected = prepare.expected_bytes() * len(places) // total
-        report = finish(
-            path,
-            piece,
-            work,
-            lambda first: prepare.images(places[first:]),
-            bad,
-            overwrite,
-            lambda: check_space(work, expected),
-        )
-    if path.name != SPOOL:
-        say_done(path, report, time.perf_counter() - started)
+    with Conversion(path, piece, bad, overwrite) as conversion:
+        if not conversion.is_done():
+            expected = prepare.expected_bytes() * len(places) // total
+            conversion.write(lambda first: prepare.images(places[first:]), expected)
     return 0
-
-
-def spool(
-    work: Path, assembly: Assembly, prepare: Preparation, bad: BadPolicy, overwrite: bool
-) -> Callable[[int], Generator[PreparedImage, None, None]]:
-    """Prepare the images of a sequential source in its own order, to be read again in another."""
-    path = work / SPOOL
-    if not path.exists():
-        check_space(work, 2 * prepare.expected_bytes() - bytes_on_disk(work))
-    convert_part(path, (1, 1), assembly, prepare, bad, overwrite)
-    return read_parts([path]).images_from
 
 
 def check_left_out(out: Path, bad: BadPolicy) -> int:
@@ -281,3 +221,13 @@ def check_left_out(out: Path, bad: BadPolicy) -> int:
             f"({left_out[0]['name']}: {left_out[0]['reason']}). Mend them, or pass --bad skip."
         )
     return 0
+
+
+def list_bad(images: Iterable[PreparedImage], names: Names, total: int) -> int:
+    """Name every image that cannot be used, and say how many there are."""
+    num_bad = 0
+    for place, image in enumerate(progress(images, "checking", total)):
+        if image.error:
+            num_bad += 1
+            say(f"bad: {names[place]}: {image.error}")
+    return num_bad

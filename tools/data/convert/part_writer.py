@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fastdeit import UserError
 from fastdeit.files import replacing
 from fastdeit.pipelines.datasets.container import ContainerWriter
-from fastdeit.pipelines.datasets.sidecar import write_sidecar
+from fastdeit.pipelines.datasets.sidecar import read_sidecar, write_sidecar
 
 PART_INDEX = "index.safetensors"
 
@@ -37,3 +38,17 @@ class PartWriter(ContainerWriter):
         with replacing(folder / PART_INDEX) as file:
             write_sidecar(file, meta, {**self.written(), **columns})
         return folder
+
+
+def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a finished part says of itself, and its columns.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return read_sidecar(folder / PART_INDEX)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} must be a whole part. Found: {error}. Remove it and convert it again."
+        ) from error

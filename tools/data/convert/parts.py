@@ -1,35 +1,24 @@
-"""Parts of a conversion, made on several machines, and `fastdeit merge`, which joins them."""
+"""Parts of a conversion, made on several machines: where they lie, and their images in order."""
 
 from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Generator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import checksum
 from fastdeit.pipelines.datasets.names import Names
-from fastdeit.pipelines.datasets.sidecar import read_sidecar
-from fastdeit.text.progress import say
-from fastdeit.tools.data.convert.assemble import (
-    Assembly,
-    describe_difference,
-    in_key_order,
-    keys_of,
-)
-from fastdeit.tools.data.convert.output import finish, forget_finished, is_there, say_done
-from fastdeit.tools.data.convert.part_writer import PART_INDEX
+from fastdeit.tools.data.convert.assembly import Assembly, describe_difference, keys_of
+from fastdeit.tools.data.convert.part_writer import read_part
 from fastdeit.tools.data.convert.prepare_image import PreparedImage
-from fastdeit.tools.data.convert.work_folder import check_space, locked_work
 
 _NAME = re.compile(r"([1-9]\d*)-of-([1-9]\d*)")
 
@@ -73,57 +62,6 @@ def parse_part(text: str) -> tuple[int, int]:
             "other seven on other machines."
         )
     return part, num_parts
-
-
-def merge(
-    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")],
-    /,
-    overwrite: bool = False,
-    remove_parts: bool = False,
-) -> int:
-    """Join the parts that `fastdeit convert SOURCE OUT --part i/n` made in OUT.parts.
-
-    The result is the same in every byte as what one conversion without --part writes. The source
-    is not needed. A merge that was stopped goes on where it was.
-
-    Args:
-        out: the OUT of the conversions.
-        overwrite: replace OUT if an earlier conversion of something else made it.
-        remove_parts: remove OUT.parts at the end.
-
-    Returns:
-        0.
-    """
-    started = time.perf_counter()
-    folders = find_parts(out)
-    parts = read_parts(folders)
-    with locked_work(out) as work:
-        done = is_there(out, parts.assembly, folders[0].parent, overwrite)
-        if done:
-            say(f"{out} is already there, from the same parts.")
-            forget_finished(work, parts.assembly)
-        else:
-            needed = int(parts.columns["sizes"].sum())
-            report = finish(
-                out,
-                parts.assembly,
-                work,
-                parts.images_from,
-                "skip",
-                overwrite,
-                lambda: check_space(work, needed),
-            )
-            say_done(out, report, time.perf_counter() - started)
-    if remove_parts:
-        for folder in folders:
-            for name in ("data", PART_INDEX):
-                (folder / name).unlink()
-        with suppress(OSError):  # what is not ours stays
-            for folder in (*folders, folders[0].parent):
-                folder.rmdir()
-    elif not done:
-        say(f"{folders[0].parent} is no longer needed")
-    return 0
 
 
 def find_parts(out: Path) -> list[Path]:
@@ -204,12 +142,7 @@ def read_parts(folders: list[Path]) -> Parts:
     metas: list[dict[str, Any]] = []
     pieces: list[dict[str, Any]] = []
     for folder in folders:
-        try:
-            meta, columns = read_sidecar(folder / PART_INDEX)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{folder} must be a whole part. Found: {error}. Remove it and convert it again."
-            ) from error
+        meta, columns = read_part(folder)
         if metas and meta["parameters"] != metas[0]["parameters"]:
             raise UserError(
                 "all parts must come from the same source with the same options. Found: "
@@ -235,23 +168,20 @@ def read_parts(folders: list[Path]) -> Parts:
     columns["file_ids"] = _join([np.repeat(np.arange(len(counts)), counts)], len(bad))
     names = Names.of(name for source in (*(p["names"] for p in pieces), bad) for name in source)
     meta = metas[0]
-    assembly, order = in_key_order(
-        Assembly(
-            kind=meta["parameters"]["format"],
-            names=names,
-            keys=keys_of(names),
-            labels=columns["labels"],
-            sizes=columns["sizes"],
-            class_ids=meta["class_ids"],
-            class_names=meta["class_names"],
-            identity=meta["parameters"],
-            facts={
-                name: value for name, value in meta["source"].items() if name != "largest_bytes"
-            },
-            largest_bytes=meta["source"]["largest_bytes"],
-            source=folders[0].parent,
-        )
+    whole = Assembly(
+        kind=meta["parameters"]["format"],
+        names=names,
+        keys=keys_of(names),
+        labels=columns["labels"],
+        sizes=columns["sizes"],
+        class_ids=meta["class_ids"],
+        class_names=meta["class_names"],
+        identity=meta["parameters"],
+        facts={name: value for name, value in meta["source"].items() if name != "largest_bytes"},
+        largest_bytes=meta["source"]["largest_bytes"],
+        source=folders[0].parent,
     )
+    assembly, order = whole.in_key_order()
     columns = {name: column[order] for name, column in columns.items()}
     return Parts(assembly, columns, remarks, [folder / "data" for folder in folders])
 

@@ -1,0 +1,87 @@
+"""What is converted: N images in an order, what is said of them, and how they are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeit import UserError
+from fastdeit.pipelines.datasets.index import sample_key
+from fastdeit.pipelines.datasets.names import Names
+
+Kind = Literal["beton", "webdataset", "part"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Assembly:
+    """N images in the order in which they are written, and what is said of them."""
+
+    kind: Kind
+    """What is written."""
+    names: Names
+    keys: NDArray[np.uint64]
+    labels: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    """(N,) bytes in the source."""
+    class_ids: list[str]
+    class_names: list[str]
+    identity: dict[str, Any]
+    """Of the conversion: an unfinished one goes on only if it is the same."""
+    facts: dict[str, Any]
+    """What the manifest says of the source."""
+    largest_bytes: int
+    """Size of the largest image in the source."""
+    source: Path
+    """For messages."""
+
+    def take(self, places: NDArray[np.int64]) -> Assembly:
+        """Those of some places, in their order."""
+        return replace(
+            self,
+            names=self.names.take(places),
+            keys=self.keys[places],
+            labels=self.labels[places],
+            sizes=self.sizes[places],
+        )
+
+    def in_key_order(self) -> tuple[Assembly, NDArray[np.int64]]:
+        """Sort by key, which is a shuffle that never changes.
+
+        Returns:
+            The sorted assembly and where each of its images was.
+
+        Raises:
+            UserError: two images have one name.
+        """
+        order = np.argsort(self.keys, kind="stable")
+        keys = self.keys[order]
+        twice = np.flatnonzero(keys[1:] == keys[:-1])
+        if len(twice):
+            one, other = (self.names[int(order[twice[0] + step])] for step in (0, 1))
+            raise UserError(
+                f"every image must have a name of its own. Found: {one} and {other} in "
+                f"{self.source}. Rename one."
+            )
+        return self.take(order), order
+
+
+def keys_of(names: Names) -> NDArray[np.uint64]:
+    """The stable keys of some names."""
+    return np.fromiter((sample_key(name) for name in names), np.uint64, len(names))
+
+
+def describe_difference(old: Any, new: dict[str, Any]) -> str:
+    """What an unfinished conversion had that this one has not."""
+    if not isinstance(old, dict):
+        return "one of another version"
+    names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    return "one " + " and ".join(
+        "of another source, or of this one before it changed"
+        if name == "source"
+        else f"with {name} {old.get(name)}, not {new.get(name)}"
+        for name in names
+    )
