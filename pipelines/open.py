@@ -133,14 +133,14 @@ def train_plan(
         crop=data.crop,
         crop_scale=data.crop_scale,
         crop_ratio=data.crop_ratio,
-        eval_crop_ratio=center_ratio(data.image_size, data.eval_crop_ratio),
+        eval_crop_ratio=_center_ratio(data.image_size, data.eval_crop_ratio),
         interpolation=data.interpolation,
         rank=rank,
         world_size=world_size,
     )
 
 
-def center_ratio(image_size: int, crop_ratio: float) -> float:
+def _center_ratio(image_size: int, crop_ratio: float) -> float:
     """The ratio of a centre crop: up to 32 pixels the whole image is looked at."""
     return 1.0 if image_size <= PADDED_UP_TO else crop_ratio
 
@@ -163,7 +163,7 @@ def eval_plan(
         batch_size=batch_size,
         image_size=image_size,
         is_training=False,
-        eval_crop_ratio=center_ratio(image_size, crop_ratio),
+        eval_crop_ratio=_center_ratio(image_size, crop_ratio),
         interpolation=interpolation,
         rank=rank,
         world_size=world_size,

@@ -38,7 +38,7 @@ NOT_OF_THE_IMAGES = ("smoothing",)
 """Fields of the augmentation that change labels only."""
 
 
-def settings_of(config: TrainConfig, plan: Plan, index: DatasetIndex) -> dict[str, Any]:
+def _settings_of(config: TrainConfig, plan: Plan, index: DatasetIndex) -> dict[str, Any]:
     """What decides which images the teacher is shown, and what is kept of its answers."""
     augment = jsonable(dataclasses.asdict(config.augment))
     by_key = np.argsort(index.keys)  # positions differ between containers
@@ -127,15 +127,15 @@ class LabelWriter:
         self._type = row_type(config.distill, len(index.class_names))
         about: dict[str, Any] = {
             "format": FORMAT,
-            "settings": settings_of(config, plan, index),
+            "settings": _settings_of(config, plan, index),
             "teacher": teacher,
             "class_names": list(index.class_names),
             "num_rows": plan.epoch_samples,
             "epochs": {},
         }
         if (folder / ABOUT).exists():
-            found = read_about(folder)
-            check_settings(folder, found["settings"], about["settings"])
+            found = _read_about(folder)
+            _check_settings(folder, found["settings"], about["settings"])
             if found["teacher"] != teacher or found["class_names"] != about["class_names"]:
                 raise UserError(
                     f"a store is of one teacher. Found: {folder} of {found['teacher']}, and now "
@@ -152,7 +152,7 @@ class LabelWriter:
 
     def has(self, epoch: int) -> bool:
         """Whether an epoch is complete; one that is missing or damaged is not."""
-        expected, path = self._about["epochs"].get(str(epoch)), self._folder / file_of(epoch)
+        expected, path = self._about["epochs"].get(str(epoch)), self._folder / _file_of(epoch)
         if expected is None or not path.is_file():
             return False
         return bool(hashlib.sha256(path.read_bytes()).hexdigest() == expected)
@@ -165,7 +165,7 @@ class LabelWriter:
             answers: (steps x batch size,) of `row_type`, in the order of the stream.
         """
         data = np.ascontiguousarray(answers, dtype=self._type).tobytes()
-        with replacing(self._folder / file_of(epoch)) as file:
+        with replacing(self._folder / _file_of(epoch)) as file:
             file.write(data)
         self._about["epochs"][str(epoch)] = hashlib.sha256(data).hexdigest()
         replace_file(self._folder / ABOUT, (json.dumps(self._about, indent=1) + "\n").encode())
@@ -187,8 +187,8 @@ class LabelStore:
         """
         assert config.distill.teacher_labels is not None
         self._folder, self._plan = config.distill.teacher_labels, plan
-        about = read_about(self._folder)
-        check_settings(self._folder, about["settings"], settings_of(config, plan, index))
+        about = _read_about(self._folder)
+        _check_settings(self._folder, about["settings"], _settings_of(config, plan, index))
         num_classes = len(index.class_names)
         if tuple(about["class_names"]) != index.class_names:
             raise UserError(
@@ -208,7 +208,7 @@ class LabelStore:
         # The sizes now, before hours are spent; the checksums when an epoch is read.
         num_rows = plan.num_steps * plan.batch_size
         for epoch in range(config.optim.epochs):
-            path = self._folder / file_of(epoch)
+            path = self._folder / _file_of(epoch)
             if not path.is_file():
                 raise damaged(path, "which is missing")
             found = path.stat().st_size // self._type.itemsize
@@ -241,7 +241,7 @@ class LabelStore:
         return dense_probs(classes, probs, self._num_classes)
 
     def _load(self, epoch: int) -> NDArray[Any]:
-        path = self._folder / file_of(epoch)
+        path = self._folder / _file_of(epoch)
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != self._checksums[str(epoch)]:
             raise damaged(path, f"whose checksum is not the one in {ABOUT}")
@@ -256,12 +256,12 @@ def damaged(path: Path, reason: str) -> UserError:
     )
 
 
-def file_of(epoch: int) -> str:
+def _file_of(epoch: int) -> str:
     """Name of the file of an epoch."""
     return f"epoch{epoch:05d}.labels"
 
 
-def read_about(folder: Path) -> dict[str, Any]:
+def _read_about(folder: Path) -> dict[str, Any]:
     """What a store says of itself."""
     try:
         about = json.loads((folder / ABOUT).read_text("utf-8"))
@@ -280,7 +280,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     )
 
 
-def check_settings(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+def _check_settings(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """Make sure that a store is of the images of a run."""
     names = [
         name for name in {**theirs, **ours} if not is_alike(name, theirs.get(name), ours.get(name))

@@ -52,11 +52,11 @@ def choose_attention(name: str, model: nn.Module, compute: Compute) -> Compute:
     except RuntimeError as error:
         raise UserError(
             f"attention must be one that {compute.device} can do in {dtype} at {width} numbers a "
-            f"head. Found: {name}: {first_sentence(error)}. Leave out --attention."
+            f"head. Found: {name}: {_first_sentence(error)}. Leave out --attention."
         ) from error
     return chosen
 
 
-def first_sentence(error: Exception) -> str:
+def _first_sentence(error: Exception) -> str:
     """What an error says first."""
     return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200]

@@ -99,7 +99,7 @@ def forward_flops(model: nn.Module, image_size: int) -> int:
     Returns:
         Floating-point operations, two for a multiply-add.
     """
-    structure = structure_of(model)
+    structure = _structure_of(model)
     image = torch.empty(1, 3, image_size, image_size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         structure(image)
@@ -108,7 +108,7 @@ def forward_flops(model: nn.Module, image_size: int) -> int:
 
 def _counted_backward(model: nn.Module, image_size: int) -> int:
     """What the backward pass of a model that is frozen in part computes on one image."""
-    structure = structure_of(model)
+    structure = _structure_of(model)
     image = torch.empty(1, 3, image_size, image_size, device="meta")
     logits = structure(image)
     with FlopCounterMode(display=False) as counter:
@@ -116,7 +116,7 @@ def _counted_backward(model: nn.Module, image_size: int) -> int:
     return int(counter.get_total_flops())
 
 
-def structure_of(model: nn.Module) -> nn.Module:
+def _structure_of(model: nn.Module) -> nn.Module:
     """A copy of a model on torch's meta device, without numbers, in float32 and evaluation mode."""
     model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
     memo: dict[int, object] = {}

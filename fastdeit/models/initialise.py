@@ -114,8 +114,8 @@ def initialise_from(
             grids = old_grid, new_grid
         given[POS_EMBED] = torch.cat((slots, positions), 1)
 
-    check_fit(given, target, frozenset(anew), content["model_config"]["model"])
-    check_heads(model, content["model_config"])
+    _check_fit(given, target, frozenset(anew), content["model_config"]["model"])
+    _check_heads(model, content["model_config"])
     model.load_state_dict(given, strict=False)
     are_numbered = same_classes and known != class_names
     return Initialised(len(given), tuple(anew), grids, factor, are_numbered)
@@ -163,7 +163,7 @@ def num_heads(model: nn.Module) -> int | None:
     return getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
 
 
-def check_heads(model: nn.Module, source: dict[str, Any]) -> None:
+def _check_heads(model: nn.Module, source: dict[str, Any]) -> None:
     """Refuse weights of another number of attention heads, which shows in no shape.
 
     Raises:
@@ -182,7 +182,7 @@ def check_heads(model: nn.Module, source: dict[str, Any]) -> None:
         )
 
 
-def check_fit(
+def _check_fit(
     given: dict[str, Tensor], target: dict[str, Tensor], anew: frozenset[str], source: str
 ) -> None:
     """Refuse weights of another architecture.

@@ -62,7 +62,7 @@ def timm_options(config: ModelConfig, image_size: int) -> dict[str, Any]:
         ("drop_path_mode", config.drop_path_mode, "mask"),
     ):
         require(
-            value == default or has_plain_blocks(plain),
+            value == default or _has_plain_blocks(plain),
             option,
             value,
             f"needs the plain blocks of timm's VisionTransformer, which {name} has not",
@@ -114,7 +114,7 @@ def accepted_options(kind: type[nn.Module]) -> frozenset[str]:
     return frozenset(names)
 
 
-def has_plain_blocks(model: nn.Module) -> bool:
+def _has_plain_blocks(model: nn.Module) -> bool:
     """Whether a model is made of timm's `Block`, and not of one of its relatives."""
     if not isinstance(model, VisionTransformer):
         return False

@@ -65,7 +65,7 @@ def distilled(name: str, model: str) -> Recipe:
     )
 
 
-def distilled_longer(name: str, recipe: str, base: Recipe) -> Recipe:
+def _distilled_longer(name: str, recipe: str, base: Recipe) -> Recipe:
     """The same in 1,000 epochs."""
     about = (
         f"{name} distilled, 1,000 epochs (Table 5): {{top1}} in the paper, both heads joined. "
@@ -115,7 +115,7 @@ ENTRIES = {
     "deit-ti-distilled": TI_DISTILLED,
     "deit-s-distilled": S_DISTILLED,
     "deit-b-distilled": B_DISTILLED,
-    "deit-ti-distilled-1000": distilled_longer("DeiT-Ti", "deit-ti-distilled", TI_DISTILLED),
-    "deit-s-distilled-1000": distilled_longer("DeiT-S", "deit-s-distilled", S_DISTILLED),
-    "deit-b-distilled-1000": distilled_longer("DeiT-B", "deit-b-distilled", B_DISTILLED),
+    "deit-ti-distilled-1000": _distilled_longer("DeiT-Ti", "deit-ti-distilled", TI_DISTILLED),
+    "deit-s-distilled-1000": _distilled_longer("DeiT-S", "deit-s-distilled", S_DISTILLED),
+    "deit-b-distilled-1000": _distilled_longer("DeiT-B", "deit-b-distilled", B_DISTILLED),
 }

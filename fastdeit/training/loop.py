@@ -95,7 +95,7 @@ def train(
                 on_row(row)
 
     def save(position: Position, is_best: bool = False) -> None:
-        require_finite(session, position.step)
+        _require_finite(session, position.step)
         if world.is_main:
             content = checkpoint_content(
                 model,
@@ -155,7 +155,7 @@ def train(
                 world.heard(step)
                 loss = math.fsum(window) / len(window)
                 if not math.isfinite(loss):
-                    raise not_finite("loss", loss, step - len(window), step, lr)
+                    raise _not_finite("loss", loss, step - len(window), step, lr)
                 if is_row:
                     now = time.perf_counter()
                     img_per_s = num_steps * batch_size / (now - since)
@@ -186,12 +186,12 @@ def train(
             watch.settle()
 
             # ---- evaluation ------------------------------------------------------------------
-            require_finite(session, step)
+            _require_finite(session, step)
             models = {"eval": model} if ema is None else {"eval": model, "eval_ema": ema.module}
             for each in models.values():
                 world.broadcast_buffers(each)
             try:
-                val_shown = until_stop(val_batches, votes)
+                val_shown = _until_stop(val_batches, votes)
                 scores = evaluate_all([*models.values()], val_shown, compute, world=world)
             except AskedToStop:
                 stop(Position(epoch, steps_per_epoch, step, (), best_top1_pct))
@@ -273,15 +273,15 @@ def loss_of(config: TrainConfig, session: Session, batch: AugmentedBatch) -> Ten
     return loss
 
 
-def require_finite(session: Session, step: int) -> None:
+def _require_finite(session: Session, step: int) -> None:
     """Make sure that weights are worth saving; waits for the device."""
     norms = torch.stack(torch._foreach_norm(list(session.model.parameters())))
     if not torch.isfinite(norms).all().item():
         lr = session.optimizer.param_groups[0]["lr"]
-        raise not_finite("weights", float("nan"), step - 1, step, lr)
+        raise _not_finite("weights", float("nan"), step - 1, step, lr)
 
 
-def not_finite(what: str, value: float, before: int, step: int, lr: float) -> FloatingPointError:
+def _not_finite(what: str, value: float, before: int, step: int, lr: float) -> FloatingPointError:
     """The error of a run that diverged."""
     return FloatingPointError(
         f"{what} must be finite. Found: {value} at step {before} to {step}, learning rate {lr:.3g}."
@@ -313,7 +313,7 @@ class Timed:
             yield batch
 
 
-def until_stop(batches: Iterable[Batch], votes: Votes) -> Iterator[Batch]:
+def _until_stop(batches: Iterable[Batch], votes: Votes) -> Iterator[Batch]:
     """The batches of an evaluation."""
     for batch in batches:
         if votes.ask():

@@ -111,7 +111,7 @@ def assemble(
     set_distilled_training(model)
     set_trainable(model, config.optim.trainable)
     if config.run.activation_checkpointing:
-        checkpoint_activations(model, config.model.model)
+        _checkpoint_activations(model, config.model.model)
     optimizer = make_optimizer(model, config.optim, config.data.batch_size, config.run.compat)
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.scales_loss)
     ema = ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay > 0 else None
@@ -131,7 +131,7 @@ def assemble(
     )
 
 
-def checkpoint_activations(model: nn.Module, name: str) -> None:
+def _checkpoint_activations(model: nn.Module, name: str) -> None:
     """Let a model compute its activations again in the backward pass."""
     for layer in model.modules():
         require(

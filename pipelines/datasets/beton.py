@@ -65,7 +65,7 @@ class BetonWriter(ContainerWriter):
         """
         super().__init__(folder, max_samples)
         self._max_samples = max_samples
-        self._set_page(page_bytes_for(largest_bytes))
+        self._set_page(_page_bytes_for(largest_bytes))
 
     def _set_page(self, page_bytes: int) -> None:
         """Begin to place samples on pages of a size."""
@@ -93,13 +93,13 @@ class BetonWriter(ContainerWriter):
             OSError: it cannot be written.
         """
         if len(data) > self.page_bytes:
-            self._place_again(page_bytes_for(len(data)))
+            self._place_again(_page_bytes_for(len(data)))
         super().add(key, data, label, mode)
 
     def resume(self, sizes: Iterable[int], labels: Iterable[int]) -> bool:
         """See `ContainerWriter`."""
         sizes = list(sizes)
-        self._set_page(max(self.page_bytes, page_bytes_for(max(sizes, default=0))))
+        self._set_page(max(self.page_bytes, _page_bytes_for(max(sizes, default=0))))
         return super().resume(sizes, labels)
 
     def _place_again(self, page_bytes: int) -> None:
@@ -161,7 +161,7 @@ def next_offset(position: int, size: int, page_bytes: int) -> int:
     return position if size <= left_on_page else position + left_on_page
 
 
-def page_bytes_for(largest_bytes: int) -> int:
+def _page_bytes_for(largest_bytes: int) -> int:
     """The smallest page, from FFCV's default up, that holds a sample."""
     page_bytes = MIN_PAGE_BYTES
     while page_bytes < largest_bytes:
@@ -252,7 +252,7 @@ def open_beton(path: Path) -> DatasetIndex:
     try:
         pointer = read_pointer(fields)
         if pointer is None:
-            meta, columns = read_tables(path, num, table)
+            meta, columns = _read_tables(path, num, table)
         else:
             meta, columns = read_sidecar(path, *pointer)
         index = index_from_columns(path, "beton", (path,), meta, columns)
@@ -284,7 +284,7 @@ def read_pointer(fields: NDArray[Any]) -> tuple[int, int] | None:
     return int(pointer["ptr"]), int(pointer["size"])
 
 
-def read_tables(path: Path, num: int, table: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_tables(path: Path, num: int, table: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Facts and columns from FFCV's own tables."""
     samples = np.fromfile(
         path, dtype=SAMPLE, count=num, offset=HEADER.itemsize + 2 * DESCRIPTOR.itemsize

@@ -123,7 +123,7 @@ class ContainerWriter(ABC):
             self._source = source.path
         done = 0
         while done < source.size:
-            copied = copy_some(
+            copied = _copy_some(
                 self._source_handle,
                 self._handle,
                 source.size - done,
@@ -229,7 +229,7 @@ def write_at(handle: int, pieces: Sequence[bytes], offset: int) -> None:
             done += os.pwrite(handle, rest[done:], offset + done)
 
 
-def copy_some(source: int, target: int, count: int, source_at: int, target_at: int) -> int:
+def _copy_some(source: int, target: int, count: int, source_at: int, target_at: int) -> int:
     """Copy up to `count` bytes between two open files; 0 at the end of the source."""
     try:
         return os.copy_file_range(source, target, count, source_at, target_at)

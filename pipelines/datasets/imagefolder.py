@@ -70,7 +70,7 @@ def list_imagefolder(
     def names() -> Iterator[str]:
         for folder in folders:
             count = len(labels)
-            for name, size in sorted(walk_images(path, folder)):
+            for name, size in sorted(_walk_images(path, folder)):
                 if not name.isprintable():  # bytes that are no UTF-8 arrive as lone surrogates
                     raise UserError(
                         f"names must be printable UTF-8. Found: {name!a} in {path}. Rename it."
@@ -86,7 +86,7 @@ def list_imagefolder(
 
     found = Names.of(names())
     class_ids = sorted(folders, key=numbers.__getitem__)
-    mapping = read_synset_mapping(path)
+    mapping = _read_synset_mapping(path)
     if class_ids == list(map(str, range(len(mapping)))):
         class_ids = sorted(mapping)  # numbers stand for the sorted WordNet ids
     return (
@@ -97,13 +97,13 @@ def list_imagefolder(
     )
 
 
-def walk_images(root: Path, folder: str) -> Iterator[tuple[str, int]]:
+def _walk_images(root: Path, folder: str) -> Iterator[tuple[str, int]]:
     """(path below the root, bytes) of each image in a folder and the folders in it."""
     with os.scandir(root / folder) as entries:
         for entry in entries:
             name = f"{folder}/{entry.name}"
             if entry.is_dir():
-                yield from walk_images(root, name)
+                yield from _walk_images(root, name)
             elif Path(entry.name).suffix.lower() not in EXTENSIONS:
                 continue
             elif entry.is_file():
@@ -117,7 +117,7 @@ def walk_images(root: Path, folder: str) -> Iterator[tuple[str, int]]:
                 )
 
 
-def read_synset_mapping(path: Path) -> dict[str, str]:
+def _read_synset_mapping(path: Path) -> dict[str, str]:
     """Words by WordNet id from LOC_synset_mapping.txt in or above a folder; {} without it."""
     for folder in (path, path.parent):
         mapping = folder / SYNSET_MAPPING
@@ -129,7 +129,7 @@ def read_synset_mapping(path: Path) -> dict[str, str]:
 
 def read_class_names(path: Path, class_ids: list[str]) -> list[str]:
     """Words for each class from LOC_synset_mapping.txt in or above the folder, else the ids."""
-    words = read_synset_mapping(path)
+    words = _read_synset_mapping(path)
     return [words.get(class_id, class_id) for class_id in class_ids]
 
 

@@ -108,7 +108,7 @@ def read_jpeg_head(data: bytes, is_whole: bool = True) -> JpegHead | None:
             fault = "two frame headers"
             break
         elif marker == _APP1 and data[body : body + 6] == b"Exif\0\0":
-            orientation = exif_orientation(data[body + 6 : end])
+            orientation = _exif_orientation(data[body + 6 : end])
         elif marker == _DQT:
             tables |= 1
         elif marker == _DHT:
@@ -130,7 +130,7 @@ def read_jpeg_head(data: bytes, is_whole: bool = True) -> JpegHead | None:
     return JpegHead(width, height, components, precision, marker, orientation, fault)
 
 
-def exif_orientation(tiff: bytes) -> int:
+def _exif_orientation(tiff: bytes) -> int:
     """The orientation that a block of EXIF says; 1 if it says none, or nothing valid."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:

@@ -49,7 +49,7 @@ class WebDatasetWriter(ContainerWriter):
 
     def path_of(self, file_id: int) -> Path:
         """See `ContainerWriter`."""
-        return self.shards / shard_name(file_id)
+        return self.shards / _shard_name(file_id)
 
     def place(self, size: int, label: int) -> tuple[int, int, int]:
         """See `ContainerWriter`."""
@@ -73,7 +73,7 @@ class WebDatasetWriter(ContainerWriter):
     def _end_shard(self, shard: int) -> None:
         """Pad the open shard as tar does."""
         mine = np.flatnonzero(self.file_ids[: self.count] == shard)
-        end = shard_bytes_of(int(self.offsets[mine[-1]]), int(self.sizes[mine[-1]]))
+        end = _shard_bytes_of(int(self.offsets[mine[-1]]), int(self.sizes[mine[-1]]))
         os.truncate(self._handle, end)
 
     def finish(self, meta: dict[str, Any], columns: dict[str, Any]) -> Path:
@@ -94,7 +94,7 @@ class WebDatasetWriter(ContainerWriter):
         return self.shards
 
 
-def shard_name(number: int) -> str:
+def _shard_name(number: int) -> str:
     """The file name of a shard."""
     return f"shard-{number:06d}.tar"
 
@@ -104,7 +104,7 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def shard_bytes_of(last_offset: int, last_size: int) -> int:
+def _shard_bytes_of(last_offset: int, last_size: int) -> int:
     """Size of a shard whose last sample's image begins at an offset; a label takes one block."""
     end = last_offset + padded(last_size) + 2 * BLOCK
     return -(-(end + 2 * BLOCK) // RECORD) * RECORD
@@ -175,7 +175,7 @@ def is_shard_file(path: Path) -> bool:
 
 def lost_index(path: Path) -> bool:
     """Whether a folder holds shards of ours without their index: it would tell other keys."""
-    first = path / shard_name(0)
+    first = path / _shard_name(0)
     if not first.is_file() or (path / SIDECAR).is_file():
         return False
     with first.open("rb") as file:
@@ -196,7 +196,7 @@ def open_webdataset(path: Path, is_checked: bool = True) -> DatasetIndex:
     try:
         meta, columns = read_sidecar(path / SIDECAR)
         num_shards = int(columns["file_ids"].max(initial=0)) + 1
-        files = tuple(path / shard_name(number) for number in range(num_shards))
+        files = tuple(path / _shard_name(number) for number in range(num_shards))
         index = index_from_columns(path, "webdataset", files, meta, columns)
     except (ValueError, KeyError) as error:
         raise DamagedError(f"{path / SIDECAR} cannot be read. Found: {error}. {way_out}") from error
@@ -215,6 +215,6 @@ def shard_sizes(index: DatasetIndex) -> NDArray[np.int64]:
     ends = np.zeros(len(index.files), dtype=np.int64)
     lasts = np.flatnonzero(np.diff(index.file_ids, append=-1))
     for sample in lasts.tolist():
-        size = shard_bytes_of(int(index.offsets[sample]), int(index.sizes[sample]))
+        size = _shard_bytes_of(int(index.offsets[sample]), int(index.sizes[sample]))
         ends[index.file_ids[sample]] = size
     return ends

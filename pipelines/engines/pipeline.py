@@ -117,7 +117,7 @@ class Pipeline(ABC):
         self._open = self._images(self._requests(steps))
         with closing(self._open) as images_of_steps:
             batches = self._batches(steps, images_of_steps)
-            for batch in ahead_on_device(batches, self.options.device):
+            for batch in _ahead_on_device(batches, self.options.device):
                 self._step = batch.step + 1
                 yield batch
         self._epoch, self._step = epoch + 1, 0
@@ -264,7 +264,7 @@ def group_copies(step: StepPlan, most: int | None = None) -> list[tuple[int, int
     ]
 
 
-def ahead_on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def _ahead_on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Hand out batches on a device.
 
     On a GPU each is copied on a stream of its own, one batch ahead: while the caller's step runs,

@@ -86,7 +86,7 @@ def uniform(state: Any, index: Any) -> Any:
 
 
 @compiled()
-def random_resized_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
+def _random_resized_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
     """Draw one RandomResizedCrop into `cut`.
 
     Args:
@@ -126,7 +126,7 @@ def random_resized_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any)
 
 
 @compiled()
-def padded_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
+def _padded_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
     """Draw one RandomCrop of the image with a black border into `cut`.
 
     Args:
@@ -147,7 +147,7 @@ def padded_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None
 
 
 @compiled()
-def center_cut(rule: Any, height: Any, width: Any, cut: Any) -> None:
+def _center_cut(rule: Any, height: Any, width: Any, cut: Any) -> None:
     """Resize the shorter side to `rule.shorter`, look at the centre.
 
     Args:
@@ -173,11 +173,11 @@ def center_cut(rule: Any, height: Any, width: Any, cut: Any) -> None:
 def fill_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
     """Decide one cut; `state` has no effect in evaluation."""
     if rule.kind == RESIZED:
-        random_resized_cut(rule, state, height, width, cut)
+        _random_resized_cut(rule, state, height, width, cut)
     elif rule.kind == PADDED:
-        padded_cut(rule, state, height, width, cut)
+        _padded_cut(rule, state, height, width, cut)
     else:
-        center_cut(rule, height, width, cut)
+        _center_cut(rule, height, width, cut)
 
 
 @compiled()

@@ -65,7 +65,7 @@ def import_checkpoint(
     notes = list(found.notes)
     colours = foreign.colours
     if colours is None and model is not None:
-        colours, more = timm_colours(model, "patch_embed.proj.bias" in state)
+        colours, more = _timm_colours(model, "patch_embed.proj.bias" in state)
         notes += more
     if colours not in (None, (MEAN, STD)):
         assert colours is not None
@@ -82,7 +82,7 @@ def import_checkpoint(
     if changed:
         notes.append(f"{changed} weights of another precision become float32")
     filled = fill_model(state, found)
-    names = read_classes(classes, found.num_classes)
+    names = _read_classes(classes, found.num_classes)
     if classes is None:
         notes.append("its classes are numbered, and taken for a dataset's in its order")
     origin = {"source": source.name, "format": foreign.format, "weights": weights}
@@ -109,7 +109,7 @@ def import_checkpoint(
     return 0
 
 
-def timm_colours(
+def _timm_colours(
     model: str, can_fold: bool
 ) -> tuple[tuple[tuple[float, ...], tuple[float, ...]] | None, list[str]]:
     """What timm says of the colours that a model's weights were trained with."""
@@ -134,7 +134,7 @@ def timm_colours(
     return None, [f"{numbers}; {end}"]
 
 
-def read_classes(classes: str | None, count: int) -> tuple[str, ...]:
+def _read_classes(classes: str | None, count: int) -> tuple[str, ...]:
     """The names of the classes."""
     if classes is None:
         from fastdeit.checkpoints.classes import numbered_classes

@@ -136,7 +136,7 @@ def guesses(
     head = "joint" if "joint" in head_names(model) else "class"
     with ThreadPoolExecutor(num_rank_cores()) as pool:
         for step in plan.steps(0):
-            decoded = decode_step(index, plan, step, pool)
+            decoded = _decode_step(index, plan, step, pool)
             pixels = [image for image in decoded if not isinstance(image, str)]
             rows: list[Guesses] = []
             if pixels:
@@ -155,7 +155,7 @@ def guesses(
                 yield index.files[sample], image if isinstance(image, str) else next(following)
 
 
-def decode_step(
+def _decode_step(
     index: DatasetIndex, plan: Plan, step: StepPlan, pool: ThreadPoolExecutor
 ) -> list[NDArray[np.uint8] | str]:
     """Decode and crop the images of a step, as the PIL engine does."""

@@ -61,7 +61,7 @@ def inspect(
                 "augment needs a sheet to be drawn on. Found: no --sheet. Pass --sheet sheet.png."
             )
     if sheet is not None:
-        check_sheet(sheet)
+        _check_sheet(sheet)
     index = open_dataset(dataset)
     if policy is not None and sheet is not None:
         from fastdeit.pipelines.engines.decode import decode_with_pil
@@ -69,12 +69,12 @@ def inspect(
 
         drawn, lines = draw_augment_sheet(decode_with_pil(index, 0), policy)
         print("\n".join(lines))
-        save_sheet(drawn, sheet)
+        _save_sheet(drawn, sheet)
     else:
         for line in summary(index):
             print(line)
         if sheet is not None:
-            draw_sheet(index, sheet, num_images)
+            _draw_sheet(index, sheet, num_images)
     if sheet is not None:
         print(f"contact sheet written to {sheet}", file=sys.stderr)
     return 0
@@ -138,7 +138,7 @@ def histogram(values: NDArray[np.float64], what: str, bins: int = 8, width: int 
     ]
 
 
-def draw_sheet(index: DatasetIndex, path: Path, num_images: int) -> None:
+def _draw_sheet(index: DatasetIndex, path: Path, num_images: int) -> None:
     """Write a contact sheet of images spread evenly over the set."""
     from fastdeit.pipelines.engines.decode import decode_with_pil
     from fastdeit.tools.data.contact_sheet import contact_sheet
@@ -149,10 +149,10 @@ def draw_sheet(index: DatasetIndex, path: Path, num_images: int) -> None:
         image.thumbnail((THUMB_PIXELS, THUMB_PIXELS))
         images.append(np.asarray(image))
         labels.append(index.class_names[int(index.labels[sample])].split(",")[0])
-    save_sheet(contact_sheet(images, labels, COLUMNS), path)
+    _save_sheet(contact_sheet(images, labels, COLUMNS), path)
 
 
-def save_sheet(sheet: Image.Image, path: Path) -> None:
+def _save_sheet(sheet: Image.Image, path: Path) -> None:
     """Write a sheet with our mark, by which it may be replaced later."""
     mark = PngInfo()
     mark.add_text("Software", SOFTWARE)
@@ -161,7 +161,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
     replace_file(path, buffer.getvalue())
 
 
-def check_sheet(path: Path) -> None:
+def _check_sheet(path: Path) -> None:
     """Refuse to replace a picture that is no contact sheet of ours."""
     if path.exists():
         try:

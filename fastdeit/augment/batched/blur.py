@@ -30,7 +30,7 @@ def prepare(radius: Floats) -> list[NDArray[Any]]:
         [(n, R + 2) int32]: the weight of the pixels at distance 0, 1, ..., over 2^24, where R is
         the greatest whole box radius among the n.
     """
-    box = box_radius(radius)
+    box = _box_radius(radius)
     whole = np.trunc(box).astype(np.int64)
     # float32 and integer division as in C.
     inner = (np.float32(UNIT) / (box * np.float32(2) + np.float32(1))).astype(np.int64)
@@ -42,7 +42,7 @@ def prepare(radius: Floats) -> list[NDArray[Any]]:
     return [weights.astype(np.int32)]
 
 
-def box_radius(radius: Floats) -> NDArray[np.float32]:
+def _box_radius(radius: Floats) -> NDArray[np.float32]:
     """(n,) float32: the radius of the boxes of which three give about that Gaussian."""
     one, two, three, six = (np.float32(x) for x in (1, 2, 3, 6))
     sigma = radius.astype(np.float32)

@@ -31,11 +31,11 @@ def apply(images: Tensor, steps: Tensor) -> Tensor:
     Returns:
         (n, H, W, 3) uint8. As in PIL, even 0 steps change values, by the rounding to HSV.
     """
-    hue, saturation, value = rgb_to_hsv(images)
+    hue, saturation, value = _rgb_to_hsv(images)
     return hsv_to_rgb((hue + steps[:, None, None]) & 255, saturation, value)
 
 
-def rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(n, H, W, 3) uint8 to three of (n, H, W) int32, each from 0 to 255."""
     pixels = images.float()
     red, green, blue = pixels.unbind(-1)

@@ -112,17 +112,17 @@ def apply(
     num, height, width, channels = images.shape
     lookup = tables[:, :, None].expand(num, 256, channels).contiguous()
     if len(auto):
-        lookup.index_copy_(0, auto, auto_contrast_tables(images.index_select(0, auto)))
+        lookup.index_copy_(0, auto, _auto_contrast_tables(images.index_select(0, auto)))
     if len(equal):
-        lookup.index_copy_(0, equal, equalize_tables(images.index_select(0, equal)))
+        lookup.index_copy_(0, equal, _equalize_tables(images.index_select(0, equal)))
     if len(contrast):
-        table = contrast_tables(images.index_select(0, contrast), factor)
+        table = _contrast_tables(images.index_select(0, contrast), factor)
         lookup.index_copy_(0, contrast, table[:, :, None].expand(-1, 256, channels))
     index = images.view(num, height * width, channels).long()
     return torch.gather(lookup, 1, index).view(images.shape)
 
 
-def auto_contrast_tables(images: Tensor) -> Tensor:
+def _auto_contrast_tables(images: Tensor) -> Tensor:
     """(n, 256, 3) uint8: each channel's least value goes to 0, its greatest to 255."""
     num, _, width, channels = images.shape
     rows = images.view(num, -1, width * channels)  # wide rows: narrow ones are slow to reduce
@@ -135,7 +135,7 @@ def auto_contrast_tables(images: Tensor) -> Tensor:
     return torch.where(high > low, table, value).to(torch.uint8)
 
 
-def equalize_tables(images: Tensor) -> Tensor:
+def _equalize_tables(images: Tensor) -> Tensor:
     """(n, 256, 3) uint8: each channel's histogram is flattened."""
     num, height, width, channels = images.shape
     device = images.device
@@ -155,7 +155,7 @@ def equalize_tables(images: Tensor) -> Tensor:
     return table.view(num, channels, 256).transpose(1, 2).to(torch.uint8)
 
 
-def contrast_tables(images: Tensor, factor: Tensor) -> Tensor:
+def _contrast_tables(images: Tensor, factor: Tensor) -> Tensor:
     """(n, 256) uint8: values move away from the mean of the grey image, or towards it."""
     grey = luminance(images.float()).flatten(1).sum(1, dtype=torch.float64)
     mean = (grey / (images.shape[1] * images.shape[2]) + 0.5).floor_().float()[:, None]

@@ -118,22 +118,22 @@ def convert(
     prepare = Preparation(listing, options, processes)
     if bad == "list":
         with closing(prepare.images(np.arange(len(listing)))) as images:
-            num_bad = list_bad(images, listing.names, len(listing))
+            num_bad = _list_bad(images, listing.names, len(listing))
         say(f"{source}: {num_bad} of {len(listing)} images are bad; nothing was written")
         return 1 if num_bad else 0
     if which is not None:
         check_parts(out, which[1])
-        return convert_part(part_path(out, *which), which, assembly, prepare, bad, overwrite)
-    return convert_whole(out, assembly, prepare, bad, overwrite)
+        return _convert_part(part_path(out, *which), which, assembly, prepare, bad, overwrite)
+    return _convert_whole(out, assembly, prepare, bad, overwrite)
 
 
-def convert_whole(
+def _convert_whole(
     out: Path, assembly: Assembly, prepare: Preparation, bad: BadPolicy, overwrite: bool
 ) -> int:
     """Convert a whole source, or go on where an earlier run was stopped."""
     with Conversion(out, assembly, bad, overwrite) as conversion:
         if conversion.is_done():
-            return check_left_out(out, bad)
+            return _check_left_out(out, bad)
         conversion.assembly, order = assembly.in_key_order()
         if not prepare.listing.is_sequential:
             conversion.write(lambda first: prepare.images(order[first:]), prepare.expected_bytes())
@@ -143,7 +143,7 @@ def convert_whole(
         path = work / SPOOL
         if not path.exists():
             check_space(work, 2 * prepare.expected_bytes() - bytes_on_disk(work))
-        convert_part(path, (1, 1), assembly, prepare, bad, overwrite)
+        _convert_part(path, (1, 1), assembly, prepare, bad, overwrite)
         conversion.write(read_parts([path]).images_from, prepare.expected_bytes())
         shutil.rmtree(path)
     return 0
@@ -181,7 +181,7 @@ def describe(
     )
 
 
-def convert_part(
+def _convert_part(
     path: Path,
     which: tuple[int, int],
     assembly: Assembly,
@@ -210,7 +210,7 @@ def convert_part(
     return 0
 
 
-def check_left_out(out: Path, bad: BadPolicy) -> int:
+def _check_left_out(out: Path, bad: BadPolicy) -> int:
     """Refuse to call OUT done if it lacks images and that is not wanted."""
     from fastdeit.pipelines.datasets.index import open_dataset
 
@@ -223,7 +223,7 @@ def check_left_out(out: Path, bad: BadPolicy) -> int:
     return 0
 
 
-def list_bad(images: Iterable[PreparedImage], names: Names, total: int) -> int:
+def _list_bad(images: Iterable[PreparedImage], names: Names, total: int) -> int:
     """Name every image that cannot be used, and say how many there are."""
     num_bad = 0
     for place, image in enumerate(progress(images, "checking", total)):

@@ -111,7 +111,7 @@ class Conversion:
         return is_same
 
     def _is_there(self) -> bool:
-        out, manifest = self.out, manifest_of(self.out)
+        out, manifest = self.out, _manifest_of(self.out)
         check_apart(out, self.assembly.source)
         if out.exists() and not manifest.exists():
             _restore_manifest(out, manifest)
@@ -159,7 +159,7 @@ class Conversion:
                 f"({error.strerror}). Make room and give the same command again: it goes on where "
                 "it stopped."
             ) from error
-        out, manifest = self.out, manifest_of(self.out)
+        out, manifest = self.out, _manifest_of(self.out)
         # OUT can say itself how it was made; an older manifest would say something else of it.
         manifest.unlink(missing_ok=True)
         if out.exists() and (out.is_dir() or finished.is_dir()):
@@ -178,7 +178,7 @@ class Conversion:
             self._say_done(report)
 
     def _say_done(self, report: dict[str, Any]) -> None:
-        manifest, seconds = manifest_of(self.out), time.perf_counter() - self._started_s
+        manifest, seconds = _manifest_of(self.out), time.perf_counter() - self._started_s
         where = f", listed in {manifest}" if manifest.exists() else ""
         say(
             f"{self.out}: {report['num_images']} images of {len(report['class_ids'])} classes, "
@@ -339,7 +339,7 @@ def _bad_image(assembly: Assembly, place: int, reason: str) -> UserError:
     )
 
 
-def manifest_of(out: Path) -> Path:
+def _manifest_of(out: Path) -> Path:
     """OUT.json."""
     return out.with_name(f"{out.name}.json")
 

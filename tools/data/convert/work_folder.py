@@ -35,7 +35,7 @@ def locked_work(out: Path) -> Iterator[Path]:
             or OUT cannot have its name.
     """
     folder = work_path(out)
-    check_name(out)
+    _check_name(out)
     foreign = [path for path in folder.glob("*") if not _OURS.fullmatch(path.name)]
     if foreign or (folder.exists() and not folder.is_dir()):
         raise UserError(
@@ -54,7 +54,7 @@ def locked_work(out: Path) -> Iterator[Path]:
                 "Wait for it, or give another name."
             ) from None
         # One that just ended may have removed the folder between our opening and our locking.
-        if is_same_file(handle, folder / LOCK):
+        if _is_same_file(handle, folder / LOCK):
             break
         os.close(handle)
     try:
@@ -67,7 +67,7 @@ def locked_work(out: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def check_name(out: Path) -> None:
+def _check_name(out: Path) -> None:
     """Make sure that OUT can have its name, before hours are spent."""
     if out.is_symlink():
         raise UserError(
@@ -79,7 +79,7 @@ def check_name(out: Path) -> None:
         raise UserError(f"OUT must have a name of 1 to {most} bytes. Found: {out}. Give another.")
 
 
-def is_same_file(handle: int, path: Path) -> bool:
+def _is_same_file(handle: int, path: Path) -> bool:
     """Whether an open file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())

@@ -31,12 +31,12 @@ class SampleClass:
         return int(self.wnid[1:])
 
 
-def photo_class(wnid: str, words: str, *photos: str) -> SampleClass:
+def _photo_class(wnid: str, words: str, *photos: str) -> SampleClass:
     """Make a class of crops from `photos`."""
     return SampleClass(wnid, words, f"a part of the photograph {photos[0]}", photos=photos)
 
 
-def object_class(wnid: str, words: str, shape: str) -> SampleClass:
+def _object_class(wnid: str, words: str, shape: str) -> SampleClass:
     """Make a class of drawn objects in front of any photograph."""
     return SampleClass(wnid, words, f"a drawn {shape} in front of a photograph", shape=shape)
 
@@ -44,26 +44,26 @@ def object_class(wnid: str, words: str, shape: str) -> SampleClass:
 # This is the order of ILSVRC2012_ID. The identifiers are not in this order on purpose, as in the
 # real development kit: a reader that takes the position in one order for the other must fail.
 CLASSES: tuple[SampleClass, ...] = (
-    object_class("n93120577", "star, pointed star", "star"),
-    photo_class("n90441208", "tabby, tabby cat", "chelsea"),
-    object_class("n91873350", "ring, hoop", "ring"),
-    photo_class("n94206619", "espresso, cup of coffee", "coffee"),
-    photo_class("n90098842", "motorcycle, bike", "motorcycle_left", "motorcycle_right"),
-    object_class("n92655013", "cross, plus sign", "cross"),
-    object_class("n90732964", "spiral, coil", "spiral"),
-    photo_class("n93987105", "rocket, launch pad", "rocket"),
-    object_class("n94510027", "beach ball, checkered ball", "ball"),
-    photo_class("n91320486", "pagoda, tower", "china"),
-    object_class("n92007731", "arrow, pointer", "arrow"),
-    photo_class("n90915520", "dahlia, Dahlia pinnata", "flower"),
-    photo_class("n93564418", "astronaut, spacewoman", "astronaut"),
-    object_class("n91108093", "gear, gear wheel, cogwheel", "gear"),
-    photo_class("n92881246", "naval officer, rear admiral", "grace_hopper"),
-    object_class("n94833702", "crescent, half-moon", "crescent"),
-    photo_class("n91594867", "tissue, microscope slide", "ihc"),
-    object_class("n90266135", "heart, valentine", "heart"),
-    photo_class("n92319978", "coin, coin collection", "coins"),
-    object_class("n93375280", "ladder", "ladder"),
+    _object_class("n93120577", "star, pointed star", "star"),
+    _photo_class("n90441208", "tabby, tabby cat", "chelsea"),
+    _object_class("n91873350", "ring, hoop", "ring"),
+    _photo_class("n94206619", "espresso, cup of coffee", "coffee"),
+    _photo_class("n90098842", "motorcycle, bike", "motorcycle_left", "motorcycle_right"),
+    _object_class("n92655013", "cross, plus sign", "cross"),
+    _object_class("n90732964", "spiral, coil", "spiral"),
+    _photo_class("n93987105", "rocket, launch pad", "rocket"),
+    _object_class("n94510027", "beach ball, checkered ball", "ball"),
+    _photo_class("n91320486", "pagoda, tower", "china"),
+    _object_class("n92007731", "arrow, pointer", "arrow"),
+    _photo_class("n90915520", "dahlia, Dahlia pinnata", "flower"),
+    _photo_class("n93564418", "astronaut, spacewoman", "astronaut"),
+    _object_class("n91108093", "gear, gear wheel, cogwheel", "gear"),
+    _photo_class("n92881246", "naval officer, rear admiral", "grace_hopper"),
+    _object_class("n94833702", "crescent, half-moon", "crescent"),
+    _photo_class("n91594867", "tissue, microscope slide", "ihc"),
+    _object_class("n90266135", "heart, valentine", "heart"),
+    _photo_class("n92319978", "coin, coin collection", "coins"),
+    _object_class("n93375280", "ladder", "ladder"),
 )
 GROUPS: tuple[tuple[str, str, str], ...] = (
     ("n95000001", "photograph, photo", "a class of crops from one photograph"),

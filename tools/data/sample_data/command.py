@@ -61,16 +61,16 @@ def sample_data(
         "layout": layout,
         "broken": broken,
     }
-    check_options(train_images, val_images, seed)
+    _check_options(train_images, val_images, seed)
     processes = num_workers(workers)
     target = directory.expanduser().resolve()
     start = time.perf_counter()
     try:
-        if is_made_already(target, parameters):
+        if _is_made_already(target, parameters):
             say(f"{directory} is already there, made with the same options: nothing to do.")
             return 0
         with unfinished_folder(target) as folder:
-            record = write_source(folder, parameters, processes)
+            record = _write_source(folder, parameters, processes)
     except OSError as error:
         raise UserError(
             f"sample data cannot be written to {directory}. Found: {error}. "
@@ -84,7 +84,7 @@ def sample_data(
     return 0
 
 
-def check_options(train_images: int, val_images: int, seed: int) -> None:
+def _check_options(train_images: int, val_images: int, seed: int) -> None:
     """Refuse options that no source can be made from."""
     from fastdeit.tools.data.sample_data.classes import CLASSES
 
@@ -98,7 +98,7 @@ def check_options(train_images: int, val_images: int, seed: int) -> None:
         raise UserError(f"--seed must be >= 0. Found: {seed}. Pass --seed {-seed}.")
 
 
-def is_made_already(target: Path, parameters: dict[str, Any]) -> bool:
+def _is_made_already(target: Path, parameters: dict[str, Any]) -> bool:
     """Say whether `target` was made with the same options; False if it is free."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
@@ -158,7 +158,7 @@ def unfinished_folder(target: Path) -> Iterator[Path]:
             raise
 
 
-def write_source(folder: Path, parameters: dict[str, Any], workers: int) -> dict[str, Any]:
+def _write_source(folder: Path, parameters: dict[str, Any], workers: int) -> dict[str, Any]:
     """Write all pictures and the record of them."""
     from fastdeit.tools.data.sample_data.classes import CLASSES
     from fastdeit.tools.data.sample_data.layouts import LAYOUTS, plan_pictures

@@ -43,7 +43,7 @@ class NamedPicture:
         return f"{self.picture.split}/{self.wnid}/{self.name}"
 
 
-def class_share(num_images: int, class_id: int) -> int:
+def _class_share(num_images: int, class_id: int) -> int:
     """Say how many of `num_images` belong to a class: all shares are equal, give or take one."""
     return num_images // len(CLASSES) + (class_id < num_images % len(CLASSES))
 
@@ -59,11 +59,11 @@ def plan_pictures(seed: int, num_train: int, num_val: int, has_broken: bool) -> 
     """
     plan = []
     for class_id in sorted(range(len(CLASSES)), key=lambda class_id: CLASSES[class_id].wnid):
-        for index in range(class_share(num_train, class_id)):
+        for index in range(_class_share(num_train, class_id)):
             oddity = find_oddity("train", class_id, index, has_broken)
             picture = Picture("train", class_id, index, oddity)
             plan.append(NamedPicture(picture, f"{CLASSES[class_id].wnid}_{index}.JPEG"))
-    places = [(c, index) for c in range(len(CLASSES)) for index in range(class_share(num_val, c))]
+    places = [(c, index) for c in range(len(CLASSES)) for index in range(_class_share(num_val, c))]
     order = make_rng(seed, VAL_ORDER_STREAM, 0, 0).permutation(num_val)
     for number, place in enumerate(order, start=1):
         class_id, index = places[place]
@@ -116,18 +116,18 @@ class IlsvrcLayout(Layout):
     def add(self, named: NamedPicture, data: bytes) -> None:
         """Append one picture to its archive."""
         if named.picture.split == "val":
-            add_member(self._val, named.name, data)
+            _add_member(self._val, named.name, data)
             return
         if named.wnid != self._wnid or self._class is None:
             self._close_class()
             self._wnid, self._class_file = named.wnid, io.BytesIO()
             self._class = tarfile.open(fileobj=self._class_file, mode="w")
-        add_member(self._class, named.name, data)
+        _add_member(self._class, named.name, data)
 
     def _close_class(self) -> None:
         if self._class is not None:
             self._class.close()
-            add_member(self._train, f"{self._wnid}.tar", self._class_file.getvalue())
+            _add_member(self._train, f"{self._wnid}.tar", self._class_file.getvalue())
 
     def _num_train(self) -> list[int]:
         ids = [one.picture.class_id for one in self.plan if one.picture.split == "train"]
@@ -142,28 +142,28 @@ class IlsvrcLayout(Layout):
         labels = [one.picture.class_id + 1 for one in self.plan if one.picture.split == "val"]
         truth = "".join(f"{label}\n" for label in labels)
         with (self.root / f"{DEVKIT}.tar.gz").open("wb") as file:
-            write_devkit(file, truth.encode("ascii"), make_meta(self._num_train()))
+            _write_devkit(file, truth.encode("ascii"), _make_meta(self._num_train()))
 
 
-def add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+def _add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     """Append a file whose header holds nothing of this machine or this moment."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))
 
 
-def write_devkit(file: IO[bytes], truth: bytes, meta: bytes) -> None:
+def _write_devkit(file: IO[bytes], truth: bytes, meta: bytes) -> None:
     """Write the development kit: labels of val by number, and the table of classes."""
     with (
         # Without mtime=0 the time of writing would be part of the file.
         gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w") as archive,
     ):
-        add_member(archive, f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt", truth)
-        add_member(archive, f"{DEVKIT}/data/meta.mat", meta)
+        _add_member(archive, f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt", truth)
+        _add_member(archive, f"{DEVKIT}/data/meta.mat", meta)
 
 
-def make_meta(num_train: list[int]) -> bytes:
+def _make_meta(num_train: list[int]) -> bytes:
     """Make meta.mat: a struct array `synsets`, the classes first, then the nodes above them.
 
     As in the real one, ILSVRC2012_ID counts from 1 in an order of its own, and a reader must skip

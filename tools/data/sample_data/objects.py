@@ -46,19 +46,19 @@ def draw_object(image: Image.Image, shape: str, rng: np.random.Generator) -> Non
     # At least 19 pixels of an input of 64; squeezing makes some smaller. Portraits are narrow.
     diameter = min(image.height * rng.uniform(0.3, 0.7), image.width * 0.8)
     side = int(np.ceil(diameter * 1.1))
-    outline = posed(SHAPES[shape](rng), rng)
+    outline = _posed(SHAPES[shape](rng), rng)
     alpha, second = fill(outline, side, diameter / side)
     # Up to about a third of the object may lie outside the frame.
     margin = 0.2 * side
     left = int(rng.uniform(-margin, max(image.width - side + margin, 1)))
     top = int(rng.uniform(-margin, max(image.height - side + margin, 1)))
     behind = image.crop((left, top, left + side, top + side))
-    cast_shadow(behind, alpha, rng)
-    surface = make_surface(behind, second, USUAL_HUES[shape], rng)
+    _cast_shadow(behind, alpha, rng)
+    surface = _make_surface(behind, second, USUAL_HUES[shape], rng)
     image.paste(Image.composite(surface, behind, alpha), (left, top))
 
 
-def posed(outline: Outline, rng: np.random.Generator) -> Outline:
+def _posed(outline: Outline, rng: np.random.Generator) -> Outline:
     """Rotate and squeeze an outline, as seen from a little aside."""
     angle = rng.normal(0, 0.35)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -91,7 +91,7 @@ def fill(outline: Outline, side: int, scale: float) -> tuple[Image.Image, Image.
     return alpha, second
 
 
-def cast_shadow(behind: Image.Image, alpha: Image.Image, rng: np.random.Generator) -> None:
+def _cast_shadow(behind: Image.Image, alpha: Image.Image, rng: np.random.Generator) -> None:
     """Darken the picture next to the object, in place."""
     reach = max(1, behind.width // 25)
     dx, dy = (int(value) for value in rng.integers(-reach, reach + 1, 2))
@@ -100,7 +100,7 @@ def cast_shadow(behind: Image.Image, alpha: Image.Image, rng: np.random.Generato
     behind.paste((0, 0, 0), mask=shadow.point([int(value * strength) for value in range(256)]))
 
 
-def make_surface(
+def _make_surface(
     behind: Image.Image, second: Image.Image, hue: float, rng: np.random.Generator
 ) -> Image.Image:
     """Make the object's colours: two tones, stripes at times, and light from one side.
@@ -109,9 +109,9 @@ def make_surface(
     is hard to see at times but never invisible.
     """
     around = np.asarray(behind.resize((1, 1), Image.Resampling.BOX), dtype=np.float64)[0, 0]
-    colours = [random_colour(hue, rng) for _ in range(3)]
+    colours = [_random_colour(hue, rng) for _ in range(3)]
     first = max(colours, key=lambda colour: float(np.abs(colour - around).sum()))
-    other = random_colour(rng.random(), rng) * 0.6 + (255 - first) * 0.4
+    other = _random_colour(rng.random(), rng) * 0.6 + (255 - first) * 0.4
     side = behind.width
     ramp = np.linspace(-1, 1, side)
     direction = rng.uniform(0, 2 * np.pi)
@@ -125,15 +125,15 @@ def make_surface(
     return Image.fromarray(np.clip(colour, 0, 255).astype(np.uint8))
 
 
-def random_colour(usual_hue: float, rng: np.random.Generator) -> Floats:
+def _random_colour(usual_hue: float, rng: np.random.Generator) -> Floats:
     """Draw a colour as three levels of 0 to 255: mostly of the usual hue, at times of any."""
     hue = (rng.normal(usual_hue, 0.04) if rng.random() < USUAL_SHARE else rng.random()) % 1
     saturation, value = rng.uniform(0.4, 1), rng.uniform(0.3, 1)
     return np.array(colorsys.hsv_to_rgb(hue, saturation, value)) * 255
 
 
-def arc(radius: float, start: float = 0, end: float = 2 * np.pi, num_points: int = 48) -> Floats:
-    """Make the points of a circle's arc around the origin."""
+def _arc(radius: float, start: float = 0, end: float = 2 * np.pi, num_points: int = 48) -> Floats:
+    """Make the points of a circle's _arc around the origin."""
     angles = np.linspace(start, end, num_points)
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -153,7 +153,7 @@ def star(rng: np.random.Generator) -> Outline:
 
 def ring(rng: np.random.Generator) -> Outline:
     """Outline a flat ring."""
-    return [(arc(1), 1), (arc(rng.uniform(0.55, 0.78)), 0)]
+    return [(_arc(1), 1), (_arc(rng.uniform(0.55, 0.78)), 0)]
 
 
 def cross(rng: np.random.Generator) -> Outline:
@@ -177,7 +177,7 @@ def ball(rng: np.random.Generator) -> Outline:
     """Outline a ball with a checkerboard of latitudes and longitudes."""
     num_cells = int(rng.integers(4, 7))
     edges = np.linspace(-np.pi / 2, np.pi / 2, num_cells + 1)
-    outline: Outline = [(arc(1), 1)]
+    outline: Outline = [(_arc(1), 1)]
     for row in range(num_cells):
         for column in range(row % 2, num_cells, 2):
             south, north = np.linspace(edges[row], edges[row + 1], 5), edges[column : column + 2]
@@ -203,13 +203,13 @@ def gear(rng: np.random.Generator) -> Outline:
     root = rng.uniform(0.7, 0.8)
     radii = np.tile([root, 1, 1, root], num_teeth)
     wheel = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
-    return [(wheel, 1), (arc(rng.uniform(0.2, 0.38)), 0)]
+    return [(wheel, 1), (_arc(rng.uniform(0.2, 0.38)), 0)]
 
 
 def crescent(rng: np.random.Generator) -> Outline:
     """Outline a crescent that is open to the right or to the left."""
     shift = rng.uniform(0.35, 0.6) * (-1 if rng.random() < 0.5 else 1)
-    return [(arc(1), 1), (arc(0.85) + np.array([shift, 0]), 0)]
+    return [(_arc(1), 1), (_arc(0.85) + np.array([shift, 0]), 0)]
 
 
 def heart(rng: np.random.Generator) -> Outline:

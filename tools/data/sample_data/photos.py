@@ -94,7 +94,7 @@ def load_photos() -> dict[str, Image.Image]:
     """
     photos = {}
     for name, (source, file) in PHOTOS.items():
-        path = photo_folder(*source) / file
+        path = _photo_folder(*source) / file
         if not path.is_file():
             raise UserError(
                 f"sample photograph {name!r} not found. Looked for: {path}. {source[0]} "
@@ -106,7 +106,7 @@ def load_photos() -> dict[str, Image.Image]:
     return photos
 
 
-def photo_folder(distribution: str, package: str, folder: str) -> Path:
+def _photo_folder(distribution: str, package: str, folder: str) -> Path:
     """Find a package's folder of photographs without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -156,17 +156,17 @@ def cut(
 def develop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Change light, colour and sharpness at random, and add the noise of a sensor."""
     image = ImageEnhance.Color(image).enhance(rng.uniform(0.6, 1.4))
-    image = image.point(tone_curves(rng))
+    image = image.point(_tone_curves(rng))
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.BoxBlur(rng.uniform(0.4, 1.5)))
-    noise = noise_tiles()[rng.integers(len(NOISE_LEVELS))]
+    noise = _noise_tiles()[rng.integers(len(NOISE_LEVELS))]
     left = int(rng.integers(max(1, noise.width - image.width)))
     top = int(rng.integers(max(1, noise.height - image.height)))
     part = noise.crop((left, top, left + image.width, top + image.height))
     return ImageChops.add(image, part, scale=1, offset=-128)
 
 
-def tone_curves(rng: np.random.Generator) -> list[int]:
+def _tone_curves(rng: np.random.Generator) -> list[int]:
     """Make the 3 x 256 table of one exposure: brightness, contrast, gamma, colour temperature."""
     level = np.arange(256) / 255
     contrast, brightness = rng.uniform(0.7, 1.3), rng.uniform(-0.12, 0.12)
@@ -179,7 +179,7 @@ def tone_curves(rng: np.random.Generator) -> list[int]:
 
 
 @functools.cache
-def noise_tiles() -> list[Image.Image]:
+def _noise_tiles() -> list[Image.Image]:
     """Make one large tile of noise per strength, centred on 128, once a process.
 
     A random part of a tile takes 0.2 ms; fresh noise of 500x375 would take as long as the JPEG

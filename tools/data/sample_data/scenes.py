@@ -96,22 +96,22 @@ def make_picture(seed: int, picture: Picture) -> bytes:
     rng = make_rng(seed, SPLITS.index(picture.split), sample_class.number, picture.index)
     if picture.oddity == "empty":
         return b""
-    size = random_size(rng)
+    size = _random_size(rng)
     if picture.oddity == "tiny":
         size = TINY
     elif picture.oddity == "huge":
         size = (HUGE[0] // 4, HUGE[1] // 4)
-    return encode(draw_scene(sample_class, size, rng), picture.oddity, rng)
+    return encode(_draw_scene(sample_class, size, rng), picture.oddity, rng)
 
 
-def random_size(rng: np.random.Generator) -> tuple[int, int]:
+def _random_size(rng: np.random.Generator) -> tuple[int, int]:
     """Draw a picture's size as ImageNet has them."""
     shares = np.cumsum([share for _, share in SIZES])
     place = int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
     return SIZES[min(place, len(SIZES) - 1)][0]
 
 
-def draw_scene(
+def _draw_scene(
     sample_class: SampleClass, size: tuple[int, int], rng: np.random.Generator
 ) -> Image.Image:
     """Draw a picture of a class: a part of its photograph, or its object before any photograph."""

@@ -87,10 +87,12 @@ def list_cifar(root: Path, name: str, split: str | None = None) -> Listing:
             "Unpack the archive in the version for Python there."
         )
     class_names = read_class_names(folder / layout.meta, layout)
-    batches = [read_batch(folder / file, layout, len(class_names)) for file in layout.splits[split]]
+    batches = [
+        _read_batch(folder / file, layout, len(class_names)) for file in layout.splits[split]
+    ]
     data = np.concatenate([batch.data for batch in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([batch.labels for batch in batches])
-    names = name_rows(split, len(data), [each for batch in batches for each in batch.filenames])
+    names = _name_rows(split, len(data), [each for batch in batches for each in batch.filenames])
     sizes = np.full(len(data), ROW_BYTES, np.int64)
     return Listing(
         path=root,
@@ -114,7 +116,7 @@ class Batch:
     filenames: list[str]
 
 
-def name_rows(split: str, num_rows: int, filenames: list[str]) -> Names:
+def _name_rows(split: str, num_rows: int, filenames: list[str]) -> Names:
     """The images' file names if each has one of its own, else their numbers, below the split."""
     if len(filenames) == num_rows and all(is_usable(name) for name in filenames):
         names = Names.of(f"{split}/{name}" for name in filenames)
@@ -123,23 +125,23 @@ def name_rows(split: str, num_rows: int, filenames: list[str]) -> Names:
     return Names.of(f"{split}/{number:06d}" for number in range(num_rows))
 
 
-def read_batch(file: Path, layout: Layout, num_classes: int) -> Batch:
+def _read_batch(file: Path, layout: Layout, num_classes: int) -> Batch:
     """Read the images of one file."""
-    content = read_dict(file)
+    content = _read_dict(file)
     try:
-        data = array_of(content.get("data"))
+        data = _array_of(content.get("data"))
     except ValueError as error:
         raise broken(file, str(error)) from error
     labels: Any = content.get(layout.labels)
     filenames: Any = content.get("filenames", [])
-    if not is_list_of(int, labels) or not is_list_of((str, bytes), filenames):
+    if not _is_list_of(int, labels) or not _is_list_of((str, bytes), filenames):
         raise broken(file, f"no list of numbers `{layout.labels}` or of names `filenames`")
     if not labels or len(labels) != len(data) or len(filenames) not in (0, len(data)):
         counts = f"{len(data)} images, {len(labels)} labels and {len(filenames)} names"
         raise broken(file, counts)
     if not 0 <= min(labels) <= max(labels) < num_classes:
         raise broken(file, f"labels {min(labels)} to {max(labels)} for {num_classes} classes")
-    return Batch(data, np.array(labels, np.int64), [text_of(name) for name in filenames])
+    return Batch(data, np.array(labels, np.int64), [_text_of(name) for name in filenames])
 
 
 def read_class_names(file: Path, layout: Layout) -> list[str]:
@@ -148,13 +150,13 @@ def read_class_names(file: Path, layout: Layout) -> list[str]:
     Raises:
         UserError: the file holds something else.
     """
-    names = read_dict(file).get(layout.class_names)
-    if not names or not is_list_of((str, bytes), names):
+    names = _read_dict(file).get(layout.class_names)
+    if not names or not _is_list_of((str, bytes), names):
         raise broken(file, f"no list of names `{layout.class_names}`")
-    return [text_of(name) for name in names]
+    return [_text_of(name) for name in names]
 
 
-def read_dict(file: Path) -> dict[str, Any]:
+def _read_dict(file: Path) -> dict[str, Any]:
     """What the dict in a pickle holds under each key; nothing in it is run."""
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
@@ -164,10 +166,10 @@ def read_dict(file: Path) -> dict[str, Any]:
         raise broken(file, str(error)) from error
     if not isinstance(content, dict):
         raise broken(file, f"a {type(content).__name__}, no dict")
-    return {text_of(key): value for key, value in content.items()}
+    return {_text_of(key): value for key, value in content.items()}
 
 
-def array_of(value: Any) -> NDArray[np.uint8]:
+def _array_of(value: Any) -> NDArray[np.uint8]:
     """The pixels that a pickled NumPy array holds."""
     if not (isinstance(value, Call) and value.name in RECONSTRUCT):
         raise ValueError("no array `data`")
@@ -178,7 +180,7 @@ def array_of(value: Any) -> NDArray[np.uint8]:
         raise ValueError("no whole array `data`") from None
     if not is_bytes or is_fortran or not isinstance(shape, tuple):
         raise ValueError("an array `data` that is not of bytes, row by row")
-    if not is_list_of(int, list(shape)):
+    if not _is_list_of(int, list(shape)):
         raise ValueError("an array `data` without a shape")
     data = bytes_of(raw)
     if len(shape) != 2 or shape[1] != ROW_BYTES or len(data) != shape[0] * ROW_BYTES:
@@ -197,12 +199,12 @@ def bytes_of(value: Any) -> bytes:
     raise ValueError("no string of bytes in the array `data`")
 
 
-def text_of(value: Any) -> str:
+def _text_of(value: Any) -> str:
     """A key or a name, as Python 2 or Python 3 pickles it."""
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
-def is_list_of(kinds: type | tuple[type, ...], value: Any) -> TypeGuard[list[Any]]:
+def _is_list_of(kinds: type | tuple[type, ...], value: Any) -> TypeGuard[list[Any]]:
     """Whether a value is a list of some types only."""
     return isinstance(value, list) and all(
         isinstance(each, kinds) and not isinstance(each, bool | Name) for each in value

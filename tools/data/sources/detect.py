@@ -67,7 +67,7 @@ def guess_kind(path: Path) -> str:
         return "parquet"
     if looks_like_ilsvrc(path):
         return "ilsvrc"
-    if path.is_file() and path.suffix != ".tar" and not is_tar(path):
+    if path.is_file() and path.suffix != ".tar" and not _is_tar(path):
         raise UserError(
             f"source must be a folder, or a .tar, .parquet or .beton file. Found: {path}. Give the "
             "folder that holds the images, or say what it is with --source-kind."
@@ -77,7 +77,7 @@ def guess_kind(path: Path) -> str:
     return "torchvision" if guess_vision_set(path) else "imagefolder"
 
 
-def is_tar(path: Path) -> bool:
+def _is_tar(path: Path) -> bool:
     """Whether a file begins as a tar does."""
     with path.open("rb") as file:
         return file.read(263)[257:262] == b"ustar"

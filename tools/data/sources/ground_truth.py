@@ -48,7 +48,7 @@ def read_ground_truth(devkit: Path | None, folder: Path) -> GroundTruth:
     Raises:
         UserError: there are none, they are damaged, or scipy is missing.
     """
-    path = find_devkit(devkit, folder)
+    path = _find_devkit(devkit, folder)
     if path is None:
         raise UserError(
             "the val images of ILSVRC 2012 need their labels, which are not in the archive. Found: "
@@ -58,7 +58,7 @@ def read_ground_truth(devkit: Path | None, folder: Path) -> GroundTruth:
     return _read_kaggle(path) if path.suffix == ".csv" else _read_kit(path)
 
 
-def find_devkit(devkit: Path | None, folder: Path) -> Path | None:
+def _find_devkit(devkit: Path | None, folder: Path) -> Path | None:
     """The file or folder that says the labels of val; None if there is none."""
     if devkit is not None:
         if not devkit.exists():
@@ -92,7 +92,7 @@ def read_words(devkit: Path | None, folder: Path) -> dict[str, str]:
     Raises:
         UserError: the development kit is damaged.
     """
-    path = find_devkit(devkit, folder)
+    path = _find_devkit(devkit, folder)
     if path is None or path.suffix == ".csv" or importlib.util.find_spec("scipy") is None:
         return {}
     return dict(_read_synsets(path).values())

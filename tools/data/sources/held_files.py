@@ -39,7 +39,7 @@ def list_held_files(
         UserError: there are none, all are missing, or a name is not printable or there twice.
     """
     files = names if files is None else files
-    sizes = sizes_of(root, files)
+    sizes = _sizes_of(root, files)
     if not len(sizes) or not sizes.any():
         found = f"none of {len(sizes)} is there, {root / files[0]} first" if len(sizes) else "none"
         raise UserError(f"{kind} must hold images. Found: {found} in {root}. Unpack them there.")
@@ -64,7 +64,7 @@ def list_held_files(
     )
 
 
-def sizes_of(root: Path, files: Names) -> NDArray[np.int64]:
+def _sizes_of(root: Path, files: Names) -> NDArray[np.int64]:
     """(N,) bytes of each file; 0 where it is missing."""
 
     def size(file: Path) -> int:

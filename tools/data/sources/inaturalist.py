@@ -60,9 +60,9 @@ def list_inaturalist(root: Path, split: str | None = None) -> Listing:
             "images that it is evaluated on; those of test have no labels."
         )
     year = find_year(root) or YEARS[0]
-    train = read_json(root / f"train{year}.json")
+    train = _read_json(root / f"train{year}.json")
     file = root / f"{SPLITS[split or 'train']}{year}.json"
-    content = train if file.name.startswith("train") else read_json(file)
+    content = train if file.name.startswith("train") else _read_json(file)
     try:
         categories = {int(entry["id"]): str(entry["name"]) for entry in train["categories"]}
         category_of = {each["image_id"]: each["category_id"] for each in content["annotations"]}
@@ -75,8 +75,8 @@ def list_inaturalist(root: Path, split: str | None = None) -> Listing:
             "the JSON files must list images, annotations and categories that belong together. "
             f"Found: {type(error).__name__} {error} in {file}. Download {file.name} again."
         ) from error
-    check_paths([name for name, _ in images], file)
-    species = read_species(root / "categories.json")
+    _check_paths([name for name, _ in images], file)
+    species = _read_species(root / "categories.json")
     names = Names.of(name for name, _ in images)
     return list_held_files(
         root,
@@ -89,7 +89,7 @@ def list_inaturalist(root: Path, split: str | None = None) -> Listing:
     )
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     """What a JSON file holds."""
     try:
         content = json.loads(file.read_bytes())
@@ -110,7 +110,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def read_species(file: Path) -> dict[int, str]:
+def _read_species(file: Path) -> dict[int, str]:
     """The names of species by category id, from the list that came after the competition."""
     try:
         entries = json.loads(file.read_bytes())
@@ -119,7 +119,7 @@ def read_species(file: Path) -> dict[int, str]:
         return {}
 
 
-def check_paths(names: list[str], file: Path) -> None:
+def _check_paths(names: list[str], file: Path) -> None:
     """Refuse paths that would leave the folder."""
     for name in names:
         if name.startswith("/") or ".." in name.split("/"):
@@ -138,11 +138,11 @@ def find_files(root: Path, names: Names) -> Names:
     """
     if not len(names) or (root / names[0]).is_file():
         return names
-    short = Names.of(without_super_category(name) for name in names)
+    short = Names.of(_without_super_category(name) for name in names)
     return short if (root / short[0]).is_file() else names
 
 
-def without_super_category(name: str) -> str:
+def _without_super_category(name: str) -> str:
     """The path without its second of four parts."""
     parts = name.split("/")
     return "/".join((parts[0], *parts[2:])) if len(parts) == 4 else name

@@ -42,7 +42,7 @@ def list_parquet(path: Path, split: str | None = None) -> Listing:
             their columns are not an image and a label, labels are missing, pyarrow is missing.
     """
     load_pyarrow()
-    files = choose_files(path, split)
+    files = _choose_files(path, split)
     scan = Scan(files)
     paths = Names.of(scan.paths())
     if not len(paths):
@@ -159,7 +159,7 @@ class Scan:
                 yield from ("" for _ in range(len(column)))
 
 
-def choose_files(path: Path, split: str | None) -> list[Path]:
+def _choose_files(path: Path, split: str | None) -> list[Path]:
     """The files of one split, in order."""
     wanted = SPLITS.get(split.lower(), split) if split else None
     found: dict[str, list[Path]] = {}
@@ -179,7 +179,7 @@ def choose_files(path: Path, split: str | None) -> list[Path]:
         )
     files = found[wanted] if wanted is not None else next(iter(found.values()))
     if path.is_dir():
-        check_shards(files)
+        _check_shards(files)
     return files
 
 
@@ -208,7 +208,7 @@ def find_files(path: Path) -> list[Path]:
     )
 
 
-def check_shards(files: list[Path]) -> None:
+def _check_shards(files: list[Path]) -> None:
     """Refuse files named `-00003-of-00294` of which some are missing, or there twice."""
     shards = [match for file in files if (match := SHARD.search(file.name))]
     if not shards:

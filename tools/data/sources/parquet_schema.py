@@ -51,26 +51,26 @@ def find_columns(schema: Any, file: Path) -> Columns:
 
     structs = [f for f in schema if is_binary(fields_of(f).get("bytes", pa.null()))]
     images = structs or [f for f in schema if is_binary(f.type)]
-    image = the_only([f.name for f in images], "column of images (bytes)", schema, file)
+    image = _the_only([f.name for f in images], "column of images (bytes)", schema, file)
     field = schema.field(image)
-    features = read_features(schema.metadata)
+    features = _read_features(schema.metadata)
     integers = [f.name for f in schema if pa.types.is_integer(f.type)]
     labels = (
         [name for name in LABEL_COLUMNS if name in integers][:1]
-        or [name for name in integers if class_names_of(features.get(name))]
+        or [name for name in integers if _class_names_of(features.get(name))]
         or integers
     )
-    label = the_only(labels, "column of labels (integers)", schema, file)
+    label = _the_only(labels, "column of labels (integers)", schema, file)
     return Columns(
         image=image,
         leaf=f"{image}.bytes" if is_struct(field) else image,
         path_leaf=f"{image}.path" if "path" in fields_of(field) else None,
         label=label,
-        class_names=class_names_of(features.get(label)),
+        class_names=_class_names_of(features.get(label)),
     )
 
 
-def the_only(names: list[str], what: str, schema: Any, file: Path) -> str:
+def _the_only(names: list[str], what: str, schema: Any, file: Path) -> str:
     """The one column that was found."""
     if len(names) == 1:
         return names[0]
@@ -82,7 +82,7 @@ def the_only(names: list[str], what: str, schema: Any, file: Path) -> str:
     )
 
 
-def read_features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+def _read_features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
     """The description of each column that Hugging Face stores in a schema; {} if there is none."""
     try:
         stored = json.loads((metadata or {})[b"huggingface"])
@@ -92,7 +92,7 @@ def read_features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
     return features if isinstance(features, dict) else {}
 
 
-def class_names_of(feature: Any) -> tuple[str, ...]:
+def _class_names_of(feature: Any) -> tuple[str, ...]:
     """The names of a ClassLabel feature; () if it is another."""
     names = feature.get("names") if isinstance(feature, dict) else None
     if isinstance(names, dict):  # the form of a dataset card: {"0": "tench", ...}

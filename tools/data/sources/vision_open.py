@@ -66,7 +66,7 @@ class VisionSet:
 
 
 @lru_cache(maxsize=1)
-def open_once(vision_set: VisionSet) -> Any:
+def _open_once(vision_set: VisionSet) -> Any:
     """The dataset, opened once in each process."""
     return vision_set.open()
 
@@ -81,7 +81,7 @@ class VisionItem:
     def read(self) -> NDArray[np.uint8]:
         """See `Request`."""
         try:
-            image = open_once(self.vision_set)[self.number][0]
+            image = _open_once(self.vision_set)[self.number][0]
             return np.asarray(image.convert("RGB"))
         except (OSError, ValueError):
             raise
@@ -140,23 +140,23 @@ def open_split(name: str, root: Path, split: str | None) -> tuple[VisionSet, Any
         )
     check_scipy(name)
     parameters = inspect.signature(getattr(torchvision.datasets, name).__init__).parameters
-    check_parameters(name, list(parameters.values())[1:])
+    _check_parameters(name, list(parameters.values())[1:])
     possible = ""
-    for arguments in possible_arguments(name, root, split, parameters):
+    for arguments in _possible_arguments(name, root, split, parameters):
         vision_set = VisionSet(name, str(root), tuple(arguments.items()))
         hook = {"loader": str} if "loader" in parameters else {}
         try:
-            with no_empty_folders_in(root):
+            with _no_empty_folders_in(root):
                 return vision_set, vision_set.open(**hook)
         except Exception as error:  # torchvision's classes raise whatever reading raises
             values = re.search(r"Valid values are \{(.*)\}", str(error))
             if not values:
-                raise not_found(name, root, arguments, error) from error
+                raise _not_found(name, root, arguments, error) from error
             possible = values[1]
-    raise wrong_split(name, split, possible)
+    raise _wrong_split(name, split, possible)
 
 
-def wrong_split(name: str, split: str | None, possible: str) -> UserError:
+def _wrong_split(name: str, split: str | None, possible: str) -> UserError:
     """The error for a split that a dataset does not have."""
     return UserError(
         f"split of {name} must be one of {possible}. Found: {split or 'none given'}. "
@@ -164,19 +164,19 @@ def wrong_split(name: str, split: str | None, possible: str) -> UserError:
     )
 
 
-def possible_arguments(
+def _possible_arguments(
     name: str, root: Path, split: str | None, parameters: Any
 ) -> Iterator[dict[str, Any]]:
     """Yield the arguments that could mean a split, to be tried in turn."""
     word = split or "train"
     if name == "INaturalist":
-        versions = list(import_versions())
+        versions = list(_import_versions())
         yield {"version": choose_version(root, split, versions)}
     elif "split" in parameters:
         yield from ({"split": each} for each in SPLIT_WORDS.get(word, (word,)))
     elif "train" in parameters:
         if word not in ("train", "test"):
-            raise wrong_split(name, split, "train, test")
+            raise _wrong_split(name, split, "train, test")
         yield {"train": word == "train"}
     elif split is None:
         yield {}
@@ -186,14 +186,14 @@ def possible_arguments(
         )
 
 
-def import_versions() -> dict[str, str]:
+def _import_versions() -> dict[str, str]:
     """The versions that torchvision's INaturalist knows."""
     from torchvision.datasets import inaturalist
 
     return dict(inaturalist.DATASET_URLS)
 
 
-def check_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
+def _check_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
     """Refuse a class that needs more than a root and a split."""
     needed = [
         each.name
@@ -227,7 +227,7 @@ def check_scipy(name: str) -> None:
 
 
 @contextlib.contextmanager
-def no_empty_folders_in(root: Path) -> Iterator[None]:
+def _no_empty_folders_in(root: Path) -> Iterator[None]:
     """Remove the empty folder that some classes make before they find nothing in it."""
     before = set(root.iterdir())
     try:
@@ -239,7 +239,7 @@ def no_empty_folders_in(root: Path) -> Iterator[None]:
         raise
 
 
-def not_found(name: str, root: Path, arguments: dict[str, Any], error: Exception) -> UserError:
+def _not_found(name: str, root: Path, arguments: dict[str, Any], error: Exception) -> UserError:
     """The error for files that are not what the class expects, naming them where it is known."""
     split = str(arguments.get("split", ""))
     wanted = EXPECTED.get((name, split)) or EXPECTED.get((name, ""), ())

@@ -79,7 +79,7 @@ def list_vision_set(root: Path, name: str, split: str | None = None) -> Listing:
     for _, each in opened:
         found = find_files(each)
         if found is None:
-            return list_pixels(vision_set, split)
+            return _list_pixels(vision_set, split)
         files += found[0]
         labels += found[1]
     base = Path(vision_set.root)
@@ -88,7 +88,7 @@ def list_vision_set(root: Path, name: str, split: str | None = None) -> Listing:
     if name in UNORDERED:
         order.sort(key=names.__getitem__)
     numbers = np.array([labels[number] for number in order], np.int64)
-    class_ids, class_names = name_classes(name, dataset, numbers)
+    class_ids, class_names = _name_classes(name, dataset, numbers)
     ordered = Names.of(names[number] for number in order)
     return list_held_files(base, name, ordered, numbers, class_ids, class_names)
 
@@ -119,11 +119,11 @@ def find_files(dataset: Any) -> tuple[list[str], list[int]] | None:
         if not isinstance(path, str | Path) or not str(path):
             return None
         files.append(str(path))
-        labels.append(label_of(dataset, label))
+        labels.append(_label_of(dataset, label))
     return (files, labels) if files else None
 
 
-def label_of(dataset: Any, label: Any) -> int:
+def _label_of(dataset: Any, label: Any) -> int:
     """A label as a class number."""
     try:
         number = operator.index(label)
@@ -137,19 +137,19 @@ def label_of(dataset: Any, label: Any) -> int:
     return number
 
 
-def list_pixels(vision_set: VisionSet, split: str | None) -> Listing:
+def _list_pixels(vision_set: VisionSet, split: str | None) -> Listing:
     """List a dataset whose images are pixels: an array, or whatever its items give."""
     name = vision_set.name
     dataset = vision_set.open()
-    labels = find_labels(dataset)
+    labels = _find_labels(dataset)
     first = rgb_of(dataset, 0)
-    requests: Requests | None = find_array(dataset)
+    requests: Requests | None = _find_array(dataset)
     if requests is None:
         requests = VisionItems(vision_set, len(dataset))
     names = Names.of(f"{split or 'train'}/{number:06d}" for number in range(len(dataset)))
     # Exact for arrays, whose images are of one size; else the first stands for all.
     sizes = np.full(len(dataset), first.size, np.int64)
-    class_ids, class_names = name_classes(name, dataset, labels)
+    class_ids, class_names = _name_classes(name, dataset, labels)
     return Listing(
         path=Path(vision_set.root),
         kind=name,
@@ -184,7 +184,7 @@ def item_of(dataset: Any, number: int) -> tuple[Any, Any]:
         image, label = dataset[number]
         image.convert  # noqa: B018
     except Exception as error:  # torchvision's classes raise whatever reading raises
-        raise no_item(dataset, number, error) from error
+        raise _no_item(dataset, number, error) from error
     return image, label
 
 
@@ -194,10 +194,10 @@ def rgb_of(dataset: Any, number: int) -> NDArray[np.uint8]:
     try:
         return np.asarray(image.convert("RGB"))
     except (OSError, ValueError) as error:
-        raise no_item(dataset, number, error) from error
+        raise _no_item(dataset, number, error) from error
 
 
-def no_item(dataset: Any, number: int, error: Exception) -> UserError:
+def _no_item(dataset: Any, number: int, error: Exception) -> UserError:
     """The error for an item that is no image with a class."""
     reason = " ".join(str(error).split())
     return UserError(
@@ -206,40 +206,43 @@ def no_item(dataset: Any, number: int, error: Exception) -> UserError:
     )
 
 
-def probes(dataset: Any) -> list[int]:
+def _probes(dataset: Any) -> list[int]:
     """A few items, from the first to the last, on which a short cut is held to the long way."""
     return sorted(set(np.linspace(0, len(dataset) - 1, NUM_PROBES).astype(int).tolist()))
 
 
-def find_labels(dataset: Any) -> NDArray[np.int64]:
+def _find_labels(dataset: Any) -> NDArray[np.int64]:
     """(N,) the labels: from an attribute that agrees with the items, else item by item."""
     expected = {
-        number: label_of(dataset, item_of(dataset, number)[1]) for number in probes(dataset)
+        number: _label_of(dataset, item_of(dataset, number)[1]) for number in _probes(dataset)
     }
     for attribute in ("targets", "labels", "_labels", "y"):
         labels = np.asarray(getattr(dataset, attribute, ()))
         is_plain = labels.shape == (len(dataset),) and labels.dtype.kind in "iu"
         if is_plain and all(labels[number] == label for number, label in expected.items()):
-            label_of(dataset, labels.min())
+            _label_of(dataset, labels.min())
             return labels.astype(np.int64)
     count = len(dataset)
-    items = (label_of(dataset, item_of(dataset, number)[1]) for number in range(count))
+    items = (_label_of(dataset, item_of(dataset, number)[1]) for number in range(count))
     return np.fromiter(items, np.int64, count)
 
 
-def find_array(dataset: Any) -> PixelImages | None:
+def _find_array(dataset: Any) -> PixelImages | None:
     """The images of a dataset's array, if it has one that agrees with its items."""
     try:
         images = PixelImages(np.asarray(getattr(dataset, "data", None)))
     except ValueError:
         return None
     agree = len(images) == len(dataset) and all(
-        np.array_equal(images[number].read(), rgb_of(dataset, number)) for number in probes(dataset)
+        np.array_equal(images[number].read(), rgb_of(dataset, number))
+        for number in _probes(dataset)
     )
     return images if agree else None
 
 
-def name_classes(name: str, dataset: Any, labels: NDArray[np.int64]) -> tuple[list[str], list[str]]:
+def _name_classes(
+    name: str, dataset: Any, labels: NDArray[np.int64]
+) -> tuple[list[str], list[str]]:
     """Identifiers and words for each class, numbers where the dataset has none."""
     words: Any = ()
     for attribute in ("classes", "categories", "all_categories"):

@@ -156,7 +156,7 @@ def budget(
     )
     config = changed(changes.resolve(recipe), data={"engine": engine})
     batch_size = config.data.batch_size
-    numbers = numbers_of(gpus, batch_size)
+    numbers = _numbers_of(gpus, batch_size)
     require(
         teacher is None or config.distill.distillation != "none",
         "teacher",
@@ -174,7 +174,7 @@ def budget(
     if num_images is None:
         num_images = about.train if train is None else len(open_dataset(train))
     num_val_images = num_val_images or about.test
-    steps_per_epoch = count_steps(config, num_images)
+    steps_per_epoch = _count_steps(config, num_images)
     work = count_work(config, stand_in)
     train_flops, paces = work.train_flops, []
     if rate is not None:
@@ -184,7 +184,7 @@ def budget(
 
         gpu = from_rows(rows_at, recipe, config)
     else:
-        paces = measured_paces(config, recipe, numbers, steps or DEFAULT_STEPS, train, teacher)
+        paces = _measured_paces(config, recipe, numbers, steps or DEFAULT_STEPS, train, teacher)
         train_flops = paces[0].train_flops
         gpu = OneGPU(
             rates=tuple((pace.batch_size, pace.img_per_s) for pace in paces), what="measured now"
@@ -243,7 +243,7 @@ def budget(
 budget.check_args = check_recipe  # type: ignore[attr-defined]
 
 
-def numbers_of(text: str, batch_size: int) -> list[int]:
+def _numbers_of(text: str, batch_size: int) -> list[int]:
     """The numbers of --gpus, each once, rising.
 
     Raises:
@@ -266,7 +266,7 @@ def numbers_of(text: str, batch_size: int) -> list[int]:
     return numbers
 
 
-def count_steps(config: TrainConfig, num_images: int) -> int:
+def _count_steps(config: TrainConfig, num_images: int) -> int:
     """Steps of an epoch over so many images."""
     from fastdeit.pipelines.engines.synthetic import synthetic_index
     from fastdeit.pipelines.open import train_plan
@@ -274,7 +274,7 @@ def count_steps(config: TrainConfig, num_images: int) -> int:
     return train_plan(config.data, synthetic_index(num_images, 1), config.run).num_steps
 
 
-def measured_paces(
+def _measured_paces(
     config: TrainConfig,
     recipe: str,
     numbers: list[int],

@@ -37,7 +37,7 @@ def table(
         parts = (each.step_s, each.compute_s, each.all_reduce_s, each.exposed_s, each.wait_s)
         row = [
             str(each.num_gpus),
-            rate_text(each.img_per_s),
+            _rate_text(each.img_per_s),
             f"{each.efficiency_frac:.1%}",
             *(f"{1000 * part:,.2f}" for part in parts),
             *(f"{hours:,.2f}" for hours in (each.train_hours, each.eval_hours, each.hours)),
@@ -60,7 +60,7 @@ def table(
     )
 
 
-def rate_text(img_per_s: float) -> str:
+def _rate_text(img_per_s: float) -> str:
     """A rate with three digits at least."""
     return f"{img_per_s:,.0f}" if img_per_s >= 100 else f"{img_per_s:.3g}"
 

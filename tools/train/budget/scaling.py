@@ -225,7 +225,7 @@ def predict(gpu: OneGPU, run: Run, machine: Machine, num_gpus: int) -> Predictio
     compute_s = gpu.step_s(batch_size)
     backward_frac = run.backward_frac if gpu.backward_frac is None else gpu.backward_frac
     times = [
-        (size, average_s(size, num_gpus, num_nodes, machine))
+        (size, _average_s(size, num_gpus, num_nodes, machine))
         for size in bucket_bytes(run.gradient_bytes)
     ]
     all_reduce_s = sum(seconds for _, seconds in times)
@@ -283,7 +283,7 @@ def bucket_bytes(gradient_bytes: int) -> list[int]:
     return sizes
 
 
-def average_s(num_bytes: int, num_gpus: int, num_nodes: int, machine: Machine) -> float:
+def _average_s(num_bytes: int, num_gpus: int, num_nodes: int, machine: Machine) -> float:
     """Seconds of averaging so many bytes over all GPUs.
 
     Each sends 2 (N - 1) / N of them, which is the least (Patarasuk and Yuan, 2009), at the rate of
