@@ -164,11 +164,7 @@ def num_heads(model: nn.Module) -> int | None:
 
 
 def _check_heads(model: nn.Module, source: dict[str, Any]) -> None:
-    """Refuse weights of another number of attention heads, which shows in no shape.
-
-    Raises:
-        UserError: it is another.
-    """
+    """Refuse weights of another number of attention heads, which shows in no shape."""
     ours, theirs = num_heads(model), source.get("num_heads")
     if ours is None:
         return
@@ -185,11 +181,7 @@ def _check_heads(model: nn.Module, source: dict[str, Any]) -> None:
 def _check_fit(
     given: dict[str, Tensor], target: dict[str, Tensor], anew: frozenset[str], source: str
 ) -> None:
-    """Refuse weights of another architecture.
-
-    Raises:
-        UserError: a name is missing or too many, or a shape is another.
-    """
+    """Refuse weights of another architecture."""
     faults = [f"no {name}" for name in target if name not in given and name not in anew]
     faults += [f"{name} too many" for name in given if name not in target]
     faults += [

@@ -98,11 +98,7 @@ def samples_of(file: Path) -> Iterator[ShardSample]:
 
 
 def _number(descriptor: int, parts: Parts, extensions: Sequence[str]) -> int | None:
-    """The class number that a member says as text; None if there is no such member.
-
-    Raises:
-        ValueError: the text is something else.
-    """
+    """The class number that a member says as text; None if there is no such member."""
     for extension in extensions:
         member = parts.get(extension)
         if member is not None:

@@ -242,11 +242,7 @@ def _length(header: bytes) -> int:
 
 
 def _number(field: bytes) -> int:
-    """A number of a header: octal digits, or 256-ary where those do not suffice.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """A number of a header: octal digits, or 256-ary where those do not suffice."""
     if field[0] & 0x80:
         return int.from_bytes(field[1:], "big") if field[0] == 0x80 else -1
     return int(field.partition(b"\0")[0].strip(b" ") or b"0", 8)

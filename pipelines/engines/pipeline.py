@@ -217,14 +217,7 @@ class Pipeline(ABC):
     def _repair(
         self, step: StepPlan, images: Tensor, reasons: Reasons
     ) -> tuple[Tensor, NDArray[np.int64]]:
-        """Put the neighbours of what did not decode in its place.
-
-        Returns:
-            The images and the samples that they are of.
-
-        Raises:
-            UserError: a sample did not decode, and such are not skipped.
-        """
+        """Put the neighbours of what did not decode in its place."""
         made = self._requested.popleft().samples
         for sample, reason in reasons.items():
             if self.options.bad_images == "stop":
@@ -269,13 +262,6 @@ def _ahead_on_device(batches: Iterator[Batch], device: torch.device) -> Iterator
 
     On a GPU each is copied on a stream of its own, one batch ahead: while the caller's step runs,
     the next batch is taken from the loader and its copy is under way. The images should be pinned.
-
-    Args:
-        batches: on the host.
-        device: where they are wanted; on the CPU they are handed out as they are.
-
-    Yields:
-        The batches, ready for the caller's current stream.
     """
 
     def tensors(batch: Batch) -> tuple[Tensor, Tensor]:

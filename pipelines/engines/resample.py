@@ -125,13 +125,6 @@ def _kernel(radius: Any, x: Any) -> Any:
 def _coefficients(radius: Any, in_size: Any, full_size: Any, first: Any, out_size: Any) -> Any:
     """Fixed-point weights of one axis.
 
-    Args:
-        radius: `BILINEAR` or `BICUBIC`.
-        in_size: pixels of the source rectangle along the axis.
-        full_size: pixels to which the whole rectangle is resampled.
-        first: first output pixel that is wanted.
-        out_size: how many are wanted.
-
     Returns:
         (starts (out_size,) int64, counts (out_size,) int64, weights (out_size, taps) int32).
     """

@@ -92,11 +92,7 @@ class _Report:
 
 
 def _open(dataset: Path, report: _Report) -> DatasetIndex | None:
-    """Open a dataset, or report why not and what is lost; None if nothing more can be said.
-
-    Raises:
-        UserError: there is no dataset, or it is of an unknown kind.
-    """
+    """Open a dataset, or report why not and what is lost; None if nothing more can be said."""
     try:
         return open_dataset(dataset)
     except DamagedError as error:

@@ -244,11 +244,7 @@ budget.check_args = check_recipe  # type: ignore[attr-defined]
 
 
 def _numbers_of(text: str, batch_size: int) -> list[int]:
-    """The numbers of --gpus, each once, rising.
-
-    Raises:
-        UserError: one is none, or larger than a step has images.
-    """
+    """The numbers of --gpus, each once, rising."""
     try:
         numbers = sorted({int(part) for part in text.split(",")})
     except ValueError:
