@@ -7,7 +7,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -84,6 +84,31 @@ def replace_file(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def take_lock(path: Path) -> TextIO:
+    """Open a file, made if need be, and keep other processes from it until it is closed.
+
+    A killed process lets it go. File systems without locks are taken as they are.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: it cannot be opened.
+    """
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise
+        except OSError:
+            return file
+        # Who had it may have removed it between our opening and our locking.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
 LOCK = ".lock"
 
 
@@ -109,20 +134,15 @@ class FolderLock:
         """
         if self._file is not None or not self._folder.is_dir():
             return
-        file = (self._folder / LOCK).open("a+", encoding="utf-8")
+        path = self._folder / LOCK
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = take_lock(path)
         except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
+            holder = path.read_text("utf-8").strip() or "another process"
             raise UserError(
                 f"one run at a time can write to a folder. Found: {holder} writes to "
                 f"{self._folder}. Wait for its end, or give another --out."
             ) from error
-        except OSError:
-            file.close()
-            return
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

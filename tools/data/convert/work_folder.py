@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastdeit import UserError
+from fastdeit.files import take_lock
 
 LOCK, JOURNAL, SPOOL = "lock", "journal", "spool"
 MAX_NAME_BYTES = 255  # of nearly all file systems
@@ -42,21 +42,18 @@ def locked_work(out: Path) -> Iterator[Path]:
             f"{folder} is for what is unfinished of OUT. Found: {(foreign or [folder])[0]}, which "
             "`fastdeit convert` did not make. Move it away, or give another OUT."
         )
-    while True:
+    handle = None
+    while handle is None:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle = take_lock(folder / LOCK)
+        except FileNotFoundError:  # one that just ended has removed the folder
+            continue
         except BlockingIOError:
-            os.close(handle)
             raise UserError(
                 f"only one conversion may write to an OUT. Found: another one writing {out}. "
                 "Wait for it, or give another name."
             ) from None
-        # One that just ended may have removed the folder between our opening and our locking.
-        if _is_same_file(handle, folder / LOCK):
-            break
-        os.close(handle)
     try:
         yield folder
     finally:
@@ -64,7 +61,7 @@ def locked_work(out: Path) -> Iterator[Path]:
             print(f"what was done is kept in {folder}, to go on with", file=sys.stderr)
         else:
             shutil.rmtree(folder)
-        os.close(handle)
+        handle.close()
 
 
 def _check_name(out: Path) -> None:
@@ -77,14 +74,6 @@ def _check_name(out: Path) -> None:
     most = MAX_NAME_BYTES - len("..json.partial")
     if not 0 < len(os.fsencode(out.name)) <= most:
         raise UserError(f"OUT must have a name of 1 to {most} bytes. Found: {out}. Give another.")
-
-
-def _is_same_file(handle: int, path: Path) -> bool:
-    """Whether an open file is the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def bytes_on_disk(folder: Path) -> int:

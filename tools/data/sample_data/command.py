@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 import sys
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fastdeit.errors import UserError
+from fastdeit.files import take_lock
 from fastdeit.text.progress import progress
 from fastdeit.tools.data.workers import num_workers
 
@@ -138,14 +138,14 @@ def unfinished_folder(target: Path) -> Iterator[Path]:
             f"sample data needs the folder {folder} while it is written. Found: a folder that this "
             "command did not make. Rename or remove it."
         )
-    with (folder / MARKER).open("a") as marker:
-        try:
-            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"sample data is being written to {target} by another process. Found: {folder} is "
-                "locked. Wait for it to end, or name another folder."
-            ) from error
+    try:
+        marker = take_lock(folder / MARKER)
+    except BlockingIOError as error:
+        raise UserError(
+            f"sample data is being written to {target} by another process. Found: {folder} is "
+            "locked. Wait for it to end, or name another folder."
+        ) from error
+    with marker:
         try:
             for left in folder.iterdir():
                 if left.name != MARKER:
