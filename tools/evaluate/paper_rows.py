@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastdeit.checkpoints.classes import numbered_classes
 from fastdeit.config.data import Dataset
 from fastdeit.errors import UserError
+from fastdeit.measured.run import SHAPE
 from fastdeit.paper.published import Published, Training, published
 from fastdeit.paper.transfer import IN_TABLE_6, dataset_row
 from fastdeit.text.tables import figure, text_table
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 NUM_CLASSES = 1000
 VAL_IMAGES, V2_IMAGES = 50_000, 10_000
 WORDNET_ID = re.compile(r"n\d{8}")
-CHANGES = ("patch_size", "embed_dim", "depth", "num_heads")
-"""Options that make a model another one than timm's of the same name."""
 TITLES = {
     **{str(name): title for name, title in IN_TABLE_6.items()},
     "v2": "ImageNet-V2",
@@ -99,7 +98,7 @@ def training_of(content: dict[str, Any]) -> Training:
 def model_facts(content: dict[str, Any]) -> dict[str, Any]:
     """`model`, timm's name, and `model_options`, how its shape differs from timm's, if it does."""
     config = content["model_config"]
-    options = {name: config[name] for name in CHANGES if config.get(name) is not None}
+    options = {name: config[name] for name in SHAPE if config.get(name) is not None}
     return {"model": config["model"], **({"model_options": options} if options else {})}
 
 
