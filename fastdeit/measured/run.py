@@ -107,7 +107,7 @@ def load_run(
             _check_numbers(row, _TRAIN_NUMBERS, place, required=("step",))
         elif kind in kinds:
             _check_numbers(row, _EVAL_NUMBERS, place, required=in_evals)
-            check_scores(row, place)
+            _check_scores(row, place)
         if kind in kinds:
             found[kind].append(row)
     if not any(found.values()):
@@ -141,7 +141,7 @@ def load_evaluation(path: Path) -> Json | None:
     """
     evaluation = load_json(path)
     if evaluation is not None:
-        check_scores(evaluation, str(path))
+        _check_scores(evaluation, str(path))
     return evaluation
 
 
@@ -203,12 +203,8 @@ def load_json(path: Path) -> Json | None:
     return _parse(_read_bytes(path), str(path), "file") if path.is_file() else None
 
 
-def check_scores(row: Json, place: str) -> None:
-    """Make sure that an evaluation has heads, with percentages from 0 to 100.
-
-    Raises:
-        UserError: it has not; begins with `place`.
-    """
+def _check_scores(row: Json, place: str) -> None:
+    """Make sure that an evaluation has heads, with percentages from 0 to 100."""
     _check_numbers(row, ("num_images",), place)
     again, heads = "Evaluate again.", row.get("heads")
     is_map = isinstance(heads, dict) and bool(heads)

@@ -53,7 +53,7 @@ SERIES = (
 """Convnets have squares and dashed lines, transformers circles."""
 
 
-def series_of(row: PaperRow) -> Series:
+def _series_of(row: PaperRow) -> Series:
     """Where a row of Table 5 belongs."""
     if row.name.startswith("DeiT-"):
         distilled = "1000" in row.name or "distilled" in row.name
@@ -61,9 +61,9 @@ def series_of(row: PaperRow) -> Series:
     return next(each for each in SERIES if row.name.startswith(each.prefix))
 
 
-def short_name(row: PaperRow) -> str:
+def _short_name(row: PaperRow) -> str:
     """What stands beside a point: the name without what its colour says."""
-    name = row.name.removeprefix(series_of(row).prefix)
+    name = row.name.removeprefix(_series_of(row).prefix)
     return name.replace(" distilled", "").replace(", 1000 epochs", "")
 
 
@@ -151,7 +151,7 @@ def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]
         points: checkpoints of one's own.
     """
     for series in SERIES:
-        models = [row for row in table5() if series_of(row) == series]
+        models = [row for row in table5() if _series_of(row) == series]
         ours = [row for row in models if row.name in rates]
         papers_rates = {row.name: row.throughput for row in models}
         _draw_series(axes, series, models, papers_rates, PAPERS, 0.9, 16, 1)
@@ -160,7 +160,7 @@ def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]
             shown.set_label(series.title)
         for row in ours:
             offset = series.offset if _is_step(row) else (-5, 3)
-            place, text = (rates[row.name], row.top1), short_name(row)
+            place, text = (rates[row.name], row.top1), _short_name(row)
             note(axes, text, place, offset, fontsize=8, color=series.color, zorder=5, **_halo())
     for point in points:
         bold = {"fontsize": 8, "fontweight": "bold", "color": OWN, "zorder": 7, **_halo()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,32 +22,6 @@ from fastdeit.tools.report.plots import bars, curves
 from fastdeit.tools.report.results import Result, fmt
 
 GENERATOR = '<meta name="generator" content="fastdeit report">'
-
-CASES = {
-    "loaders": (
-        "Loader rates",
-        "The loader alone: the images that it delivers, with no model behind it.",
-    ),
-    "step": ("Step rates", "The model alone: training steps on images that are already in memory."),
-    "end-to-end": ("Training from files", "Training steps on images that are decoded from files."),
-    "augment": (
-        "Augmentation",
-        "Operations, policies and the whole stage, on one core or on the GPU.",
-    ),
-    "convert": (
-        "Conversion",
-        "The whole program, from a folder of JPEGs to a dataset on the disk.",
-    ),
-    "table5": (
-        "Inference, as in Table 5 of the paper",
-        "Forward passes of the paper's models, without training.",
-    ),
-    "ceilings": (
-        "What the machine can do",
-        "The bounds of the other rates, measured in the same run.",
-    ),
-}
-"""The title of a benchmark's section, and what it is about."""
 
 
 def make_page(
@@ -101,28 +76,26 @@ def make_page(
     )
 
 
-def _benchmarks(rows: list[Json]) -> list[dict[str, Any]]:
+def _benchmarks(rows: list[Json]) -> Iterator[dict[str, Any]]:
     """What the sections of benchmarks show, one for each case."""
-    by_case: dict[str, dict[str, list[Json]]] = {}
-    for row in rows:
-        by_unit = by_case.setdefault(fmt(row.get("case")), {})
-        by_unit.setdefault(fmt(row.get("unit")), []).append(row)
-    sections = []
-    for case, by_unit in by_case.items():
+    for case, group in _grouped(rows, "case").items():
         # "loaders, 2 cores" and "step: deit-b, batch 256" are of the benchmarks loaders and step.
         family, *rest = re.split("[:,] ", case, maxsplit=1)
-        name, about = CASES.get(family, (f"Benchmark: {family}", ""))
-        group = [row for row in rows if fmt(row.get("case")) == case]
-        sections.append(
-            {
-                "title": ": ".join([name, *rest]),
-                "about": about,
-                "by_unit": [*by_unit.values()],
-                "rows": group,
-                "baselines": [*dict.fromkeys(filter(None, (r.get("baseline") for r in group)))],
-            }
-        )
-    return sections
+        yield {
+            "family": family,
+            "rest": rest,
+            "rows": group,
+            "by_unit": _grouped(group, "unit").values(),
+            "baselines": [*dict.fromkeys(filter(None, (row.get("baseline") for row in group)))],
+        }
+
+
+def _grouped(rows: list[Json], key: str) -> dict[str, list[Json]]:
+    """Rows by what they have under a key, in their order."""
+    groups: dict[str, list[Json]] = {}
+    for row in rows:
+        groups.setdefault(fmt(row.get(key)), []).append(row)
+    return groups
 
 
 def _environments(results: list[Result], bench: list[Json]) -> list[tuple[str, Json]]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 # Stand-ins that matplotlib writes into the SVG, each replaced by a variable of the style sheet.
 # None may be black: matplotlib leaves out what is the default of SVG.
-INK, FAINT, RULE = "#010203", "#020304", "#030405"
-BLUE, ORANGE, GREEN = "#040506", "#050607", "#060708"
-VARIABLES = {INK: "ink", FAINT: "faint", RULE: "rule", BLUE: "blue", ORANGE: "orange"}
-VARIABLES[GREEN] = "green"
+VARIABLES = {
+    f"#0{n}0{n + 1}0{n + 2}": name
+    for n, name in enumerate(("ink", "faint", "rule", "blue", "orange", "green"), 1)
+}
+INK, FAINT, RULE, BLUE, ORANGE, GREEN = VARIABLES
 HEAD_COLORS = {"class": BLUE, "dist": ORANGE, "joint": GREEN}
 
 PANEL_INCHES = (3.9, 2.7)  # 281 units wide: its 9-unit text is 10 px in 3 columns, 12 on a phone
@@ -64,23 +65,57 @@ def curves(result: Result, ids: count[int]) -> Iterator[tuple[Markup, str]]:
     Yields:
         An inline <svg>, and what a reader has to know of it.
     """
-    train = result.run.train
-    if any(row.get("loss") is not None for row in train):
+    run = result.run
+    pad: dict[str, Any] = {"below": "step", "pad": 18}
+    steps, losses = series(run.train, "loss")
+    if any(row.get("loss") is not None for row in run.train):
+        with _panel(ids, "Training loss over the steps", "training loss", **pad) as (axes, svgs):
+            axes.plot(*_thin(steps, losses), color=BLUE, linewidth=0.8, alpha=0.35)
+            axes.plot(*_thin(steps, _smooth(losses)), color=BLUE, linewidth=1.6)
         yield (
-            _loss(train, ids),
-            f"Loss: thin as logged, thick its exponential mean over {_span(len(train))} logged "
+            svgs[0],
+            f"Loss: thin as logged, thick its exponential mean over {_span(len(run.train))} logged "
             "values; it is taken on augmented images and does not compare with a validation loss.",
         )
-    if result.run.evals:
-        svg = _top1(result.run.evals, result.chance_pct, ids)
-        yield svg, "Top-1: at the evaluations during training."
-    if any(row.get("lr") is not None for row in train):
-        with _panel(ids, "Learning rate over the steps") as (axes, svgs):
-            axes.plot(*_thin(*series(train, "lr")), color=INK, linewidth=1.4)
+    if run.evals:
+        title = "Top-1 accuracy of each head over the steps"
+        with _panel(ids, title, "top-1 on val, %", **pad) as (axes, svgs):
+            _draw_top1(axes, run.evals, result.chance_pct)
+        yield svgs[0], "Top-1: at the evaluations during training."
+    if any(row.get("lr") is not None for row in run.train):
+        with _panel(ids, "Learning rate over the steps", "learning rate", **pad) as (axes, svgs):
+            axes.plot(*_thin(*series(run.train, "lr")), color=INK, linewidth=1.4)
             axes.set_ylim(bottom=0)
             axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=False)
-            _label(axes, "learning rate", "step", pad=18)
         yield svgs[0], ""
+
+
+def _draw_top1(axes: Axes, evals: list[Json], chance_pct: float | None) -> None:
+    """The top-1 of each head, and chance."""
+    highest = chance_pct or 0.0
+    for name in dict.fromkeys(name for row in evals for name in row["heads"]):
+        scores = [{"step": row["step"], **row["heads"].get(name, {})} for row in evals]
+        steps, top1 = series(scores, "top1_pct")
+        if steps:
+            highest = max(highest, *top1)
+            axes.plot(
+                steps,
+                top1,
+                color=HEAD_COLORS.get(name, INK),
+                linestyle=HEAD_LINES.get(name, "-."),
+                linewidth=1.5,
+                marker="o" if len(steps) <= 12 else "",
+                markersize=3,
+                label=_shorten(name, 10),
+            )
+    if chance_pct is not None:
+        line = (0, (1, 2))
+        axes.axhline(chance_pct, color=FAINT, linewidth=1, linestyle=line, label="chance")
+    axes.set_ylim(0, min(100.0, 1.12 * highest + 1))
+    # Between title and axes: inside, some run would cross it.
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 0.98), "ncols": 4}
+    place |= {"columnspacing": 1.2, "handletextpad": 0.5, "borderaxespad": 0, "borderpad": 0.2}
+    axes.legend(handlelength=2, **place)
 
 
 def bars(rows: list[Json], ids: count[int]) -> Markup:
@@ -93,7 +128,7 @@ def bars(rows: list[Json], ids: count[int]) -> Markup:
     baselines = {row.get("baseline") for row in rows}
     unit = fmt(rows[0].get("unit"))
     size = (BARS_INCHES, 0.44 * len(rows) + 0.55)
-    with _panel(ids, f"Medians in {unit}", size) as (axes, svgs):
+    with _panel(ids, f"Medians in {unit}", "", unit, size) as (axes, svgs):
         highest = 0.0
         for place, row in enumerate(rows):
             middle, low, high = (_finite(row.get(key)) for key in ("median", "p20", "p80"))
@@ -112,62 +147,17 @@ def bars(rows: list[Json], ids: count[int]) -> Markup:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False, axis="y")
-        _label(axes, "", unit)
-    return svgs[0]
-
-
-def _loss(train: list[Json], ids: count[int]) -> Markup:
-    """Draw the training loss: raw faint, smoothed on top."""
-    steps, losses = series(train, "loss")
-    with _panel(ids, "Training loss over the steps") as (axes, svgs):
-        axes.plot(*_thin(steps, losses), color=BLUE, linewidth=0.8, alpha=0.35)
-        axes.plot(*_thin(steps, _smooth(losses)), color=BLUE, linewidth=1.6)
-        _label(axes, "training loss", "step", pad=18)
-    return svgs[0]
-
-
-def _top1(evals: list[Json], chance_pct: float | None, ids: count[int]) -> Markup:
-    """Draw the top-1 of each head, and chance."""
-    highest = chance_pct or 0.0
-    with _panel(ids, "Top-1 accuracy of each head over the steps") as (axes, svgs):
-        for name in dict.fromkeys(name for row in evals for name in row["heads"]):
-            scores = [{"step": row["step"], **row["heads"].get(name, {})} for row in evals]
-            steps, top1 = series(scores, "top1_pct")
-            if not steps:
-                continue
-            highest = max(highest, *top1)
-            axes.plot(
-                steps,
-                top1,
-                color=HEAD_COLORS.get(name, INK),
-                linestyle=HEAD_LINES.get(name, "-."),
-                linewidth=1.5,
-                marker="o" if len(steps) <= 12 else "",
-                markersize=3,
-                label=_shorten(name, 10),
-            )
-        if chance_pct is not None:
-            line = (0, (1, 2))
-            axes.axhline(chance_pct, color=FAINT, linewidth=1, linestyle=line, label="chance")
-        axes.set_ylim(0, min(100.0, 1.12 * highest + 1))
-        _label(axes, "top-1 on val, %", "step", pad=18)
-        axes.legend(
-            # Between title and axes: inside, some run would cross it.
-            loc="lower left",
-            bbox_to_anchor=(0, 0.98),
-            ncols=4,
-            handlelength=2,
-            columnspacing=1.2,
-            handletextpad=0.5,
-            borderaxespad=0,
-            borderpad=0.2,
-        )
     return svgs[0]
 
 
 @contextmanager
 def _panel(
-    ids: count[int], title: str, inches: tuple[float, float] = PANEL_INCHES
+    ids: count[int],
+    spoken: str,
+    title: str,
+    below: str,
+    inches: tuple[float, float] = PANEL_INCHES,
+    pad: int = 6,
 ) -> Iterator[tuple[Axes, list[Markup]]]:
     """Axes to draw on; once the block ends, the list holds the SVG."""
     svgs: list[Markup] = []
@@ -177,9 +167,13 @@ def _panel(
         axes = figure.add_subplot()
         axes.patch.set_visible(False)
         yield axes, svgs
+        # The quantity above the axes, where it needs no turned text, and the unit below.
+        axes.set_title(title, pad=pad)
+        axes.set_xlabel(below)
+        axes.locator_params(axis="x", nbins=6, integer=below == "step")
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svgs.append(_inline(buffer.getvalue(), f"f{next(ids)}", title))
+    svgs.append(_inline(buffer.getvalue(), f"f{next(ids)}", spoken))
 
 
 def _inline(document: str, prefix: str, title: str) -> Markup:
@@ -195,13 +189,6 @@ def _inline(document: str, prefix: str, title: str) -> Markup:
         svg = svg.replace(stand_in, f"var(--{name})")
     # matplotlib has escaped the texts inside.
     return Markup('<svg role="img" aria-label="{}"').format(title) + Markup(svg[len("<svg") :])
-
-
-def _label(axes: Axes, title: str, below: str, pad: int = 6) -> None:
-    """Write the quantity above the axes, where it needs no turned text, and the unit below."""
-    axes.set_title(title, pad=pad)
-    axes.set_xlabel(below)
-    axes.locator_params(axis="x", nbins=6, integer=below == "step")
 
 
 def _shorten(name: str, length: int) -> str:

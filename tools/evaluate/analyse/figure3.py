@@ -33,11 +33,7 @@ AVERAGED = {"linewidth": 2.4, "alpha": 0.45}
 
 @house_style()
 def plot_epochs(runs: list[RunCurves]) -> Figure:
-    """Draw accuracy while training; where runs differ in length, against their lengths beside it.
-
-    Args:
-        runs: what was read.
-    """
+    """Draw accuracy while training; where runs differ in length, against their lengths too."""
     has_lengths = any(run.papers_rows for run in runs) or bool(lines_of(runs))
     figure = new_figure(11.5 if has_lengths else 7.2, 4.8)
     panels = figure.subplots(1, 2 if has_lengths else 1, squeeze=False)[0]

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_out(out: Path | None) -> None:
-    """Refuse a file as the folder, before anything is computed.
-
-    Raises:
-        UserError: `out` is a file.
-    """
+    """Refuse a file as the folder, before anything is computed."""
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"out must be a folder. Found: the file {out}. Give another --out.")
 

@@ -28,7 +28,7 @@ Evaluations = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
+class _Scored:
     """A checkpoint that was evaluated."""
 
     name: str
@@ -135,7 +135,7 @@ def _measured(rows: list[Json]) -> tuple[list[Measured], list[str]]:
     return found, [*machines]
 
 
-def _read(path: Path, name: str) -> Scored:
+def _read(path: Path, name: str) -> _Scored:
     """Read an evaluation, or that of a run's folder."""
     path = path if path.suffix == ".json" else path / EVALUATION
     facts = load_evaluation(path)
@@ -162,4 +162,4 @@ def _read(path: Path, name: str) -> Scored:
         )
     head = max(heads, key=heads.__getitem__)
     best = {"head": head, "top1_pct": heads[head], "set": facts.get("set", "unknown")}
-    return Scored(name=name, path=path, model=model, image_size=size, **best)
+    return _Scored(name=name, path=path, model=model, image_size=size, **best)
