@@ -14,12 +14,8 @@ from fastdeit.training.telemetry import METRICS
 
 Json = dict[str, Any]
 
-CONFIG, ENVIRONMENT, EVALUATION, SHEET = (
-    "config.json",
-    "environment.json",
-    "evaluation.json",
-    "augmented.png",
-)
+CONFIG, ENVIRONMENT = "config.json", "environment.json"
+EVALUATION, SHEET = "evaluation.json", "augmented.png"
 SHAPE = ("patch_size", "embed_dim", "depth", "num_heads")
 """Options that make a model another one than timm's of the same name."""
 _TRAIN_NUMBERS = ("step", "epoch", "loss", "lr", "img_per_s", "data_wait_frac", "elapsed_s")

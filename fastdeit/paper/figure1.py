@@ -142,7 +142,7 @@ def plot_panels(
 
 @house_style()
 def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]) -> None:
-    """Draw a panel.
+    """Draw the panel of a protocol.
 
     Args:
         axes: where.

@@ -63,15 +63,10 @@ class Reader:
     def one_pass(
         self, index: DatasetIndex, image_size: int, what: str
     ) -> Iterator[tuple[Iterable[Batch], Pipeline]]:
-        """A context with this process's part of a set; all processes see each image once.
-
-        Args:
-            index: the set.
-            image_size: side of the images in pixels.
-            what: a verb phrase for the bar.
+        """This process's part of a set as images of so many pixels; all see each image once.
 
         Yields:
-            (the batches, with a bar; the pipeline they come from).
+            (the batches, with a bar that says `what`; the pipeline they come from).
         """
         from fastdeit.pipelines.engines.pipeline import PipelineOptions
         from fastdeit.pipelines.open import eval_plan, open_pipeline
@@ -97,12 +92,8 @@ class Reader:
 def joined_reader(options: PassOptions, image_size: int | None) -> Iterator[Reader]:
     """A context in which all processes of a job look at validation sets.
 
-    Args:
-        options: how sets are read.
-        image_size: side of the images in pixels, if it was asked for.
-
     Raises:
-        UserError: the size is 0 or less, or the device is not there.
+        UserError: the size in pixels that was asked for is 0 or less, or the device is not there.
     """
     from fastdeit.machine.device import choose_compute
     from fastdeit.machine.distributed import joined

@@ -31,15 +31,7 @@ def make_page(
     bench_notes: list[str],
     not_measured: list[str],
 ) -> str:
-    """Write the report; the same arguments give the same text.
-
-    Args:
-        title: the heading.
-        results: of the runs, the leading one first.
-        bench: benchmark rows, in the order of the page.
-        bench_notes: notes on the benchmark files.
-        not_measured: what the report does not show, one item each.
-    """
+    """Write the report, the leading run first; the same arguments give the same text."""
     templates = Environment(
         autoescape=True,
         loader=FileSystemLoader(Path(__file__).parent),

@@ -56,14 +56,11 @@ SVG_LOOK = {
 
 
 def curves(result: Result, ids: count[int]) -> Iterator[tuple[Markup, str]]:
-    """Draw what a run logged.
+    """Draw what a run logged: inline <svg>, each with what a reader has to know of it.
 
     Args:
         result: of the run.
         ids: numbers that make the ids of drawings unique in the page.
-
-    Yields:
-        An inline <svg>, and what a reader has to know of it.
     """
     run = result.run
     pad: dict[str, Any] = {"below": "step", "pad": 18}

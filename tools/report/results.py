@@ -72,9 +72,6 @@ class Result:
 def read_results(folders: Iterable[Path]) -> list[Result]:
     """Read runs, each with a label of its own.
 
-    Args:
-        folders: written by `fastdeit train`.
-
     Raises:
         UserError: one of them cannot be read.
     """

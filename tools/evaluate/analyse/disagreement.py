@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fastdeit.errors import UserError
 from fastdeit.paper.heads import GROUND_TRUTH, HEADS, TABLE4_MODELS, table4_part, table4_rate
 from fastdeit.text.plots import house_style, new_figure, shorten
 from fastdeit.text.tables import text_table
-from fastdeit.tools.evaluate.analyse.results import check_out, finish
+from fastdeit.tools.evaluate.analyse.results import check_out, finish, need_one
 from fastdeit.tools.evaluate.analyse.voters import Voter, open_voters
 from fastdeit.tools.evaluate.validation import PassOptions, Reader, joined_reader
 
@@ -62,10 +61,7 @@ def disagreement(
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.tools.evaluate.analyse.measures import disagreement as rates
 
-    if not checkpoints:
-        raise UserError(
-            "analyse needs at least one CHECKPOINT. Found: none. Pass RUN/checkpoint.pt."
-        )
+    need_one(checkpoints, "CHECKPOINT", "RUN/checkpoint.pt")
     check_out(out)
     with joined_reader(reading, image_size) as reader:
         index = open_dataset(data)

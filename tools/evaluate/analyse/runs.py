@@ -10,6 +10,7 @@ from typing import Any
 from fastdeit.errors import UserError
 from fastdeit.measured.run import Run, load_run
 from fastdeit.paper.published import Published, published
+from fastdeit.tools.evaluate.analyse.results import need_one
 from fastdeit.tools.evaluate.analyse.voters import short_names
 from fastdeit.training.telemetry import METRICS
 
@@ -85,8 +86,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunCurves]:
     Raises:
         UserError: there is none, or one has no metrics, no evaluation or damaged ones.
     """
-    if not folders:
-        raise UserError("analyse needs at least one RUN. Found: none. Pass a folder of a run.")
+    need_one(folders, "RUN", "a folder of a run")
     unique = list(dict.fromkeys(folders))
     return [_read(each, name) for each, name in zip(unique, short_names(unique), strict=True)]
 

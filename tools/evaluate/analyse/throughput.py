@@ -16,7 +16,7 @@ from fastdeit.paper.figure1 import Measured, Point, architecture_of, papers_rate
 from fastdeit.paper.published import published
 from fastdeit.text.figures import rounded
 from fastdeit.text.tables import figure, text_table
-from fastdeit.tools.evaluate.analyse.results import check_out, finish
+from fastdeit.tools.evaluate.analyse.results import check_out, finish, need_one
 from fastdeit.tools.evaluate.analyse.voters import short_names
 
 CASES = ("table5", "resolutions")
@@ -67,10 +67,7 @@ def throughput(
         0.
     """
     check_out(out)
-    if not evaluations:
-        raise UserError(
-            "analyse needs at least one RUN_OR_EVALUATION. Found: none. Pass a folder of a run."
-        )
+    need_one(evaluations, "RUN_OR_EVALUATION", "a folder of a run")
     unique = list(dict.fromkeys(evaluations))
     scored = [_read(path, name) for path, name in zip(unique, short_names(unique), strict=True)]
     files = [path / ROWS if path.is_dir() else path for path in bench]

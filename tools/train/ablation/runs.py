@@ -48,11 +48,7 @@ class Run:
     """The run whose last checkpoint it fine-tunes."""
 
     def line(self, config: TrainConfig) -> list[str]:
-        """The arguments of the program `fastdeit`.
-
-        Args:
-            config: of the ablation, for the data and the folder.
-        """
+        """The arguments of the program `fastdeit`; data and folder are the ablation's."""
         out = config.run.out
         paths = {"data.train": config.data.train, "data.val": config.data.val}
         paths["run.out"] = out / self.name
@@ -96,7 +92,7 @@ def make_runs(
 
     Args:
         config: `deit-b`, with what is changed.
-        rows: of Table 8.
+        rows: which.
         finetuning: what of it is not as in its recipe, by dotted names; None leaves it out.
     """
     everywhere = changed_fields(config)
@@ -204,12 +200,7 @@ def handing_signals_on() -> Iterator[Child]:
 
 
 def execute(line: list[str], processes: int, child: Child) -> tuple[int, dict[str, Any]]:
-    """Run the program to its end, in a session of its own so that a Ctrl-C reaches it once.
-
-    Args:
-        line: its arguments.
-        processes: how many train together, by torchrun.
-        child: for the signals.
+    """Run the program to its end, by torchrun if several processes train together.
 
     Returns:
         (exit code, its last line on stdout; empty if there was none).
@@ -217,6 +208,7 @@ def execute(line: list[str], processes: int, child: Child) -> tuple[int, dict[st
     program = ["-m", "fastdeit.tools.cli"]
     if processes > 1:
         program = ["-m", "fastdeit.tools.train.together", str(processes)]
+    # In a session of its own, so that a Ctrl-C reaches it once.
     with subprocess.Popen(
         [sys.executable, *program, *line], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

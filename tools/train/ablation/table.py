@@ -19,12 +19,7 @@ COLUMNS = ("row", "paper 224", "ours", "paper 384", "ours")
 
 
 def facts_of(out: Path, state: State) -> dict[str, Any]:
-    """Everything that the table says, for the program's last line.
-
-    Args:
-        out: folder of the ablation.
-        state: what is known of it.
-    """
+    """Everything that the table of an ablation's folder says, for the program's last line."""
     rows = []
     for name, row in ROWS.items():
         paper = table8()[row.paper]
