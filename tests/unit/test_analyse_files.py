@@ -302,6 +302,19 @@ def test_no_star_lies_in_the_legend() -> None:
     assert figure.bbox.y0 <= box.y0 and box.x1 <= figure.bbox.x1
 
 
+def test_a_dollar_is_no_mathematics() -> None:
+    """A run or checkpoint whose name matplotlib would take for a formula is drawn as it is."""
+    name = "a$\\frac{$b"
+    curve = Curve(weights="raw", head="class", epochs=(1, 2), top1_pct=(1.0, 2.0))
+    run = RunCurves(name=name, run=Run(folder=Path(), rows={}), curves=(curve,))
+    figure = plot_epochs([run])
+    figure.canvas.draw()
+    assert name in [text.get_text() for text in figure.legends[0].get_texts()]
+    figure = new_figure(8.5, 6.2)
+    draw(figure.subplots(), "fp32", {}, [Point(name, 20.0, 60.0)])
+    figure.canvas.draw()
+
+
 def test_names(tmp_path: Path) -> None:
     """Runs are named by their folders, by their paths where two share a name."""
     paths = [tmp_path / "a" / "checkpoint.pt", tmp_path / "a" / "best.pt"]
