@@ -16,7 +16,7 @@ from fastdeit.measured.rows import Row
 from fastdeit.paper import PaperRow, rows_of_architecture, table5
 from fastdeit.paper.published import stem
 from fastdeit.paper.tables import TWINS
-from fastdeit.text.plots import house_style, log_rates, new_figure, note, save_png
+from fastdeit.text.plots import house_style, new_figure, note, plain_log, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -171,7 +171,7 @@ def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]
         axes.scatter(*where, color=OWN, marker="*", s=110, zorder=6, label=label)
     papers = "at the same height: paper, V100, fp32" if rates else "paper, V100, fp32"
     axes.scatter([], [], color=PAPERS, marker="D", s=16, label=papers)
-    log_rates(axes)
+    plain_log(axes.xaxis)
     axes.margins(x=0.08)
     axes.set_title(f"{protocol}, measured here", fontsize=11)
     axes.set_xlabel("images per second")

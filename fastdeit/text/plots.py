@@ -11,7 +11,7 @@ from fastdeit.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
+    from matplotlib.axis import Axis, XAxis, YAxis
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
@@ -95,10 +95,11 @@ def whole_numbers(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def log_rates(axes: Axes) -> None:
-    """Let x be logarithmic with its numbers written out: 1,000, no powers of ten."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+def plain_log(axis: XAxis | YAxis) -> None:
+    """Make an axis logarithmic with its numbers written out: 1,000, no powers of ten."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    # matplotlib's own formatter writes mathematics, which `LOOK` takes for letters.
+    axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
 
 
 def shorten(name: str) -> str:

@@ -20,9 +20,12 @@ from fastdeit.tools.evaluate.paper_rows import (
     training_of,
     which_set,
 )
-from fastdeit.tools.evaluate.validation import PassOptions, check_classes, joined_reader
-
-DEFAULT_PASS = PassOptions()
+from fastdeit.tools.evaluate.validation import (
+    DEFAULT_PASS,
+    PassOptions,
+    check_classes,
+    joined_reader,
+)
 
 
 def evaluate(

@@ -51,6 +51,9 @@ class PassOptions:
         require(0 < ratio <= 1, "eval_crop_ratio", ratio, rule, way_out)
 
 
+DEFAULT_PASS = PassOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """What looks at validation sets: this process on its device, among the others."""

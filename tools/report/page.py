@@ -1,6 +1,7 @@
 """The HTML of a report: what `page.html` shows; one page that loads nothing.
 
-For a browser, a phone or a printer. The template escapes whatever is no drawing of ours.
+For a browser, a phone or a printer. The template escapes whatever is no drawing of ours. Jinja2 is
+there wherever torch is.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from fastdeit.text.plots import house_style, new_figure, shorten
 from fastdeit.text.tables import text_table
 from fastdeit.tools.evaluate.analyse.results import check_out, finish, need_one
 from fastdeit.tools.evaluate.analyse.voters import Voter, open_voters
-from fastdeit.tools.evaluate.validation import PassOptions, Reader, joined_reader
+from fastdeit.tools.evaluate.validation import DEFAULT_PASS, PassOptions, Reader, joined_reader
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from fastdeit.pipelines.datasets.index import DatasetIndex
 
-DEFAULT_PASS = PassOptions()
 Checkpoints = Annotated[
     tuple[str, ...],
     tyro.conf.Positional,

@@ -16,14 +16,12 @@ from fastdeit.text.plots import COLORS, GREY, house_style, new_figure, shorten
 from fastdeit.text.tables import figure, text_table
 from fastdeit.tools.evaluate.analyse.results import check_out, finish
 from fastdeit.tools.evaluate.analyse.voters import short_names
-from fastdeit.tools.evaluate.validation import PassOptions, joined_reader
+from fastdeit.tools.evaluate.validation import DEFAULT_PASS, PassOptions, joined_reader
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fastdeit.tools.evaluate.analyse.measures import Cosines
-
-DEFAULT_PASS = PassOptions()
 
 
 def tokens(
