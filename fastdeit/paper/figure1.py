@@ -10,16 +10,17 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastdeit.measured.rows import Row
 from fastdeit.paper import PaperRow, rows_of_architecture, table5
 from fastdeit.paper.published import stem
 from fastdeit.paper.tables import TWINS
-from fastdeit.text.plots import new_figure, save_png
+from fastdeit.text.plots import house_style, new_figure, note, plain_log, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
 
 PAPERS, OWN = "#b4b4b4", "#111111"
 
@@ -52,7 +53,7 @@ SERIES = (
 """Convnets have squares and dashed lines, transformers circles."""
 
 
-def series_of(row: PaperRow) -> Series:
+def _series_of(row: PaperRow) -> Series:
     """Where a row of Table 5 belongs."""
     if row.name.startswith("DeiT-"):
         distilled = "1000" in row.name or "distilled" in row.name
@@ -60,9 +61,9 @@ def series_of(row: PaperRow) -> Series:
     return next(each for each in SERIES if row.name.startswith(each.prefix))
 
 
-def short_name(row: PaperRow) -> str:
+def _short_name(row: PaperRow) -> str:
     """What stands beside a point: the name without what its colour says."""
-    name = row.name.removeprefix(series_of(row).prefix)
+    name = row.name.removeprefix(_series_of(row).prefix)
     return name.replace(" distilled", "").replace(", 1000 epochs", "")
 
 
@@ -111,6 +112,7 @@ def papers_rates(measured: Iterable[Measured]) -> dict[str, dict[str, float]]:
     return found
 
 
+@house_style()
 def plot_panels(
     panels: dict[str, dict[str, float]],
     path: Path,
@@ -138,8 +140,9 @@ def plot_panels(
     save_png(figure, path, dpi=110)
 
 
+@house_style()
 def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]) -> None:
-    """Draw a panel.
+    """Draw the panel of a protocol.
 
     Args:
         axes: where.
@@ -147,95 +150,30 @@ def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]
         rates: images a second by the names of Table 5's rows.
         points: checkpoints of one's own.
     """
-    from matplotlib.patheffects import withStroke
-
     for series in SERIES:
-        models = [row for row in table5() if series_of(row) == series]
-        # Other training of the same architecture is no further step of a line.
-        line = [row for row in models if " RA" not in row.name]
-        axes.plot(
-            [row.throughput for row in line],
-            [row.top1 for row in line],
-            color=PAPERS,
-            linestyle=series.line,
-            linewidth=0.9,
-            zorder=1,
-        )
-        axes.scatter(
-            [row.throughput for row in models],
-            [row.top1 for row in models],
-            color=PAPERS,
-            marker=series.marker,
-            s=16,
-            zorder=2,
-        )
+        models = [row for row in table5() if _series_of(row) == series]
         ours = [row for row in models if row.name in rates]
-        line = [row for row in ours if row in line]
-        axes.plot(
-            [rates[row.name] for row in line],
-            [row.top1 for row in line],
-            color=series.color,
-            linestyle=series.line,
-            linewidth=1.2,
-            zorder=3,
-        )
+        papers_rates = {row.name: row.throughput for row in models}
+        _draw_series(axes, series, models, papers_rates, PAPERS, 0.9, 16, 1)
         if ours:
-            axes.scatter(
-                [rates[row.name] for row in ours],
-                [row.top1 for row in ours],
-                color=series.color,
-                marker=series.marker,
-                s=26,
-                zorder=4,
-                label=series.title,
-            )
+            shown = _draw_series(axes, series, ours, rates, series.color, 1.2, 26, 3)
+            shown.set_label(series.title)
         for row in ours:
-            right, up = series.offset if row in line else (-5, 3)
-            label = axes.annotate(
-                short_name(row),
-                (rates[row.name], row.top1),
-                (right, up),
-                textcoords="offset points",
-                ha="left" if right > 0 else "right",
-                va="bottom" if up > 0 else "top",
-                fontsize=8,
-                color=series.color,
-                zorder=5,
-            )
-            label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+            offset = series.offset if _is_step(row) else (-5, 3)
+            place, text = (rates[row.name], row.top1), _short_name(row)
+            note(axes, text, place, offset, fontsize=8, color=series.color, zorder=5, **_halo())
     for point in points:
-        label = axes.annotate(
-            point.label,
-            (point.img_per_s, point.top1_pct),
-            (-6, -5),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            fontsize=8,
-            fontweight="bold",
-            color=OWN,
-            parse_math=False,
-            zorder=7,
-        )
-        label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        bold = {"fontsize": 8, "fontweight": "bold", "color": OWN, "zorder": 7, **_halo()}
+        note(axes, point.label, (point.img_per_s, point.top1_pct), (-6, -5), **bold)
     if points:
-        axes.scatter(
-            [point.img_per_s for point in points],
-            [point.top1_pct for point in points],
-            color=OWN,
-            marker="*",
-            s=110,
-            zorder=6,
-            label="own checkpoints, accuracy evaluated",
-        )
+        where = [point.img_per_s for point in points], [point.top1_pct for point in points]
+        label = "own checkpoints, accuracy evaluated"
+        axes.scatter(*where, color=OWN, marker="*", s=110, zorder=6, label=label)
     papers = "at the same height: paper, V100, fp32" if rates else "paper, V100, fp32"
     axes.scatter([], [], color=PAPERS, marker="D", s=16, label=papers)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    plain_log(axes.xaxis)
     axes.margins(x=0.08)
-    axes.grid(color="#eeeeee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_title(f"{protocol}, measured here", loc="left", fontsize=11)
+    axes.set_title(f"{protocol}, measured here", fontsize=11)
     axes.set_xlabel("images per second")
     axes.set_ylabel(
         "top-1, % (stars: evaluated, others: the paper's)"
@@ -243,19 +181,40 @@ def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]
         else "ImageNet top-1 of the paper, %"
     )
     axes.tick_params(labelbottom=True, labelleft=True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(
-        fontsize=8,
-        frameon=False,
-        # A star of one's own may lie anywhere, so the legend goes below.
-        **(
-            {"loc": "upper left", "bbox_to_anchor": (0, -0.1), "ncols": 4}
-            if points
-            else {"loc": "lower left"}
-        ),
-        title="squares: convnets, circles: transformers",
-        title_fontsize=8,
-    )
+    # A star of one's own may lie anywhere, so the legend goes below.
+    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.1), "ncols": 4}
+    corner = below if points else {"loc": "lower left"}
+    axes.legend(title="squares: convnets, circles: transformers", **corner)
+
+
+def _is_step(row: PaperRow) -> bool:
+    """Whether a row is a step of its series' line, not other training of an architecture."""
+    return " RA" not in row.name
+
+
+def _draw_series(
+    axes: Axes,
+    series: Series,
+    rows: list[PaperRow],
+    rates: dict[str, float],
+    color: str,
+    width: float,
+    size: int,
+    zorder: int,
+) -> PathCollection:
+    """Draw the line of some models, and a point for each."""
+    line = [row for row in rows if _is_step(row)]
+    places = [rates[row.name] for row in line], [row.top1 for row in line]
+    axes.plot(*places, color=color, linestyle=series.line, linewidth=width, zorder=zorder)
+    places = [rates[row.name] for row in rows], [row.top1 for row in rows]
+    return axes.scatter(*places, color=color, marker=series.marker, s=size, zorder=zorder + 1)
+
+
+def _halo() -> dict[str, Any]:
+    """White around letters that may cross a line."""
+    from matplotlib.patheffects import withStroke
+
+    return {"path_effects": [withStroke(linewidth=2, foreground="white")]}
 
 
 def rates_by_protocol(rows: list[Row]) -> dict[str, dict[str, float]]:

@@ -23,7 +23,7 @@ from fastdeit.recipes import ENTRIES, fill_recipe
 from fastdeit.recipes.table8 import ROWS, RowName, own_fields
 from fastdeit.tools.cli import main
 from fastdeit.tools.train.ablation import command as ablate_module
-from fastdeit.tools.train.ablation.runs import Finetuning, State, make_runs, pretraining
+from fastdeit.tools.train.ablation.runs import State, make_runs, pretraining
 from fastdeit.tools.train.ablation.table import facts_of, table_of
 
 SMALL = shlex.split(
@@ -66,7 +66,7 @@ def test_every_row_of_the_paper() -> None:
 def test_which_runs_there_are() -> None:
     """Eleven trainings, since three rows share one, and a fine-tuning for each row."""
     config = fill_recipe("deit-b", Path("x"))
-    runs = make_runs(config, tuple(ROWS), Finetuning())
+    runs = make_runs(config, tuple(ROWS), {})
     names = [run.name for run in runs]
     assert len(names) == len(set(names)) == 11 + 13
     assert [pretraining(name) for name in ("none", "finetune-sgd", "ema")] == ["none"] * 3

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from fastdeit.measured.run import Run
 from fastdeit.paper import table5
 from fastdeit.paper.figure1 import Point, draw
 from fastdeit.text.plots import new_figure
 from fastdeit.tools.cli import main
-from fastdeit.tools.evaluate.analyse.plots import epochs_plot, lines_of
+from fastdeit.tools.evaluate.analyse.figure3 import lines_of, plot_epochs
 from fastdeit.tools.evaluate.analyse.runs import Curve, RunCurves, read_runs
 from fastdeit.tools.evaluate.analyse.voters import short_names, split_head
 
@@ -129,14 +130,9 @@ def test_a_legend_of_many_runs_is_whole() -> None:
         runs = [
             RunCurves(
                 name=f"a_rather_long_name_of_a_run_with_options_{number}",
-                folder=Path(),
-                model=None,
-                is_papers_model=False,
-                image_size=None,
-                num_epochs=lengths[number % 2],
+                run=Run(folder=Path(), config={"optim": {"epochs": lengths[number % 2]}}, rows={}),
                 curves=tuple(
                     Curve(
-                        run=f"{number}",
                         weights=weights,
                         head=name,
                         epochs=(1, lengths[number % 2]),
@@ -148,7 +144,7 @@ def test_a_legend_of_many_runs_is_whole() -> None:
             )
             for number in range(12)
         ]
-        figure = epochs_plot(runs, {run.name: [] for run in runs})
+        figure = plot_epochs(runs)
         figure.canvas.draw()
         (legend,) = figure.legends
         is_explained = any("hollow" in text.get_text() for text in legend.get_texts())
@@ -304,6 +300,19 @@ def test_no_star_lies_in_the_legend() -> None:
     box = legend.get_window_extent()
     assert box.y1 < axes.xaxis.label.get_window_extent().y0
     assert figure.bbox.y0 <= box.y0 and box.x1 <= figure.bbox.x1
+
+
+def test_a_dollar_is_no_mathematics() -> None:
+    """A run or checkpoint whose name matplotlib would take for a formula is drawn as it is."""
+    name = "a$\\frac{$b"
+    curve = Curve(weights="raw", head="class", epochs=(1, 2), top1_pct=(1.0, 2.0))
+    run = RunCurves(name=name, run=Run(folder=Path(), rows={}), curves=(curve,))
+    figure = plot_epochs([run])
+    figure.canvas.draw()
+    assert name in [text.get_text() for text in figure.legends[0].get_texts()]
+    figure = new_figure(8.5, 6.2)
+    draw(figure.subplots(), "fp32", {}, [Point(name, 20.0, 60.0)])
+    figure.canvas.draw()
 
 
 def test_names(tmp_path: Path) -> None:

@@ -266,11 +266,12 @@ def test_wheel_has_one_top_level_name(wheel: zipfile.ZipFile) -> None:
 
 
 def test_wheel_holds_the_code_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """The built wheel holds every module, py.typed and the paper, and neither results nor tests."""
+    """The built wheel has every module, the package data, and neither results nor tests."""
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     files = python_files(*FOLDERS)
     expected = {str(file if file.parts[0] == "fastdeit" else "fastdeit" / file) for file in files}
-    assert names == expected | {"fastdeit/py.typed", "fastdeit/paper/tables.json"}
+    report = {f"fastdeit/tools/report/{name}" for name in ("page.html", "style.css")}
+    assert names == expected | report | {"fastdeit/py.typed", "fastdeit/paper/tables.json"}
 
 
 def test_pytest_options() -> None:

@@ -28,7 +28,7 @@ def test_headline_gives_the_joint_head_against_chance(make_run: MakeRun) -> None
     assert "Top-1 on val: 71.3% (joint head, 600 images), 14 times chance (5.0%)." in page
     assert "demo-student (deit_tiny, depth 4, 2.7 M parameters), trained for 2 epochs" in page
     assert "Stopped early" not in page
-    assert "<pre>fastdeit train &#x27;a b&#x27;</pre>" in page
+    assert "<pre>fastdeit train &#39;a b&#39;</pre>" in page
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,9 @@ def test_heads_table_has_every_head(make_run: MakeRun) -> None:
 
 
 def test_hostile_strings_are_escaped(make_run: MakeRun) -> None:
-    """Markup in a title, recipe, head, benchmark or environment shows as text and runs nowhere."""
+    """Markup in a title, folder, recipe, head, benchmark or environment is text, never a tag."""
     folder = make_run(
+        '<script>alert("folder")',
         recipe=HOSTILE,
         heads={HOSTILE: {"top1_pct": 50.0}},
         environment={HOSTILE: HOSTILE, "engine": HOSTILE},
@@ -110,10 +111,17 @@ def test_hostile_strings_are_escaped(make_run: MakeRun) -> None:
         "environment": {HOSTILE: HOSTILE},
     }
     page = page_of(
-        folder, title=HOSTILE, not_measured=(HOSTILE,), bench=(write_bench(folder, [row]),)
+        folder,
+        make_run(recipe=HOSTILE, heads=None),
+        title=HOSTILE,
+        not_measured=(HOSTILE,),
+        bench=(write_bench(folder, [row]),),
     )
     assert "<script" not in page
     assert page.count("&lt;script&gt;") > 10
+    # The folder tells runs of one recipe from each other; the configuration stands there whole.
+    assert page.count("(&lt;script&gt;alert(&#34;folder&#34;))") > 2
+    assert "&#34;name&#34;: &#34;&lt;script&gt;alert(" in page
 
 
 def test_page_loads_nothing(make_run: MakeRun) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from fastdeit.errors import UserError
+from fastdeit.measured.run import load_run
 from fastdeit.tools.cli import main
 from fastdeit.tools.report.command import report
-from fastdeit.tools.report.inputs import load_run
 from fastdeit.tools.report.plots import series
 from report_runs import (
     BENCH,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fastdeit.files import replace_file
-from fastdeit.machine.launch import local_rank
+from fastdeit.measured.run import EVALUATION
 from fastdeit.tools.evaluate.paper_rows import (
     evaluation_table,
     explain,
@@ -21,14 +21,11 @@ from fastdeit.tools.evaluate.paper_rows import (
     which_set,
 )
 from fastdeit.tools.evaluate.validation import (
-    TIMEOUT_MINUTES,
+    DEFAULT_PASS,
     PassOptions,
     check_classes,
-    check_image_size,
-    one_pass,
+    joined_reader,
 )
-
-DEFAULT_PASS = PassOptions()
 
 
 def evaluate(
@@ -62,15 +59,11 @@ def evaluate(
         0.
     """
     from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
-    from fastdeit.machine.device import choose_compute
-    from fastdeit.machine.distributed import joined
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.pipelines.datasets.real_labels import read_real_labels
     from fastdeit.training.evaluate import evaluate_all
 
-    check_image_size(image_size)
-    compute = choose_compute(reading.device, reading.precision, local_rank())
-    with joined(compute, TIMEOUT_MINUTES) as world, world.explain_loss("Start it again."):
+    with joined_reader(reading, image_size) as reader:
         content = load_checkpoint(checkpoint)
         index = open_dataset(dataset)
         check_classes(tuple(content["class_names"]), index)
@@ -80,14 +73,12 @@ def evaluate(
         kinds: tuple[Literal["raw", "ema"], ...] = (
             ("raw", "ema") if weights == "both" else (weights,)
         )
-        models = [
-            model_from_checkpoint(content, kind, image_size).to(compute.device) for kind in kinds
-        ]
-        size = image_size or content["image_size"]
-        with one_pass(index, size, reading, compute, world, "evaluating") as (shown, batches):
-            results = evaluate_all(models, shown, compute, right_labels, world)
-            replaced = batches.replacements.num_samples(world)
-    if not world.is_main:
+        device, size = reader.compute.device, image_size or content["image_size"]
+        models = [model_from_checkpoint(content, kind, image_size).to(device) for kind in kinds]
+        with reader.one_pass(index, size, "evaluating") as (shown, batches):
+            results = evaluate_all(models, shown, reader.compute, right_labels, reader.world)
+            replaced = batches.replacements.num_samples(reader.world)
+    if not reader.world.is_main:
         return 0
     facts: dict[str, Any] = model_facts(content)
     rows = papers_rows(facts, training, size, which)
@@ -101,7 +92,7 @@ def evaluate(
         "image_size": size,
         "eval_crop_ratio": reading.eval_crop_ratio,
         "weights": weights,
-        "compute": compute.reason,
+        "compute": reader.compute.reason,
         **results[0].to_dict(),
         **({"ema_heads": results[1].to_dict()["heads"]} if weights == "both" else {}),
         "paper": paper_facts(rows, which),
@@ -110,5 +101,5 @@ def evaluate(
         facts["images_replaced"] = replaced
     text = json.dumps(facts)
     print(text)
-    replace_file(checkpoint.with_name("evaluation.json"), (text + "\n").encode())
+    replace_file(checkpoint.with_name(EVALUATION), (text + "\n").encode())
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastdeit.checkpoints.classes import numbered_classes
 from fastdeit.config.data import Dataset
 from fastdeit.errors import UserError
+from fastdeit.measured.run import SHAPE
 from fastdeit.paper.published import Published, Training, published
 from fastdeit.paper.transfer import IN_TABLE_6, dataset_row
 from fastdeit.text.tables import figure, text_table
@@ -20,13 +21,7 @@ if TYPE_CHECKING:
 NUM_CLASSES = 1000
 VAL_IMAGES, V2_IMAGES = 50_000, 10_000
 WORDNET_ID = re.compile(r"n\d{8}")
-CHANGES = ("patch_size", "embed_dim", "depth", "num_heads")
-"""Options that make a model another one than timm's of the same name."""
-TITLES = {
-    **{str(name): title for name, title in IN_TABLE_6.items()},
-    "v2": "ImageNet-V2",
-    "none": "",
-}
+TITLES: dict[Any, str] = {**IN_TABLE_6, "v2": "ImageNet-V2", "none": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,85 +94,55 @@ def training_of(content: dict[str, Any]) -> Training:
 def model_facts(content: dict[str, Any]) -> dict[str, Any]:
     """`model`, timm's name, and `model_options`, how its shape differs from timm's, if it does."""
     config = content["model_config"]
-    options = {name: config[name] for name in CHANGES if config.get(name) is not None}
+    options = {name: config[name] for name in SHAPE if config.get(name) is not None}
     return {"model": config["model"], **({"model_options": options} if options else {})}
 
 
 def papers_rows(
     facts: dict[str, Any], training: Training, image_size: int, which: Which
 ) -> list[Published]:
-    """The paper's rows of a model that have a figure for a set.
-
-    Args:
-        facts: from `model_facts`.
-        training: from `training_of`.
-        image_size: side of the images in pixels.
-        which: which column is wanted.
-    """
+    """The paper's rows of a model at a size in pixels that have a figure for a set."""
     if which.name == "none" or "model_options" in facts:
         return []
     rows = published(facts["model"], image_size, training)
-    return [row for row in rows if top1_of(row, which) is not None]
+    return [row for row in rows if _top1_of(row, which) is not None]
 
 
-def top1_of(row: Published, which: Which) -> float | None:
+def _top1_of(row: Published, which: Which) -> float | None:
     """A row's figure for a set."""
     return row.v2_top1_pct if which.name == "v2" else row.top1_pct
 
 
 def paper_facts(rows: list[Published], which: Which) -> list[dict[str, Any]]:
     """The same for JSON; `set` says of which set the figure is."""
-    return [
-        {
-            "name": row.name,
-            "table": row.table,
-            "head": row.head,
-            "set": which.name,
-            "top1_pct": top1_of(row, which),
-            **(
-                {}
-                if row.real_top1_pct is None or which.name != "imagenet"
-                else {"real_top1_pct": row.real_top1_pct}
-            ),
-        }
-        for row in rows
-    ]
+    facts = []
+    for row in rows:
+        fact: dict[str, Any] = {"name": row.name, "table": row.table, "head": row.head}
+        fact |= {"set": which.name, "top1_pct": _top1_of(row, which)}
+        if row.real_top1_pct is not None and which.name == "imagenet":
+            fact["real_top1_pct"] = row.real_top1_pct
+        facts.append(fact)
+    return facts
 
 
 def evaluation_table(
     evaluations: dict[str, Evaluation], rows: list[Published], which: Which
 ) -> str:
-    """Heads and weights as rows, the paper's below each head.
-
-    Args:
-        evaluations: by the weights they are of, raw or ema.
-        rows: from `papers_rows`.
-        which: which set it was.
-    """
+    """Heads and weights (raw or ema) as rows, the paper's below each head."""
     scores = [score for each in evaluations.values() for score in each.heads.values()]
     has_real = any(score.real_top1_pct is not None for score in scores)
     title = " ".join(filter(None, (TITLES[which.name], "top-1 %")))
-    lines = [["head", "of", title, *(["ReaL top-1 %"] if has_real else []), "top-5 %", "loss"]]
+    lines = [["head", "of", title, *["ReaL top-1 %"] * has_real, "top-5 %", "loss"]]
     for head in next(iter(evaluations.values())).heads:
         for weights, evaluation in evaluations.items():
             score = evaluation.heads[head]
-            real = [figure(score.real_top1_pct, ".2f")] if has_real else []
-            lines.append(
-                [
-                    head,
-                    f"{weights} weights",
-                    f"{score.top1_pct:.2f}",
-                    *real,
-                    f"{score.top5_pct:.2f}",
-                    f"{score.loss:.4f}",
-                ]
-            )
+            real = [figure(score.real_top1_pct, ".2f")] * has_real
+            cells = [f"{score.top1_pct:.2f}", *real, f"{score.top5_pct:.2f}", f"{score.loss:.4f}"]
+            lines.append([head, f"{weights} weights", *cells])
         for row in (each for each in rows if each.head == head):
-            real = []
-            if has_real:
-                real = [figure(row.real_top1_pct if which.name == "imagenet" else None, ".1f")]
-            top1 = figure(top1_of(row, which), ".1f")
-            lines.append([head, f"{row.table}: {row.name}", top1, *real, "", ""])
+            known = row.real_top1_pct if which.name == "imagenet" else None
+            cells = [figure(_top1_of(row, which), ".1f"), *([figure(known, ".1f")] * has_real)]
+            lines.append([head, f"{row.table}: {row.name}", *cells, "", ""])
     return text_table(lines, "llr")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fastdeit.checkpoints.classes import knows_classes, numbered_classes
 from fastdeit.errors import UserError, require
-from fastdeit.machine.launch import is_first_process
+from fastdeit.machine.launch import is_first_process, local_rank
 from fastdeit.text.progress import progress
 
 if TYPE_CHECKING:
@@ -45,79 +45,67 @@ class PassOptions:
     """Stop at an image that does not decode, or count its neighbour in its place."""
 
     def __post_init__(self) -> None:
-        require(
-            self.batch_size >= 1,
-            "batch_size",
-            self.batch_size,
-            "must be at least 1",
-            "Pass 256, say.",
+        size, ratio = self.batch_size, self.eval_crop_ratio
+        require(size >= 1, "batch_size", size, "must be at least 1", "Pass 256, say.")
+        rule, way_out = "must be above 0 and at most 1", "Pass --eval-crop-ratio 0.875, say."
+        require(0 < ratio <= 1, "eval_crop_ratio", ratio, rule, way_out)
+
+
+DEFAULT_PASS = PassOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What looks at validation sets: this process on its device, among the others."""
+
+    options: PassOptions
+    compute: Compute
+    world: World
+
+    @contextmanager
+    def one_pass(
+        self, index: DatasetIndex, image_size: int, what: str
+    ) -> Iterator[tuple[Iterable[Batch], Pipeline]]:
+        """This process's part of a set as images of so many pixels; all see each image once.
+
+        Yields:
+            (the batches, with a bar that says `what`; the pipeline they come from).
+        """
+        from fastdeit.pipelines.engines.pipeline import PipelineOptions
+        from fastdeit.pipelines.open import eval_plan, open_pipeline
+
+        options, world = self.options, self.world
+        plan = eval_plan(
+            index,
+            image_size,
+            options.eval_crop_ratio,
+            min(options.batch_size * world.size, len(index)),
+            rank=world.rank,
+            world_size=world.size,
         )
-        require(
-            0 < self.eval_crop_ratio <= 1,
-            "eval_crop_ratio",
-            self.eval_crop_ratio,
-            "must be above 0 and at most 1",
-            "Pass --eval-crop-ratio 0.875, say.",
+        opened = PipelineOptions(
+            threads=options.threads, device=self.compute.device, bad_images=options.bad_images
         )
+        with open_pipeline(index, plan, options.engine, opened) as batches:
+            shown = progress(batches, what, len(batches), unit="batch", is_shown=world.is_main)
+            yield shown, batches
 
 
 @contextmanager
-def one_pass(
-    index: DatasetIndex,
-    image_size: int,
-    options: PassOptions,
-    compute: Compute,
-    world: World,
-    what: str,
-) -> Iterator[tuple[Iterable[Batch], Pipeline]]:
-    """A context with this process's part of a validation set; all processes see each image once.
-
-    Args:
-        index: the set.
-        image_size: side of the images in pixels.
-        options: how it is read.
-        compute: where the images go.
-        world: the processes.
-        what: a verb phrase for the bar.
-
-    Yields:
-        (the batches, with a bar; the pipeline they come from).
-    """
-    from fastdeit.pipelines.engines.pipeline import PipelineOptions
-    from fastdeit.pipelines.open import eval_plan, open_pipeline
-
-    step_size = min(options.batch_size * world.size, len(index))
-    plan = eval_plan(
-        index,
-        image_size,
-        options.eval_crop_ratio,
-        step_size,
-        rank=world.rank,
-        world_size=world.size,
-    )
-    opened = PipelineOptions(
-        threads=options.threads, device=compute.device, bad_images=options.bad_images
-    )
-    with open_pipeline(index, plan, options.engine, opened) as batches:
-        yield (
-            progress(batches, what, len(batches), unit="batch", is_shown=world.is_main),
-            batches,
-        )
-
-
-def check_image_size(image_size: int | None) -> None:
-    """Refuse a size that is none, before anything is read.
+def joined_reader(options: PassOptions, image_size: int | None) -> Iterator[Reader]:
+    """A context in which all processes of a job look at validation sets.
 
     Raises:
-        UserError: it is 0 or less.
+        UserError: the size in pixels that was asked for is 0 or less, or the device is not there.
     """
-    require(
-        image_size is None or image_size > 0,
-        "image_size",
-        image_size,
-        "must be above 0",
-        "Pass --image-size 224, say.",
-    )
+    from fastdeit.machine.device import choose_compute
+    from fastdeit.machine.distributed import joined
+
+    is_size = image_size is None or image_size > 0
+    require(is_size, "image_size", image_size, "must be above 0", "Pass --image-size 224, say.")
+    compute = choose_compute(options.device, options.precision, local_rank())
+    with joined(compute, TIMEOUT_MINUTES) as world, world.explain_loss("Start it again."):
+        yield Reader(options, compute, world)
 
 
 def check_classes(class_names: tuple[str, ...], index: DatasetIndex) -> None:

@@ -15,9 +15,9 @@ import tyro
 
 from fastdeit.errors import UserError
 from fastdeit.files import replace_file
-from fastdeit.tools.report.inputs import load_bench, load_runs
+from fastdeit.measured.run import load_bench
 from fastdeit.tools.report.page import GENERATOR, make_page
-from fastdeit.tools.report.results import default_not_measured, headline, result_of
+from fastdeit.tools.report.results import default_not_measured, headline, read_results
 
 Runs = Annotated[
     tuple[Path, ...],
@@ -55,31 +55,34 @@ def report(
         raise UserError(
             "report needs at least one RUN. Found: none. Pass a folder written by `fastdeit train`."
         )
-    check_out(out)
-    loaded = load_runs(runs)
-    results = [result_of(run) for run in loaded]
+    _check_out(out)
+    results = read_results(runs)
     rows, bench_notes = load_bench(bench)
-    listed = list(not_measured) or default_not_measured(loaded, rows)
-    page = make_page(
-        title, loaded, results, rows, bench_notes, [item for item in listed if item.strip()]
-    )
-    write_page(out, page)
+    listed = not_measured or default_not_measured([result.run for result in results], rows)
+    listed = [item for item in listed if item.strip()]
+    page = make_page(title, results, rows, bench_notes, listed)
+    try:
+        replace_file(out, page.encode())
+    except OSError as error:
+        raise UserError(
+            f"--out cannot be written. Found: {out} ({error.strerror}). Pass another --out."
+        ) from error
     print(f"{out}: {headline(results[0])}", file=sys.stderr)
     summary = [
         {
-            "name": run.label,
+            "name": result.label,
             "top1_pct": result.top1_pct,
             "chance_pct": result.chance_pct,
             "head": result.head,
         }
-        for run, result in zip(loaded, results, strict=True)
+        for result in results
     ]
     print(json.dumps({"report": str(out), "runs": summary}, allow_nan=False))
     return 0
 
 
-def check_out(out: Path) -> None:
-    """Raise a UserError if `out` exists and is anything but an earlier report."""
+def _check_out(out: Path) -> None:
+    """Refuse to replace anything but an earlier report."""
     if not os.path.lexists(out):
         return
     found = "a folder" if out.is_dir() else "a file that `fastdeit report` did not write"
@@ -91,13 +94,3 @@ def check_out(out: Path) -> None:
         f"--out must be a new file or an earlier report. Found: {out}, {found}. "
         "Pass another --out, or move the file away."
     )
-
-
-def write_page(out: Path, page: str) -> None:
-    """Write `page` to `out` in one step, so that a reader never meets half a page."""
-    try:
-        replace_file(out, page.encode())
-    except OSError as error:
-        raise UserError(
-            f"--out cannot be written. Found: {out} ({error.strerror}). Pass another --out."
-        ) from error

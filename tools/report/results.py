@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from statistics import median
-from typing import Any, TypeGuard
+from typing import Any
 
-from fastdeit.errors import UserError
+from fastdeit.errors import require
+from fastdeit.measured.run import ENVIRONMENT, EVALUATION, Json, Run, is_number, load_run
 from fastdeit.text.figures import duration
-from fastdeit.tools.report.inputs import Json, Run
+from fastdeit.training.telemetry import METRICS
 
 DEVICES = {"cpu": "a CPU", "cuda": "a GPU"}
 Z95 = 1.959964  # the normal quantile of a two-sided 95% interval
@@ -22,34 +24,36 @@ Z95 = 1.959964  # the normal quantile of a two-sided 95% interval
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The accuracy of a run, as its headline gives it."""
+    """A run with its accuracy, as its headline gives it."""
 
-    head: str | None
-    """joint where the model has one (the paper's test-time rule), else class."""
-    top1_pct: float | None
-    """Top-1 of that head."""
-    num_images: int | None
-    """How many images it was measured on."""
+    run: Run
+    label: str
+    """What the page calls the run: its recipe, with the folder's name where two share one."""
     val: str
     """What the images are called."""
     source: str
     """Where the numbers were read."""
+    num_images: int | None
+    """How many images they were measured on."""
     heads: dict[str, Json]
     """The scores of all heads: class, dist, joint, then any others."""
     num_classes: int | None
     """Number of classes, None if environment.json does not say."""
 
     @property
+    def head(self) -> str | None:
+        """The joint head where there is one (the paper's test-time rule), else class."""
+        return next((name for name in ("joint", "class", *self.heads) if name in self.heads), None)
+
+    @property
+    def top1_pct(self) -> float | None:
+        """Top-1 of that head."""
+        return None if self.head is None else self.heads[self.head].get("top1_pct")
+
+    @property
     def chance_pct(self) -> float | None:
         """Top-1 of guessing, with classes of one size."""
         return None if self.num_classes is None else 100 / self.num_classes
-
-    @property
-    def times_chance(self) -> float | None:
-        """Top-1 over that of guessing."""
-        if self.top1_pct is None or self.chance_pct is None:
-            return None
-        return self.top1_pct / self.chance_pct
 
     @property
     def has_failed(self) -> bool:
@@ -59,36 +63,53 @@ class Result:
         # With two classes no accuracy is above twice chance: halfway to 100% stands in.
         return self.top1_pct <= min(2 * self.chance_pct, (self.chance_pct + 100) / 2)
 
+    @property
+    def digits(self) -> int:
+        """Decimals that show chance: 5.0%, 0.10%."""
+        return 1 if self.num_classes is None or self.num_classes <= 200 else 2
 
-def result_of(run: Run) -> Result:
-    """Find the result of a run: in evaluation.json, else in its last evaluation while training."""
+
+def read_results(folders: Iterable[Path]) -> list[Result]:
+    """Read runs, each with a label of its own.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    runs = [load_run(folder) for folder in folders]
+    names = [str(run.config.get("name") or run.folder.resolve().name) for run in runs]
+    return [
+        _result(run, f"{name} ({run.folder.resolve().name})" if names.count(name) > 1 else name)
+        for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def _result(run: Run, label: str) -> Result:
+    """The result in evaluation.json, else in the last evaluation while training."""
     num_classes = run.environment.get("num_classes")
-    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
-        raise UserError(
-            f"{run.folder / 'environment.json'}: num_classes must be a whole number above 0. "
-            f"Found: {num_classes!r}. Repair the file."
-        )
-    val = "val"
+    require(
+        num_classes is None or (isinstance(num_classes, int) and num_classes >= 1),
+        f"{run.folder / ENVIRONMENT}: num_classes",
+        repr(num_classes),
+        "must be a whole number above 0",
+        "Repair the file.",
+    )
+    val, row, source = "val", run.evals[-1] if run.evals else {}, "n/a"
     if run.evaluation is not None:
-        row, source = run.evaluation, "evaluation.json"
-        ours, theirs = lookup(run.config, "data", "val"), row.get("dataset") or row.get("data")
-        if ours and theirs and not is_same_path(str(ours), str(theirs)):
+        row, source = run.evaluation, EVALUATION
+        ours, theirs = run.option("data", "val"), row.get("dataset") or row.get("data")
+        if ours and theirs and not _is_same_path(str(ours), str(theirs)):
             val = str(theirs)
-    elif run.evals:
-        row, source = run.evals[-1], f"metrics.jsonl, step {fmt(run.evals[-1]['step'])}"
-    else:
-        row, source = {}, "n/a"
+    elif row:
+        source = f"{METRICS}, step {fmt(row['step'])}"
     heads = row.get("heads", {})
-    ordered = {name: heads[name] for name in ("class", "dist", "joint") if name in heads}
-    ordered.update(heads)
-    head = next((name for name in ("joint", "class", *ordered) if name in ordered), None)
+    first = {name: heads[name] for name in ("class", "dist", "joint") if name in heads}
     return Result(
-        head=head,
-        top1_pct=ordered[head].get("top1_pct") if head else None,
-        num_images=row.get("num_images"),
+        run=run,
+        label=label,
         val=val,
         source=source,
-        heads=ordered,
+        num_images=row.get("num_images"),
+        heads={**first, **heads},
         num_classes=num_classes,
     )
 
@@ -99,54 +120,46 @@ def headline(result: Result) -> str:
         return "Top-1 on val: n/a, the run has no evaluation yet."
     if result.top1_pct is None:
         return f"Top-1 on {result.val}: n/a, not in {result.source}."
-    images = "n/a images" if result.num_images is None else f"{fmt(result.num_images)} images"
-    score = f"{result.top1_pct:.1f}% ({result.head} head, {images})"
+    score = f"{result.top1_pct:.1f}% ({result.head} head, {fmt(result.num_images)} images)"
     if result.chance_pct is None:
         return f"Top-1 on {result.val}: {score}; chance n/a (number of classes not recorded)."
-    against = f"{fmt_times(result.times_chance)} chance ({result.chance_pct:.{digits(result)}f}%)"
+    ratio = result.top1_pct / result.chance_pct
+    times = f"{ratio:.{0 if ratio >= 9.95 else 1}f} times"
+    against = f"{times} chance ({result.chance_pct:.{result.digits}f}%)"
     if result.has_failed:
         return f"Failed to learn: top-1 on {result.val} is {score}, only {against}."
     return f"Top-1 on {result.val}: {score}, {against}."
 
 
-def digits(result: Result) -> int:
-    """Decimals that show chance: 5.0%, 0.10%."""
-    return 1 if result.num_classes is None or result.num_classes <= 200 else 2
-
-
-def describe(run: Run) -> str:
+def describe(result: Result) -> str:
     """Say in one phrase what was trained on what; what the files do not say is left out."""
-    model = lookup(run.config, "model", "model") or lookup(run.config, "model", "name")
-    num_params = run.environment.get("num_params")
-    text = run.label
-    about = [str(model)] if model else []
+    run, environment = result.run, result.run.environment
+    model = run.option("model", "model") or run.option("model", "name")
     # The name alone would pass a reshaped model off as timm's own.
-    for key in ("patch_size", "embed_dim", "depth", "num_heads"):
-        value = lookup(run.config, "model", key)
-        about += [] if value is None else [f"{key} {value}"]
+    about = [*([str(model)] if model else []), *(f"{k} {v}" for k, v in run.shape.items())]
+    num_params = environment.get("num_params")
     if is_number(num_params):
         about.append(f"{num_params / 1e6:.1f} M parameters")
-    if about:
-        text += f" ({', '.join(about)})"
-    images, classes = (run.environment.get(k) for k in ("num_train_images", "num_classes"))
-    side, device = lookup(run.config, "data", "image_size"), run.environment.get("device")
-    num_epochs = epochs_done(run)
+    text = f"{result.label} ({', '.join(about)})" if about else result.label
     text += ", trained"
+    num_epochs = _epochs_done(run)
     if num_epochs is not None:
         text += f" for {fmt(num_epochs)} epoch{'' if num_epochs == 1 else 's'}"
+    images, classes = environment.get("num_train_images"), environment.get("num_classes")
     if is_number(images):
         text += f" on {fmt(images)} images"
         text += f" of {fmt(classes)} classes" if is_number(classes) else ""
+    side, distillation = run.option("data", "image_size"), run.option("distill", "distillation")
     if is_number(side):
         text += f" at {side} x {side} pixels"
-    distillation = lookup(run.config, "distill", "distillation")
     if distillation not in (None, "none"):
         text += f", with {distillation} distillation"
-    device = device.split(":")[0] if isinstance(device, str) else None
-    return text + (f", on {DEVICES.get(device, device)}." if device else ".")
+    device = environment.get("device")
+    kind = device.split(":")[0] if isinstance(device, str) else None
+    return text + (f", on {DEVICES.get(kind, kind)}." if kind else ".")
 
 
-def epochs_done(run: Run) -> int | None:
+def _epochs_done(run: Run) -> int | None:
     """How many epochs the last evaluation follows; None if there is none or nothing tells."""
     if not run.evals:
         return None
@@ -156,16 +169,15 @@ def epochs_done(run: Run) -> int | None:
     return None if epoch is None else int(epoch) + 1
 
 
-def notes_of(run: Run, result: Result) -> list[str]:
+def notes_of(result: Result) -> list[str]:
     """What a reader has to know before believing the numbers of a run, one sentence each."""
-    notes = list(run.notes)
-    done, planned = epochs_done(run), lookup(run.config, "optim", "epochs")
+    run, notes = result.run, list(result.run.notes)
+    done, planned = _epochs_done(run), run.option("optim", "epochs")
     if is_number(planned) and (done is not None or not run.evals) and (done or 0) < planned:
         notes.append(f"Stopped early: {fmt(done or 0)} of {fmt(planned)} epochs were evaluated.")
-    losses = [row["loss"] for row in run.train if row.get("loss") is not None]
-    if not all(map(math.isfinite, losses)):
-        first = next(r["step"] for r in run.train if not math.isfinite(r.get("loss") or 0))
-        notes.append(f"The loss was not finite, first at step {fmt(first)}.")
+    infinite = [row for row in run.train if not math.isfinite(row.get("loss") or 0)]
+    if infinite:
+        notes.append(f"The loss was not finite, first at step {fmt(infinite[0]['step'])}.")
     if run.environment.get("dirty") is True:
         notes.append("The code had uncommitted changes: the commit alone does not reproduce it.")
     if run.evaluation is not None and run.evals and result.head is not None:
@@ -173,7 +185,7 @@ def notes_of(run: Run, result: Result) -> list[str]:
         if last is not None and result.top1_pct is not None and abs(last - result.top1_pct) > 0.05:
             notes.append(
                 f"The last evaluation in training gave {last:.1f}% ({result.head} head), "
-                f"evaluation.json {result.top1_pct:.1f}%; the latter is reported."
+                f"{EVALUATION} {result.top1_pct:.1f}%; the latter is reported."
             )
     return notes
 
@@ -198,80 +210,67 @@ def half_width_pct(score_pct: float | None, num_images: float | None) -> float |
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """How the run went: (what, value) in the order of the page."""
-    environment, last = run.environment, (run.train or run.evals)[-1]
+    environment = run.environment
     times_s = [row["elapsed_s"] for row in run.train if row.get("elapsed_s") is not None]
     # A clock that went back was started anew by a resumed run and says nothing about the whole.
-    elapsed_s = times_s[-1] if times_s and times_s == sorted(times_s) else math.nan
-    elapsed = duration(elapsed_s) if math.isfinite(elapsed_s) else "n/a"
-    waiting = median_of(run.train, "data_wait_frac")
-    device = gpu_of(environment) or environment.get("cpu") or environment.get("device")
-    engine = environment.get("engine") or lookup(run.config, "data", "engine")
+    is_whole = bool(times_s) and times_s == sorted(times_s)
+    waiting = _median(run.train, "data_wait_frac")
+    device = _gpu_of(environment) or environment.get("cpu") or environment.get("device")
+    engine = environment.get("engine") or run.option("data", "engine")
     if engine and environment.get("engine_reason"):
         engine = f"{engine} ({environment['engine_reason']})"
-    done, planned = epochs_done(run), lookup(run.config, "optim", "epochs")
+    done, planned = _epochs_done(run), run.option("optim", "epochs")
     return [
         ("epochs", f"{fmt(done)} of {fmt(planned)}" if is_number(planned) else fmt(done)),
-        ("steps", fmt(last["step"])),
-        ("batch size", fmt(lookup(run.config, "data", "batch_size"))),
-        ("repeats", fmt(lookup(run.config, "data", "repeats"))),
-        ("elapsed", elapsed),
-        ("median rate", f"{fmt(median_of(run.train, 'img_per_s'))} img/s"),
+        ("steps", fmt((run.train or run.evals)[-1]["step"])),
+        ("batch size", fmt(run.option("data", "batch_size"))),
+        ("repeats", fmt(run.option("data", "repeats"))),
+        ("elapsed", duration(times_s[-1]) if is_whole else "n/a"),
+        ("median rate", f"{fmt(_median(run.train, 'img_per_s'))} img/s"),
         ("waiting for data", "n/a" if waiting is None else f"{100 * waiting:.1f}% of the time"),
         ("decoder", fmt(engine)),
         ("hardware", fmt(device)),
     ]
 
 
-def commands_of(runs: list[Run]) -> list[str]:
+def commands_of(runs: Iterable[Run]) -> list[str]:
     """The command lines that the runs recorded, each once."""
     found: list[str] = []
-    for run in runs:
-        for content in (run.config, run.environment):
-            for key in ("command", "commands", "argv"):
-                value = content.get(key)
-                if isinstance(value, list) and key != "commands":
-                    found.append(shlex.join(map(str, value)))
-                elif isinstance(value, list | str):
-                    found.extend([value] if isinstance(value, str) else map(str, value))
+    for content in (content for run in runs for content in (run.config, run.environment)):
+        for key in ("command", "commands", "argv"):
+            value = content.get(key)
+            if isinstance(value, list) and key != "commands":
+                found.append(shlex.join(map(str, value)))
+            elif isinstance(value, list | str):
+                found.extend([value] if isinstance(value, str) else map(str, value))
     return list(dict.fromkeys(found))
 
 
-def default_not_measured(runs: list[Run], rows: list[Json]) -> list[str]:
+def default_not_measured(runs: Iterable[Run], rows: Iterable[Json]) -> list[str]:
     """What these files cannot show, said unless the user lists it."""
-    places = [run.environment for run in runs] + [row.get("environment") or {} for row in rows]
+    of_runs = [run.environment for run in runs]
+    places = of_runs + [row.get("environment") or {} for row in rows]
     missing = []
-    if all(run.environment.get("num_classes") != 1000 for run in runs):
+    if all(place.get("num_classes") != 1000 for place in of_runs):
         missing.append("Accuracy on ImageNet: no run here was trained on it.")
-    if any("gpu" in place for place in places) and not any(map(gpu_of, places)):
+    if any("gpu" in place for place in places) and not any(map(_gpu_of, places)):
         missing.append("A GPU: every number here is of a CPU.")
-    missing.append("Table 5 of the paper: throughput against accuracy on ImageNet.")
-    return missing
+    return [*missing, "Table 5 of the paper: throughput against accuracy on ImageNet."]
 
 
-def gpu_of(environment: Json) -> Any:
+def _gpu_of(environment: Json) -> Any:
     """The GPU that computed; None if there was none or the device was the CPU beside it."""
     return None if environment.get("device") == "cpu" else environment.get("gpu")
 
 
-def lookup(content: Json, section: str, key: str) -> Any:
-    """`content[section][key]`, None if either is missing."""
-    inner = content.get(section)
-    return inner.get(key) if isinstance(inner, dict) else None
-
-
-def is_same_path(one: str, other: str) -> bool:
+def _is_same_path(one: str, other: str) -> bool:
     """Whether two paths may mean one file: a relative path is the end of the absolute one."""
     parts, others = PurePath(one).parts, PurePath(other).parts
     length = min(len(parts), len(others))
     return parts[-length:] == others[-length:]
 
 
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a JSON value is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def median_of(rows: list[Json], key: str) -> float | None:
+def _median(rows: list[Json], key: str) -> float | None:
     """The median of the finite values under `key`, None without any."""
     values = [row[key] for row in rows if row.get(key) is not None and math.isfinite(row[key])]
     return float(median(values)) if values else None
@@ -292,8 +291,3 @@ def fmt(value: object, digits: int | None = None) -> str:
     if isinstance(value, int) or abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"
-
-
-def fmt_times(ratio: float | None) -> str:
-    """Write a ratio in words: 14 times, 3.2 times."""
-    return "n/a" if ratio is None else f"{ratio:.{0 if ratio >= 9.95 else 1}f} times"

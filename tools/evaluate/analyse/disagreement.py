@@ -8,29 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fastdeit.errors import UserError
-from fastdeit.machine.launch import local_rank
 from fastdeit.paper.heads import GROUND_TRUTH, HEADS, TABLE4_MODELS, table4_part, table4_rate
+from fastdeit.text.plots import house_style, new_figure, shorten
 from fastdeit.text.tables import text_table
-from fastdeit.tools.evaluate.analyse.plots import heat_map
-from fastdeit.tools.evaluate.analyse.results import check_out, finish
+from fastdeit.tools.evaluate.analyse.results import check_out, finish, need_one
 from fastdeit.tools.evaluate.analyse.voters import Voter, open_voters
-from fastdeit.tools.evaluate.validation import (
-    TIMEOUT_MINUTES,
-    PassOptions,
-    check_image_size,
-    one_pass,
-)
+from fastdeit.tools.evaluate.validation import DEFAULT_PASS, PassOptions, Reader, joined_reader
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from fastdeit.machine.device import Compute
-    from fastdeit.machine.distributed import World
     from fastdeit.pipelines.datasets.index import DatasetIndex
 
-DEFAULT_PASS = PassOptions()
 Checkpoints = Annotated[
     tuple[str, ...],
     tyro.conf.Positional,
@@ -66,23 +57,16 @@ def disagreement(
     Returns:
         0.
     """
-    from fastdeit.machine.device import choose_compute
-    from fastdeit.machine.distributed import joined
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.tools.evaluate.analyse.measures import disagreement as rates
 
-    if not checkpoints:
-        raise UserError(
-            "analyse needs at least one CHECKPOINT. Found: none. Pass RUN/checkpoint.pt."
-        )
-    check_image_size(image_size)
+    need_one(checkpoints, "CHECKPOINT", "RUN/checkpoint.pt")
     check_out(out)
-    compute = choose_compute(reading.device, reading.precision, local_rank())
-    with joined(compute, TIMEOUT_MINUTES) as world, world.explain_loss("Start it again."):
+    with joined_reader(reading, image_size) as reader:
         index = open_dataset(data)
         voters = open_voters(checkpoints, index, weights, image_size)
-        decisions = decisions_of(voters, index, reading, compute, world)
-    if not world.is_main:
+        decisions = _decisions(voters, index, reader)
+    if not reader.world.is_main:
         return 0
     was_seen = (decisions >= 0).all(axis=0)  # all but images that do not decode
     titles = ["ground truth", *(each.title(head) for each in voters for head in each.heads)]
@@ -92,7 +76,7 @@ def disagreement(
     ]
     matrix = rates(decisions[:, was_seen]).tolist()
     papers = [[papers_rate(*one, *other) for other in parts] for one in parts]
-    print(matrix_table(titles, matrix, papers), file=sys.stderr)
+    print(_matrix_table(titles, matrix, papers), file=sys.stderr)
     has_papers = any(value is not None for row in papers for value in row)
     if has_papers:
         print(f"in brackets: Table 4 of the paper, {TABLE4_MODELS}", file=sys.stderr)
@@ -102,7 +86,7 @@ def disagreement(
         "num_images": int(was_seen.sum()),
         "weights": weights,
         "eval_crop_ratio": reading.eval_crop_ratio,
-        "compute": compute.reason,
+        "compute": reader.compute.reason,
         "checkpoints": {
             each.name: {
                 "path": str(each.path),
@@ -119,7 +103,7 @@ def disagreement(
     }
     note = f"in brackets: the paper's, {TABLE4_MODELS}" if has_papers else ""
     what = f"{facts['num_images']:,} images of {data.resolve().name}"
-    finish("disagreement", facts, out, lambda: heat_map(titles, matrix, papers, what, note))
+    finish("disagreement", facts, out, lambda: _heat_map(titles, matrix, papers, what, note))
     return 0
 
 
@@ -130,13 +114,7 @@ def papers_rate(one: str | None, model: str, other: str | None, other_model: str
     return table4_rate(one, other)
 
 
-def decisions_of(
-    voters: list[Voter],
-    index: DatasetIndex,
-    reading: PassOptions,
-    compute: Compute,
-    world: World,
-) -> NDArray[np.int64]:
+def _decisions(voters: list[Voter], index: DatasetIndex, reader: Reader) -> NDArray[np.int64]:
     """(1 + heads that are wanted, images): the labels, then what each head decides; -1 for none."""
     import numpy as np
 
@@ -146,9 +124,9 @@ def decisions_of(
     rows: dict[tuple[str, str], NDArray[np.int32]] = {}
     for size in dict.fromkeys(each.image_size for each in voters):
         together = [each for each in voters if each.image_size == size]
-        models = [each.model.to(compute.device) for each in together]
-        with one_pass(index, size, reading, compute, world, f"deciding at {size} px") as (shown, _):
-            found = iter(decide(models, shown, compute, index.keys, world))
+        models = [each.model.to(reader.compute.device) for each in together]
+        with reader.one_pass(index, size, f"deciding at {size} px") as (shown, _):
+            found = iter(decide(models, shown, reader.compute, index.keys, reader.world))
         for each in together:
             rows |= {(each.name, head): next(found) for head in head_names(each.model)}
             each.model.cpu()
@@ -156,7 +134,7 @@ def decisions_of(
     return np.stack([index.labels, *wanted])
 
 
-def matrix_table(
+def _matrix_table(
     titles: list[str], matrix: list[list[float]], papers: list[list[float | None]]
 ) -> str:
     """The matrix for a terminal, the paper's values in brackets; columns go by number."""
@@ -168,3 +146,42 @@ def matrix_table(
         ]
         lines.append([f"{number + 1} {title}", *cells])
     return text_table(lines)
+
+
+@house_style({"axes.grid": False})
+def _heat_map(
+    titles: list[str],
+    matrix: list[list[float]],
+    papers: list[list[float | None]],
+    what: str,
+    below: str,
+) -> Figure:
+    """Draw who disagrees with whom how often, with the values in the cells."""
+    side, names = len(titles), [shorten(title) for title in titles]
+    cell = 0.85 if any(value is not None for row in papers for value in row) else 0.65
+    room = 0.075 * max(map(len, names)) + 0.5
+    width, height = cell * side + room + 1.1, 0.55 * side + 0.75 * room + 1.0
+    figure = new_figure(max(6.0, width), max(3.4, height))
+    axes = figure.subplots()
+    highest = max(max(row) for row in matrix) or 1.0
+    image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=highest, aspect="auto")
+    for down, row in enumerate(matrix):
+        for across, value in enumerate(row):
+            if down != across:
+                paper = papers[down][across]
+                text = f"{value:.3f}" + ("" if paper is None else f"\n({paper:.3f})")
+                color = "white" if value > 0.55 * highest else "#1a1a1a"
+                middle: dict[str, Any] = {"ha": "center", "va": "center", "linespacing": 1.25}
+                axes.text(across, down, text, fontsize=8.5, color=color, **middle)
+    words: dict[str, Any] = {"fontsize": 9, "parse_math": False}
+    turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(side), names, **turned, **words)
+    axes.set_yticks(range(side), names, **words)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+    bar.set_label("fraction of images decided differently", fontsize=9)
+    bar.outline.set_visible(False)
+    text = f"Disagreement over {what}" + (f"\n{below}" if below else "")
+    figure.suptitle(text, fontsize=10, x=0.01, ha="left")
+    return figure

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from fastdeit.paper.published import Published, published
 from fastdeit.text.tables import text_table
-from fastdeit.tools.evaluate.analyse.plots import epochs_plot
+from fastdeit.tools.evaluate.analyse.figure3 import plot_epochs
 from fastdeit.tools.evaluate.analyse.results import check_out, finish
 from fastdeit.tools.evaluate.analyse.runs import RunCurves, read_runs
 
@@ -37,63 +36,43 @@ def epochs(runs: Runs = (), *, out: Path | None = None) -> int:
     """
     check_out(out)
     found = read_runs(runs)
-    rows = {run.name: papers_rows(run) for run in found}
-    print(epochs_table(found, rows), file=sys.stderr)
-    facts: dict[str, Any] = {
-        "analysis": "epochs",
-        "runs": {
-            run.name: {
-                "path": str(run.folder),
-                "model": run.model,
-                "image_size": run.image_size,
-                "num_epochs": run.num_epochs,
-                "curves": [
-                    {k: v for k, v in asdict(curve).items() if k != "run"} for curve in run.curves
-                ],
-                "paper": [
-                    {
-                        "name": row.name,
-                        "head": row.head,
-                        "epochs": row.epochs,
-                        "top1_pct": row.top1_pct,
-                    }
-                    for row in rows[run.name]
-                ],
-            }
-            for run in found
-        },
-    }
-    finish("epochs", facts, out, lambda: epochs_plot(found, rows))
+    print(_table(found), file=sys.stderr)
+    facts = {"analysis": "epochs", "runs": {run.name: _facts(run) for run in found}}
+    finish("epochs", facts, out, lambda: plot_epochs(found))
     return 0
 
 
-def papers_rows(run: RunCurves) -> list[Published]:
-    """The paper's rows of a run's model that say how long it was trained."""
-    if not run.is_papers_model or run.model is None or run.image_size is None:
-        return []
-    return [row for row in published(run.model, run.image_size) if row.epochs is not None]
+def _facts(run: RunCurves) -> dict[str, Any]:
+    """A run for JSON."""
+    return {
+        "path": str(run.run.folder),
+        "model": run.model,
+        "image_size": run.image_size,
+        "num_epochs": run.num_epochs,
+        "curves": [asdict(curve) for curve in run.curves],
+        "paper": [
+            {name: getattr(row, name) for name in ("name", "head", "epochs", "top1_pct")}
+            for row in run.papers_rows
+        ],
+    }
 
 
-def epochs_table(runs: list[RunCurves], rows: dict[str, list[Published]]) -> str:
+def _table(runs: list[RunCurves]) -> str:
     """A line for each curve, with the paper's figure after as many epochs."""
-    has_papers = any(rows.values())
+    has_papers = any(run.papers_rows for run in runs)
     lines = [["run", "weights", "head", "epochs", "last top-1 %", "best top-1 %", "at epoch"]]
-    if has_papers:
-        lines[0].append("paper %")
+    lines[0] += ["paper %"] * has_papers
     for run in runs:
         for curve in run.curves:
             top1, at = curve.best
             done = str(curve.epochs[-1])
-            if run.num_epochs is not None:
-                done += f" of {run.num_epochs}"
+            done += "" if run.num_epochs is None else f" of {run.num_epochs}"
+            papers = [
+                f"{row.top1_pct:.1f}"
+                for row in run.papers_rows
+                if row.head == curve.head and row.epochs == run.num_epochs
+            ]
             cells = [run.name, curve.weights, curve.head, done]
             cells += [f"{curve.top1_pct[-1]:.2f}", f"{top1:.2f}", str(at)]
-            if has_papers:
-                papers = [
-                    f"{row.top1_pct:.1f}"
-                    for row in rows[run.name]
-                    if row.head == curve.head and row.epochs == run.num_epochs
-                ]
-                cells.append(papers[0] if papers else "n/a")
-            lines.append(cells)
+            lines.append(cells + [*papers, "n/a"][:has_papers])
     return text_table(lines, "lllr")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdeit.errors import UserError
+from fastdeit.errors import require
 from fastdeit.files import replace_file
 from fastdeit.text.plots import save_png
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def check_out(out: Path | None) -> None:
-    """Refuse a file as the folder, before anything is computed.
+def need_one(given: Sequence[object], what: str, example: str) -> None:
+    """Refuse to analyse nothing."""
+    require(bool(given), "analyse", "none", f"needs at least one {what}", f"Pass {example}.")
 
-    Raises:
-        UserError: `out` is a file.
-    """
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"out must be a folder. Found: the file {out}. Give another --out.")
+
+def check_out(out: Path | None) -> None:
+    """Refuse a file as the folder, before anything is computed."""
+    is_folder = out is None or not out.exists() or out.is_dir()
+    require(is_folder, "out", f"the file {out}", "must be a folder", "Give another --out.")
 
 
 def finish(

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from fastdeit.errors import UserError
+from fastdeit.measured.rows import ROWS
+from fastdeit.measured.run import CONFIG, EVALUATION, Json, load_bench, load_evaluation, load_json
 from fastdeit.paper.figure1 import Measured, Point, architecture_of, papers_rates, plot_panels
 from fastdeit.paper.published import published
 from fastdeit.text.figures import rounded
 from fastdeit.text.tables import figure, text_table
-from fastdeit.tools.evaluate.analyse.results import check_out, finish
+from fastdeit.tools.evaluate.analyse.results import check_out, finish, need_one
 from fastdeit.tools.evaluate.analyse.voters import short_names
-from fastdeit.tools.report.inputs import check_scores, load_bench, load_json
 
 CASES = ("table5", "resolutions")
-ROWS = "rows.jsonl"
 Evaluations = Annotated[
     tuple[Path, ...],
     tyro.conf.Positional,
@@ -29,7 +28,7 @@ Evaluations = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
+class _Scored:
     """A checkpoint that was evaluated."""
 
     name: str
@@ -68,19 +67,19 @@ def throughput(
         0.
     """
     check_out(out)
-    if not evaluations:
-        raise UserError(
-            "analyse needs at least one RUN_OR_EVALUATION. Found: none. Pass a folder of a run."
-        )
-    scored = read_scored(evaluations)
+    need_one(evaluations, "RUN_OR_EVALUATION", "a folder of a run")
+    unique = list(dict.fromkeys(evaluations))
+    scored = [_read(path, name) for path, name in zip(unique, short_names(unique), strict=True)]
     files = [path / ROWS if path.is_dir() else path for path in bench]
     rows, notes = load_bench(files)
-    measured, machines = measured_of(rows)
+    measured, machines = _measured(rows)
     lines = [["checkpoint", "protocol", "img/s", "top-1 %", "paper img/s (V100)", "paper top-1 %"]]
     points: dict[str, list[Point]] = {}
-    facts: list[dict[str, Any]] = []
+    facts: list[Json] = []
     for each in scored:
-        rates = rates_of(each, measured)
+        wanted = architecture_of(each.model, each.image_size)
+        # The last measurement counts.
+        rates = {one.protocol: one.img_per_s for one in measured if one.architecture == wanted}
         if not rates:
             notes.append(
                 f"{each.name}: no row of {', '.join(map(str, files))} is of {each.model} at "
@@ -92,30 +91,17 @@ def throughput(
                 f"{each.name}: its accuracy is not of ImageNet's validation set; compare the rates"
             )
         papers = [row for row in published(each.model, each.image_size) if row.table != "Table 3"]
+        papers_rate = figure(papers[0].throughput if papers else None, ",.5g")
+        papers_top1 = " / ".join(f"{row.top1_pct:.1f}" for row in papers) or "n/a"
         for protocol, rate in rates.items():
             points.setdefault(protocol, []).append(Point(each.name, rate, each.top1_pct))
-            first = papers[0] if papers else None
-            lines.append(
-                [
-                    f"{each.name} ({each.head})",
-                    protocol,
-                    rounded(rate),
-                    f"{each.top1_pct:.2f}",
-                    figure(first.throughput if first else None, ",.5g"),
-                    " / ".join(f"{row.top1_pct:.1f}" for row in papers) or "n/a",
-                ]
-            )
-        facts.append(
-            {
-                **asdict(each),
-                "path": str(each.path),
-                "img_per_s": rates,
-                "paper": [
-                    {"name": row.name, "img_per_s": row.throughput, "top1_pct": row.top1_pct}
-                    for row in papers
-                ],
-            }
-        )
+            ours = [protocol, rounded(rate), f"{each.top1_pct:.2f}"]
+            lines.append([f"{each.name} ({each.head})", *ours, papers_rate, papers_top1])
+        beside = [
+            {"name": row.name, "img_per_s": row.throughput, "top1_pct": row.top1_pct}
+            for row in papers
+        ]
+        facts.append({**asdict(each), "path": str(each.path), "img_per_s": rates, "paper": beside})
     if not points:
         raise UserError(
             f"bench must hold a row of a model that was evaluated. Found: none of "
@@ -132,13 +118,7 @@ def throughput(
     return 0
 
 
-def rates_of(scored: Scored, measured: list[Measured]) -> dict[str, float]:
-    """Images a second of a checkpoint's model by protocol; the last measurement counts."""
-    wanted = architecture_of(scored.model, scored.image_size)
-    return {each.protocol: each.img_per_s for each in measured if each.architecture == wanted}
-
-
-def measured_of(rows: list[dict[str, Any]]) -> tuple[list[Measured], list[str]]:
+def _measured(rows: list[Json]) -> tuple[list[Measured], list[str]]:
     """The rows of inference among those of all benchmarks, and the machines they are of."""
     found, machines = [], {}
     for row in rows:
@@ -152,30 +132,21 @@ def measured_of(rows: list[dict[str, Any]]) -> tuple[list[Measured], list[str]]:
     return found, [*machines]
 
 
-def read_scored(paths: Sequence[Path]) -> list[Scored]:
-    """Read evaluations."""
-    unique = list(dict.fromkeys(paths))
-    return [
-        read_one(path if path.suffix == ".json" else path / "evaluation.json", name)
-        for path, name in zip(unique, short_names(unique), strict=True)
-    ]
-
-
-def read_one(path: Path, name: str) -> Scored:
-    """Read one; see `read_scored`."""
-    facts = load_json(path)
+def _read(path: Path, name: str) -> _Scored:
+    """Read an evaluation, or that of a run's folder."""
+    path = path if path.suffix == ".json" else path / EVALUATION
+    facts = load_evaluation(path)
     if facts is None:
         raise UserError(
             f"RUN_OR_EVALUATION must have an evaluation. Found: no {path}. "
             "Run `fastdeit evaluate` on its checkpoint."
         )
-    check_scores(facts, str(path))
     heads = {head: score["top1_pct"] for head, score in facts["heads"].items()}
     for head, score in (facts.get("ema_heads") or {}).items():
         heads[f"{head}-ema"] = score["top1_pct"]
     model, size = facts.get("model"), facts.get("image_size")
     if model is None:  # evaluations of earlier versions
-        model = (load_json(path.with_name("config.json")) or {}).get("model", {}).get("model")
+        model = (load_json(path.with_name(CONFIG)) or {}).get("model", {}).get("model")
     if not isinstance(model, str) or not isinstance(size, int):
         raise UserError(
             f"an evaluation must say of which model it is. Found: model {model!r}, image_size "
@@ -187,12 +158,5 @@ def read_one(path: Path, name: str) -> Scored:
             f"{model} with {facts['model_options']}, in {path}. Leave it out."
         )
     head = max(heads, key=heads.__getitem__)
-    return Scored(
-        name=name,
-        path=path,
-        model=model,
-        image_size=size,
-        head=head,
-        top1_pct=heads[head],
-        set=facts.get("set", "unknown"),
-    )
+    best = {"head": head, "top1_pct": heads[head], "set": facts.get("set", "unknown")}
+    return _Scored(name=name, path=path, model=model, image_size=size, **best)

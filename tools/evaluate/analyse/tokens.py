@@ -5,25 +5,23 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from fastdeit.errors import UserError
-from fastdeit.machine.launch import local_rank
+from fastdeit.paper.heads import TokenCosines
 from fastdeit.paper.heads import token_cosines as papers_cosines
+from fastdeit.text.plots import COLORS, GREY, house_style, new_figure, shorten
 from fastdeit.text.tables import figure, text_table
-from fastdeit.tools.evaluate.analyse.plots import cosine_plot
 from fastdeit.tools.evaluate.analyse.results import check_out, finish
 from fastdeit.tools.evaluate.analyse.voters import short_names
-from fastdeit.tools.evaluate.validation import (
-    TIMEOUT_MINUTES,
-    PassOptions,
-    check_image_size,
-    one_pass,
-)
+from fastdeit.tools.evaluate.validation import DEFAULT_PASS, PassOptions, joined_reader
 
-DEFAULT_PASS = PassOptions()
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fastdeit.tools.evaluate.analyse.measures import Cosines
 
 
 def tokens(
@@ -55,17 +53,13 @@ def tokens(
     from timm.models.deit import VisionTransformerDistilled
 
     from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
-    from fastdeit.machine.device import choose_compute
-    from fastdeit.machine.distributed import joined
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.tools.evaluate.analyse.measures import token_cosines
 
-    check_image_size(image_size)
     check_out(out)
-    compute = choose_compute(reading.device, reading.precision, local_rank())
-    with joined(compute, TIMEOUT_MINUTES) as world, world.explain_loss("Start it again."):
+    with joined_reader(reading, image_size) as reader:
         content = load_checkpoint(checkpoint)
-        model = model_from_checkpoint(content, weights, image_size).to(compute.device)
+        model = model_from_checkpoint(content, weights, image_size).to(reader.compute.device)
         timm_name = content["model_config"]["model"]
         if not isinstance(model, VisionTransformerDistilled):
             raise UserError(
@@ -74,9 +68,9 @@ def tokens(
             )
         index = open_dataset(data)
         size = image_size or content["image_size"]
-        with one_pass(index, size, reading, compute, world, "comparing") as (shown, _):
-            found = token_cosines(model, shown, compute, world)
-    if not world.is_main:
+        with reader.one_pass(index, size, "comparing") as (shown, _):
+            found = token_cosines(model, shown, reader.compute, reader.world)
+    if not reader.world.is_main:
         return 0
     paper = papers_cosines()
     lines = [["where", "cosine", "deviation", "paper"]]
@@ -100,11 +94,39 @@ def tokens(
         "image_size": size,
         "eval_crop_ratio": reading.eval_crop_ratio,
         "weights": weights,
-        "compute": compute.reason,
+        "compute": reader.compute.reason,
         **asdict(found),
         "last": found.last,
         "paper": asdict(paper),
     }
     (name,) = short_names([checkpoint])
-    finish("tokens", facts, out, lambda: cosine_plot(name, found, paper))
+    finish("tokens", facts, out, lambda: _plot(name, found, paper))
     return 0
+
+
+@house_style()
+def _plot(name: str, found: Cosines, paper: TokenCosines) -> Figure:
+    """Draw the cosine of the two tokens, layer by layer, beside the paper's two values."""
+    figure = new_figure(max(6.4, 0.42 * len(found.names) + 2.2), 4.2)
+    axes = figure.subplots()
+    places = [*range(1, len(found.names) + 1)]
+    both = [*zip(found.means, found.deviations, strict=True)]
+    low, high = [mean - each for mean, each in both], [mean + each for mean, each in both]
+    ours, learned = COLORS[:2]
+    axes.fill_between(places, low, high, color=ours, alpha=0.18, linewidth=0)
+    label = "embeddings: mean over the images, and a standard deviation"
+    axes.plot(places, found.means, color=ours, marker="o", markersize=4, label=label)
+    axes.plot([0], [found.learned], "D", color=learned, label="learned tokens")
+    papers = [0, places[-2]], [paper.learned, paper.last]
+    label = f"paper, DeiT-B: {paper.learned:.2f} learned, {paper.last:.2f} last layer"
+    axes.scatter(*papers, color=GREY, marker="x", s=45, linewidths=1.8, zorder=3, label=label)
+    names = ["learned", *(each.removeprefix("block ") for each in found.names)]
+    axes.set_xticks([0, *places], names, fontsize=9)
+    axes.set_xlabel(
+        "after block (input: with position embeddings; norm: after the final normalisation)"
+    )
+    axes.set_ylabel("cosine of class and distillation token")
+    axes.set_ylim(min(0.0, *low, found.learned) - 0.05, 1.05)
+    axes.set_title(f"{shorten(name)}: {found.num_images:,} images")
+    axes.legend(loc="best")
+    return figure

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastdeit.errors import UserError
+from fastdeit.measured.run import EVALUATION
 from fastdeit.tools.evaluate.validation import check_classes
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fastdeit.pipelines.datasets.index import DatasetIndex
-
-HEADS = ("class", "dist", "joint")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +58,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         if path.suffix not in (".pt", ".json"):  # a folder
             return path.resolve().name
         folder = path.resolve().parent.name
-        is_usual = path.name in ("checkpoint.pt", "evaluation.json")
+        is_usual = path.name in ("checkpoint.pt", EVALUATION)
         return folder if is_usual else f"{folder}/{path.stem}"
 
     names = {path: short(path) for path in paths}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from fastdeit.config import TrainConfig
+from fastdeit.config.whole import jsonable
 from fastdeit.errors import UserError, require
 from fastdeit.files import LOCK, FolderLock
 from fastdeit.machine.stopping import REQUEUE
@@ -23,7 +24,6 @@ from fastdeit.tools.train.ablation.runs import (
     STOPPED,
     TABLE,
     Child,
-    Finetuning,
     Run,
     State,
     changed_fields,
@@ -77,21 +77,21 @@ def ablate(
     """
     out = config.run.out
     if table_only:
-        return show(out, State(out))
+        return _show(out, State(out))
     given = {
-        "epochs": finetune_epochs,
-        "image_size": finetune_image_size,
-        "batch_size": finetune_batch_size,
+        "optim.epochs": finetune_epochs,
+        "data.image_size": finetune_image_size,
+        "data.batch_size": finetune_batch_size,
     }
-    finetuning = Finetuning(**given)
-    check(config, rows, finetune, finetuning, processes)
+    finetuning = {name: value for name, value in given.items() if value is not None}
+    _check(config, rows, finetune, finetuning, processes)
     runs = make_runs(config, rows, finetuning if finetune else None)
     if config.dry_run:
         for run in runs:
             print(shlex.join(["fastdeit", *run.line(config)]))
         return 0
 
-    check_folder(out)
+    _check_folder(out)
     # Imports torch, which a wrong option need not wait for.
     from fastdeit.training.resume import MAY_DIFFER
 
@@ -103,20 +103,20 @@ def ablate(
         missing = [run for run in runs if not state.is_finished(run, MAY_DIFFER)]
         fields = changed_fields(config)
         changed = [option(*field) for field in fields.items() if field[0] not in MAY_DIFFER]
-        changed += [option(f"finetune_{name}", value) for name, value in given.items() if value]
+        changed += [option(*field, prefix="finetune-") for field in finetuning.items()]
         state.begin([" ".join(words) for words in changed])
         with handing_signals_on() as child:
-            run_all(config, missing, state, processes, child)
-        show(out, state)
+            _run_all(config, missing, state, processes, child)
+        _show(out, state)
         if child.signal_number:
-            say("stopped; what was done is saved, and the same command goes on")
+            _say("stopped; what was done is saved, and the same command goes on")
             return 130 if child.signal_number == signal.SIGINT else 75
         return 1 if any(run.name in state.failed for run in runs) else 0
     finally:
         lock.let_go()
 
 
-def show_table_only(args: list[str]) -> None:
+def _show_table_only(args: list[str]) -> None:
     """Answer --table-only, for which the data need not be named."""
     if "--table-only" not in args:
         return
@@ -125,55 +125,37 @@ def show_table_only(args: list[str]) -> None:
     require(place < len(words), "out", None, "is needed for --table-only", "Pass --out DIR.")
     out = Path(words[place])
     require(out.is_dir(), "out", out, "must be the folder of an ablation", "Give its --out.")
-    raise SystemExit(show(out, State(out)))
+    raise SystemExit(_show(out, State(out)))
 
 
-ablate.check_args = show_table_only  # type: ignore[attr-defined]
+ablate.check_args = _show_table_only  # type: ignore[attr-defined]
 
 
-def check(
+def _check(
     config: TrainConfig,
     rows: tuple[RowName, ...],
     finetune: bool,
-    finetuning: Finetuning,
+    finetuning: dict[str, Any],
     processes: int,
 ) -> None:
-    """Refuse options that cannot act.
-
-    Raises:
-        UserError: one of them is such.
-    """
-    require(bool(rows), "rows", "none", "must name a row", f"Known: {', '.join(ROWS)}.")
-    require(
-        finetune or not finetuning.fields(),
-        "finetune",
-        "--no-finetune",
-        "must be on for options of the fine-tuning",
-        "Leave out --no-finetune or them.",
-    )
-    require(processes >= 1, "processes", processes, "must be at least 1", "Pass --processes 8.")
-    require(
-        not config.run.overwrite,
-        "overwrite",
-        True,
-        "has no effect: finished runs are kept",
-        "Give another --out.",
-    )
-    require(
-        config.init_from is None,
-        "init_from",
-        config.init_from,
-        "has no effect: rows are trained from the beginning",
-        "Leave it out.",
-    )
+    """Refuse options that cannot act."""
+    known, tuned = f"Known: {', '.join(ROWS)}.", finetune or not finetuning
+    no_effect = "has no effect: "
+    for ok, what, found, rule, way_out in (
+        (bool(rows), "rows", "none", "must name a row", known),
+        (tuned, "finetune", "--no-finetune", "must be on for options of the fine-tuning",
+         "Leave out --no-finetune or them."),
+        (processes >= 1, "processes", processes, "must be at least 1", "Pass --processes 8."),
+        (not config.run.overwrite, "overwrite", True, no_effect + "finished runs are kept",
+         "Give another --out."),
+        (config.init_from is None, "init_from", config.init_from,
+         no_effect + "rows are trained from the beginning", "Leave it out."),
+    ):  # fmt: skip
+        require(ok, what, found, rule, way_out)
 
 
-def check_folder(out: Path) -> None:
-    """Refuse a folder that holds something else.
-
-    Raises:
-        UserError: it does.
-    """
+def _check_folder(out: Path) -> None:
+    """Refuse a folder that holds something else."""
     if not out.exists():
         return
     require(out.is_dir(), "out", out, "must be a folder", "Give another --out.")
@@ -186,7 +168,7 @@ def check_folder(out: Path) -> None:
         )
 
 
-def run_all(
+def _run_all(
     config: TrainConfig, runs: list[Run], state: State, processes: int, child: Child
 ) -> None:
     """Run what is missing, until somebody asks to stop."""
@@ -199,26 +181,25 @@ def run_all(
             return
         if run.begins_with is not None and run.begins_with not in state.finished:
             state.failed[run.name] = state.failed.get(run.begins_with, 1)
-            say(f"{run.name} is left out, for {run.begins_with} failed")
+            _say(f"{run.name} is left out, for {run.begins_with} failed")
             state.save()
             write_table(out, facts_of(out, state))
             continue
         line = run.line(config)
-        say(f"{run.name} ({number} of {len(runs)}): {shlex.join(['fastdeit', *line])}")
+        _say(f"{run.name} ({number} of {len(runs)}): {shlex.join(['fastdeit', *line])}")
         code, result = execute(line, processes, child)
         if code == 0:
-            facts: Any = json.loads(json.dumps(run.options, default=str))
-            state.finished[run.name] = {"options": facts, "result": result}
+            state.finished[run.name] = {"options": jsonable(run.options), "result": result}
         elif child.signal_number or code in STOPPED or (out / run.name / REQUEUE).exists():
             child.signal_number = child.signal_number or signal.SIGTERM
         else:
             state.failed[run.name] = code
-            say(f"{run.name} failed with exit code {code}; its own message says why")
+            _say(f"{run.name} failed with exit code {code}; its own message says why")
         state.save()
         write_table(out, facts_of(out, state))
 
 
-def show(out: Path, state: State) -> int:
+def _show(out: Path, state: State) -> int:
     """Print the table on stderr and everything in it as JSON; return 0."""
     facts = facts_of(out, state)
     print(table_of(facts), file=sys.stderr)
@@ -226,6 +207,6 @@ def show(out: Path, state: State) -> int:
     return 0
 
 
-def say(text: str) -> None:
+def _say(text: str) -> None:
     """One line on stderr."""
     print(f"fastdeit: {text}", file=sys.stderr, flush=True)

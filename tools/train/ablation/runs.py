@@ -21,7 +21,7 @@ from fastdeit.config import TrainConfig
 from fastdeit.config.whole import jsonable
 from fastdeit.files import replace_file
 from fastdeit.recipes import fill_recipe
-from fastdeit.recipes.table8 import BASE, ROWS, Row, RowName, flat, kept_in_finetuning, own_fields
+from fastdeit.recipes.table8 import BASE, ROWS, RowName, flat, kept_in_finetuning, own_fields
 
 STATE, TABLE = "ablation.json", "ablation.md"
 FINETUNED = "-finetuned"
@@ -48,11 +48,7 @@ class Run:
     """The run whose last checkpoint it fine-tunes."""
 
     def line(self, config: TrainConfig) -> list[str]:
-        """The arguments of the program `fastdeit`.
-
-        Args:
-            config: of the ablation, for the data and the folder.
-        """
+        """The arguments of the program `fastdeit`; data and folder are the ablation's."""
         out = config.run.out
         paths = {"data.train": config.data.train, "data.val": config.data.val}
         paths["run.out"] = out / self.name
@@ -62,30 +58,9 @@ class Run:
         return ["train", self.recipe, *(word for f in fields.items() for word in option(*f))]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finetuning:
-    """What of the fine-tuning is not as in its recipe; None leaves it."""
-
-    epochs: int | None = None
-    """How many."""
-    image_size: int | None = None
-    """Side of the images in pixels."""
-    batch_size: int | None = None
-    """Images a step."""
-
-    def fields(self) -> dict[str, Any]:
-        """By dotted names."""
-        fields = {
-            "optim.epochs": self.epochs,
-            "data.image_size": self.image_size,
-            "data.batch_size": self.batch_size,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
-
-
-def option(field: str, value: Any) -> list[str]:
+def option(field: str, value: Any, prefix: str = "") -> list[str]:
     """A field and its value as words of the command line."""
-    name = field.rsplit(".", 1)[-1].replace("_", "-")
+    name = prefix + field.rsplit(".", 1)[-1].replace("_", "-")
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     values = value if isinstance(value, (list, tuple)) else [value]
@@ -102,14 +77,14 @@ def changed_fields(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def pretraining(name: RowName) -> str:
+def pretraining(name: RowName) -> RowName:
     """The run that trains a row at 224 pixels: rows that differ later only share one."""
     own = own_fields(ROWS[name].recipe)
     return next(other for other, row in ROWS.items() if own_fields(row.recipe) == own)
 
 
 def make_runs(
-    config: TrainConfig, rows: Sequence[RowName], finetuning: Finetuning | None
+    config: TrainConfig, rows: Sequence[RowName], finetuning: dict[str, Any] | None
 ) -> list[Run]:
     """The runs of some rows, each after the one that it begins with.
 
@@ -117,8 +92,8 @@ def make_runs(
 
     Args:
         config: `deit-b`, with what is changed.
-        rows: of Table 8.
-        finetuning: None leaves it out.
+        rows: which.
+        finetuning: what of it is not as in its recipe, by dotted names; None leaves it out.
     """
     everywhere = changed_fields(config)
     runs: dict[str, Run] = {}
@@ -126,38 +101,23 @@ def make_runs(
         row, first = ROWS[name], pretraining(name)
         own = own_fields(row.recipe)
         options = {field: v for field, v in everywhere.items() if field not in own}
-        runs.setdefault(first, Run(first, ROWS[first].recipe, options))  # type: ignore[index]
-        if finetuning is not None:
-            runs[name + FINETUNED] = finetuning_run(name, row, everywhere, finetuning)
-    return list(runs.values())
-
-
-def finetuning_run(
-    name: RowName, row: Row, everywhere: dict[str, Any], finetuning: Finetuning
-) -> Run:
-    """The run that fine-tunes a row."""
-    own = own_fields(row.finetune)
-    options = {
-        field: value
-        for field, value in everywhere.items()
+        runs.setdefault(first, Run(first, ROWS[first].recipe, options))
+        if finetuning is None:
+            continue
+        own = own_fields(row.finetune)
         # The architecture is that of the weights; what else the recipe says is about fine-tuning.
-        if field not in own or field == "model.model"
-    }
-    options |= kept_in_finetuning(row) | finetuning.fields()
-    if row.weights == "ema":
-        options["init_weights"] = "ema"
-    return Run(name + FINETUNED, row.finetune, options, pretraining(name))
+        options = {f: v for f, v in everywhere.items() if f not in own or f == "model.model"}
+        options |= kept_in_finetuning(row) | finetuning
+        options |= {"init_weights": "ema"} if row.weights == "ema" else {}
+        runs[name + FINETUNED] = Run(name + FINETUNED, row.finetune, options, first)
+    return list(runs.values())
 
 
 class State:
     """What is known of the runs in a folder: DIR/ablation.json."""
 
     def __init__(self, out: Path) -> None:
-        """Read it; nothing is known where there is none.
-
-        Raises:
-            UserError: the file is not one that `fastdeit ablate` wrote.
-        """
+        """Read it; nothing is known where there is none."""
         self._path = out / STATE
         self.changed: list[str] = []
         """What all runs change, as options."""
@@ -177,11 +137,7 @@ class State:
                 ) from error
 
     def begin(self, changed: list[str]) -> None:
-        """Note what all runs change.
-
-        Raises:
-            UserError: runs have ended that changed something else.
-        """
+        """Note what all runs change; refused if runs have ended that changed something else."""
         if self.finished and changed != self.changed:
             before, now = (" ".join(words) or "nothing" for words in (self.changed, changed))
             raise UserError(
@@ -196,11 +152,7 @@ class State:
         replace_file(self._path, (json.dumps(content, indent=1) + "\n").encode())
 
     def is_finished(self, run: Run, may_differ: frozenset[str]) -> bool:
-        """Whether a run has ended.
-
-        Raises:
-            UserError: it has, with other options.
-        """
+        """Whether a run has ended; refused if it has with other options."""
         if run.name not in self.finished:
             return False
         before = self.finished[run.name]["options"]
@@ -248,12 +200,7 @@ def handing_signals_on() -> Iterator[Child]:
 
 
 def execute(line: list[str], processes: int, child: Child) -> tuple[int, dict[str, Any]]:
-    """Run the program to its end, in a session of its own so that a Ctrl-C reaches it once.
-
-    Args:
-        line: its arguments.
-        processes: how many train together, by torchrun.
-        child: for the signals.
+    """Run the program to its end, by torchrun if several processes train together.
 
     Returns:
         (exit code, its last line on stdout; empty if there was none).
@@ -261,6 +208,7 @@ def execute(line: list[str], processes: int, child: Child) -> tuple[int, dict[st
     program = ["-m", "fastdeit.tools.cli"]
     if processes > 1:
         program = ["-m", "fastdeit.tools.train.together", str(processes)]
+    # In a session of its own, so that a Ctrl-C reaches it once.
     with subprocess.Popen(
         [sys.executable, *program, *line], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
