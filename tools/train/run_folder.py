@@ -16,13 +16,14 @@ from fastdeit.errors import Stopped
 from fastdeit.files import LOCK, FolderLock, replace_file
 from fastdeit.machine.launch import is_first_process
 from fastdeit.machine.stopping import REQUEUE
+from fastdeit.measured.run import CONFIG, ENVIRONMENT, EVALUATION, SHEET
 
 if TYPE_CHECKING:
     from fastdeit.machine.distributed import World
     from fastdeit.pipelines.engines.pipeline import Pipeline
     from fastdeit.training.session import Session
 
-SHEET, SHEET_IMAGES, SHEET_COLUMNS = "augmented.png", 32, 8
+SHEET_IMAGES, SHEET_COLUMNS = 32, 8
 
 
 class RunFolder:
@@ -75,8 +76,8 @@ class RunFolder:
         for file in out.iterdir():
             if config.run.resume == "never" and file.name != LOCK:
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
-        self._write("config.json", config.to_dict())
-        self._write("environment.json", _describe(config, session, batches))
+        self._write(CONFIG, config.to_dict())
+        self._write(ENVIRONMENT, _describe(config, session, batches))
         if session.position.step == 0:
             _draw_augmentation(config, batches, out / SHEET)
 
@@ -106,7 +107,7 @@ def _check(config: TrainConfig) -> None:
     from fastdeit.training.telemetry import TELEMETRY_FILES
 
     # What a run and its evaluation write into their folder, beside checkpoints.
-    own = {"config.json", "environment.json", "evaluation.json", SHEET, TRACE, REQUEUE, LOCK}
+    own = {CONFIG, ENVIRONMENT, EVALUATION, SHEET, TRACE, REQUEUE, LOCK}
     out = config.run.out
     if not out.is_dir():
         raise UserError(f"out must be a folder. Found: the file {out}. Give another --out.")
