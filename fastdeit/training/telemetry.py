@@ -12,7 +12,6 @@ import json
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from fastdeit.config import RunConfig
@@ -70,12 +69,7 @@ class Metrics:
             self._open = opened.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Close everything; W&B is told whether the run failed."""
         with self._open:
             if self._wandb is not None:

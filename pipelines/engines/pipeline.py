@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -164,12 +163,7 @@ class Pipeline(ABC):
         """Enter a block that closes the pipeline at its end."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: Any) -> None:
         """Close the pipeline."""
         self.close()
 

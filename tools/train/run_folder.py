@@ -7,7 +7,6 @@ import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fastdeit import UserError
@@ -41,12 +40,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         with ExitStack() as stack:
             stack.callback(self._lock.let_go)
             if isinstance(error, Stopped) and is_first_process():

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -70,13 +69,8 @@ class Conversion:
         self.work = self._lock.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._lock.__exit__(kind, error, traceback)
+    def __exit__(self, *raised: Any) -> None:
+        self._lock.__exit__(*raised)
 
     # ---- what is there ---------------------------------------------------------------------------
     def is_done(self) -> bool:
