@@ -65,15 +65,11 @@ class BatchSource(Protocol):
         """Free threads, memory and files; the source cannot be used afterwards."""
         ...
 
-    def __enter__(self) -> BatchSource:
-        """Enter a block that closes the source at its end."""
-        ...
+    def __enter__(self) -> BatchSource: ...
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:
-        """Close the source."""
-        ...
+    ) -> None: ...
