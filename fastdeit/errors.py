@@ -28,17 +28,10 @@ class Stopped(Exception):
 
 
 def require_effect(config: Any, name: str, has_effect: bool, without: str, way_out: str) -> None:
-    """Refuse an option that was given and cannot act.
+    """Refuse an option that was given and cannot act, with a UserError.
 
-    Args:
-        config: a dataclass.
-        name: one of its fields; its default is never refused.
-        has_effect: whether the field acts.
-        without: what is missing.
-        way_out: an option that would let it act.
-
-    Raises:
-        UserError: the field has no effect and is not as it would be if it were left out.
+    `without` is what is missing, `way_out` an option that would let it act. The field's default is
+    never refused.
     """
     value = getattr(config, name)
     require(
@@ -57,15 +50,9 @@ def require(ok: bool, what: str, found: object, rule: str, way_out: str) -> None
 
 
 def need(module: str, extra: str, what: str) -> Any:
-    """Import a library.
+    """Import a library; if it is not installed, or does not load, a UserError names the extra.
 
-    Args:
-        module: dotted name.
-        extra: of setup.cfg, which installs it.
-        what: what it is needed for, for the error.
-
-    Raises:
-        UserError: it is not installed, or does not load.
+    `extra` is that of setup.cfg which installs it; `what` is what it is needed for, for the error.
     """
     try:
         return importlib.import_module(module)

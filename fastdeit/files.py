@@ -18,14 +18,9 @@ from fastdeit.errors import UserError
 def replacing(path: Path, before_rename: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
     """Open a file to be written: a temporary one, put on the disk and under its name at the end.
 
-    What was at the path stays until the new file is complete; a failure leaves nothing else.
-
-    Args:
-        path: where; its folder must exist.
-        before_rename: called when the new file is on the disk and not under its name yet.
-
-    Raises:
-        OSError: it cannot be written; names the file.
+    What was at the path stays until the new file is complete; a failure leaves nothing else. The
+    folder must exist. `before_rename` is called when the new file is on the disk and not under its
+    name yet. An OSError of writing names the file.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -43,11 +38,7 @@ def replacing(path: Path, before_rename: Callable[[], None] | None = None) -> It
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the file's name into an error of writing it; Python does so for opening it only.
-
-    Raises:
-        OSError: the same one, with the name.
-    """
+    """Put the file's name into an error of writing it; Python does so for opening it only."""
     try:
         yield
     except OSError as error:
@@ -59,8 +50,7 @@ def naming(path: Path) -> Iterator[None]:
 def sync_folder(folder: Path) -> None:
     """Put the names in a folder on the disk: a rename does not survive a power cut before that.
 
-    Args:
-        folder: which; a file system that cannot do it for folders is left alone.
+    A file system that cannot do it for folders is left alone.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -73,12 +63,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file as `replacing` does; its folder is made.
-
-    Args:
-        path: where.
-        data: the content.
-    """
+    """Write a file as `replacing` does; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(data)
@@ -87,11 +72,8 @@ def replace_file(path: Path, data: bytes) -> None:
 def take_lock(path: Path) -> TextIO:
     """Open a file, made if need be, and keep other processes from it until it is closed.
 
-    A killed process lets it go. File systems without locks are taken as they are.
-
-    Raises:
-        BlockingIOError: another process has it.
-        OSError: it cannot be opened.
+    A killed process lets it go. File systems without locks are taken as they are. Raises
+    BlockingIOError if another process has it.
     """
     while True:
         file = path.open("a+", encoding="utf-8")
@@ -116,21 +98,14 @@ class FolderLock:
     """Holds the folder of a run for this process; a killed process lets it go."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is held yet.
-
-        Args:
-            folder: may not exist yet.
-        """
+        """Nothing is held yet; the folder may not exist."""
         self._folder = folder
         self._file: TextIO | None = None
 
     def take(self) -> None:
         """Take the folder, if it exists and is not held yet.
 
-        File systems without locks are taken as they are.
-
-        Raises:
-            UserError: another run holds it.
+        File systems without locks are taken as they are. Raises UserError if another run holds it.
         """
         if self._file is not None or not self._folder.is_dir():
             return
@@ -156,15 +131,9 @@ class FolderLock:
 
 
 def check_out(out: Path, overwrite: bool, source: Path) -> None:
-    """Make sure that a file may be written.
+    """Refuse with a UserError a file that may not be written.
 
-    Args:
-        out: the file.
-        overwrite: whether a file that is there may be replaced.
-        source: what is read; never replaced.
-
-    Raises:
-        UserError: there is a folder, the source, or a file that may not be replaced.
+    That is a folder, the source, or a file that is there without `overwrite`.
     """
     if out.exists() and (out.is_dir() or (source.exists() and out.samefile(source))):
         what = "a folder" if out.is_dir() else "the file that is read"

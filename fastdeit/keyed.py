@@ -47,11 +47,7 @@ class Purpose(IntEnum):
 def mix64(z: Any) -> Any:
     """SplitMix64's finaliser: a bijection of 64-bit words in which every bit affects every bit.
 
-    Args:
-        z: uint64, a numpy array (wrapping) or a numba scalar.
-
-    Returns:
-        uint64 of the same shape.
+    It takes uint64, a numpy array (wrapping) or a numba scalar.
     """
     z = (z ^ (z >> _S30)) * _MUL_1
     z = (z ^ (z >> _S27)) * _MUL_2
@@ -69,12 +65,9 @@ def draw_u64(state: Any, index: Any) -> Any:
 
 
 def epoch_state(seed: int, purpose: Purpose, epoch: int) -> np.uint64:
-    """The state of everything that is drawn for one purpose in one epoch.
+    """The state of everything that is drawn for one purpose in one epoch, from 0.
 
-    Args:
-        seed: any integer; its low 64 bits count.
-        purpose: what the numbers are for.
-        epoch: from 0.
+    Of the seed, any integer, the low 64 bits count.
     """
     state = np.zeros(1, dtype=np.uint64)  # an array: numpy warns when a scalar wraps
     for word in (seed, int(purpose), epoch):
@@ -86,17 +79,9 @@ def epoch_state(seed: int, purpose: Purpose, epoch: int) -> np.uint64:
 def sample_states(
     seed: int, purpose: Purpose, epoch: int, keys: U64, copies: NDArray[np.integer[Any]]
 ) -> U64:
-    """The states of a batch of (sample, copy) pairs.
+    """(B,) uint64 states of a batch of (sample, copy) pairs, in an epoch from 0.
 
-    Args:
-        seed: the run's seed.
-        purpose: what the numbers are for.
-        epoch: from 0.
-        keys: (B,) uint64, stable sample keys.
-        copies: (B,) integers, which repeat of the image.
-
-    Returns:
-        (B,) uint64.
+    `keys` are (B,) stable sample keys, `copies` (B,) integers, which repeat of the image.
     """
     state = np.full(len(keys), epoch_state(seed, purpose, epoch), dtype=np.uint64)
     mixed: U64 = absorb(absorb(state, keys), copies.astype(np.uint64))
@@ -110,29 +95,16 @@ def draw(states: U64, index: int) -> U64:
 
 
 def uniform(states: U64, index: int) -> NDArray[np.float64]:
-    """Draw number `index` of each stream as a float64 in [0, 1), with 53 random bits.
-
-    Args:
-        states: (B,) uint64.
-        index: which draw, from 0.
-
-    Returns:
-        (B,) float64.
-    """
+    """Draw number `index` (from 0) of each stream as a float64 in [0, 1), with 53 random bits."""
     result: NDArray[np.float64] = (draw(states, index) >> _S11).astype(np.float64)
     result *= _TWO_POW_MINUS_53
     return result
 
 
 def step_seed(seed: int, purpose: Purpose, epoch: int, step: int, word: int = 0) -> int:
-    """A seed of 64 bits for what a whole step shares.
+    """A seed of 64 bits for what a whole step shares; epoch and step count from 0.
 
-    Args:
-        seed: the run's seed.
-        purpose: what the numbers are for.
-        epoch: from 0.
-        step: from 0.
-        word: 64 bits that tell apart what draws in the same step; 0 where all draw alike.
+    `word` are 64 bits that tell apart what draws in the same step; 0 where all draw alike.
     """
     state = absorb(np.array([epoch_state(seed, purpose, epoch)]), np.array([step], dtype=np.uint64))
     if word:

@@ -42,12 +42,7 @@ def is_installed(engine: str) -> bool:
 
 
 def choose_engine(index: DatasetIndex, engine: Engine = "auto") -> EngineChoice:
-    """Choose the fastest engine that is installed and reads the container.
-
-    Args:
-        index: the dataset.
-        engine: "auto", or the one to take.
-    """
+    """Choose the fastest engine that is installed and reads the container, if none is named."""
     if engine != "auto":
         return EngineChoice(engine, "as asked")
     if index.container == "beton" and is_installed("ffcv"):
@@ -185,7 +180,6 @@ class Derived:
     distinct_images_per_epoch: int
     """Different images among them, in the first epoch."""
     num_train_images: int
-    """Images of the training set."""
     num_processes: int
     """How many processes share a step."""
     images_per_process: int
@@ -195,12 +189,7 @@ class Derived:
 
 
 def derive(config: TrainConfig, plan: Plan) -> Derived:
-    """Work out what follows.
-
-    Args:
-        config: everything that decides the run.
-        plan: of training, from `train_plan`, whose arithmetic this is.
-    """
+    """Work out what follows from a configuration and its `train_plan`, whose arithmetic this is."""
     shown = plan.num_steps * plan.batch_size
     samples, _ = plan.stream(0)
     return Derived(

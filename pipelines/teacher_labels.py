@@ -81,8 +81,7 @@ def digest(*columns: NDArray[Any]) -> str:
 def row_type(config: DistillConfig, num_classes: int) -> np.dtype[Any]:
     """How the answer for an image is stored: 2 bytes, or 4 for each kept class.
 
-    Raises:
-        UserError: there are too many classes for 2 bytes, or all are to be kept.
+    Raises UserError if there are too many classes for 2 bytes, or all are to be kept.
     """
     if num_classes > np.iinfo(np.uint16).max + 1:
         raise UserError(
@@ -111,17 +110,12 @@ class LabelWriter:
         index: DatasetIndex,
         teacher: dict[str, Any],
     ) -> None:
-        """Begin a store, or find the one that was begun with the same settings.
+        """Begin a store in a folder, or find the one that was begun with the same settings.
 
-        Args:
-            folder: is made.
-            config: of the runs that will read it.
-            plan: of all processes together.
-            index: of the training set, with a class for each of the teacher's outputs.
-            teacher: what it is, as plain types.
-
-        Raises:
-            UserError: the folder holds something else, or a store with other settings.
+        `config` is that of the runs that will read it, `plan` of all processes together; `index`,
+        the training set, has a class for each of the teacher's outputs; `teacher` says what it is,
+        as plain types. Raises UserError if the folder holds something else, or a store with other
+        settings.
         """
         self._folder, self._plan = folder, plan
         self._type = row_type(config.distill, len(index.class_names))
@@ -158,11 +152,9 @@ class LabelWriter:
         return bool(hashlib.sha256(path.read_bytes()).hexdigest() == expected)
 
     def write(self, epoch: int, answers: NDArray[Any]) -> None:
-        """Keep the answers of an epoch; the file appears when it is complete.
+        """Keep the answers of an epoch from 0; the file appears when it is complete.
 
-        Args:
-            epoch: from 0.
-            answers: (steps x batch size,) of `row_type`, in the order of the stream.
+        They are (steps x batch size,) of `row_type`, in the order of the stream.
         """
         data = np.ascontiguousarray(answers, dtype=self._type).tobytes()
         with replacing(self._folder / _file_of(epoch)) as file:
@@ -175,15 +167,10 @@ class LabelStore:
     """Reads a store: what its teacher said of this process's images."""
 
     def __init__(self, config: TrainConfig, plan: Plan, index: DatasetIndex) -> None:
-        """Open a store and make sure that it is of this run's images.
+        """Open the store of a configuration and make sure that it is of this run's images.
 
-        Args:
-            config: names the folder.
-            plan: of this process.
-            index: of the training set.
-
-        Raises:
-            UserError: it is no store, was made with other settings or classes, or lacks epochs.
+        Raises UserError if it is no store, was made with other settings or classes, or lacks
+        epochs.
         """
         assert config.distill.teacher_labels is not None
         self._folder, self._plan = config.distill.teacher_labels, plan
@@ -219,17 +206,10 @@ class LabelStore:
         self._rows: NDArray[Any] = np.empty(0, dtype=self._type)
 
     def read(self, epoch: int, step: int) -> Tensor:
-        """What the teacher said of this process's share of a step.
+        """What the teacher said of this process's share of a step; both count from 0.
 
-        Args:
-            epoch: from 0.
-            step: from 0 within the epoch.
-
-        Returns:
-            (b,) int64 decisions, or (b, K) float32 probabilities; on the CPU.
-
-        Raises:
-            UserError: the file is damaged.
+        (b,) int64 decisions, or (b, K) float32 probabilities; on the CPU. Raises UserError if the
+        file is damaged.
         """
         if epoch != self._epoch:
             self._rows, self._epoch = self._load(epoch), epoch
@@ -257,12 +237,10 @@ def damaged(path: Path, reason: str) -> UserError:
 
 
 def _file_of(epoch: int) -> str:
-    """Name of the file of an epoch."""
     return f"epoch{epoch:05d}.labels"
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
-    """What a store says of itself."""
     try:
         about = json.loads((folder / ABOUT).read_text("utf-8"))
         if about["format"] == FORMAT:
@@ -281,7 +259,6 @@ def _read_about(folder: Path) -> dict[str, Any]:
 
 
 def _check_settings(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Make sure that a store is of the images of a run."""
     names = [
         name for name in {**theirs, **ours} if not is_alike(name, theirs.get(name), ours.get(name))
     ]

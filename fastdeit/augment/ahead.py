@@ -23,7 +23,6 @@ class AugmentedBatch:
     images: Tensor
     """(B, 3, H, W) float, channels-last in memory, normalised."""
     targets: MixedTargets
-    """Two labels and a weight for each image."""
     epoch: int
     """From 0."""
     step: int
@@ -58,12 +57,8 @@ def augment(
 ) -> AugmentedBatch:
     """Draw the decisions for a batch and apply them, on the device where it is.
 
-    Args:
-        batch: on its device; not changed.
-        config: which augmentations, with their probabilities.
-        seed: the run's seed.
-        mix_word: see `sample_augmentation`.
-        dtype: of the images; they are computed in float32 and rounded once.
+    The batch is not changed. The images are computed in float32 and rounded to `dtype` once;
+    `mix_word` as in `sample_augmentation`.
     """
     decisions = sample_augmentation(config, batch, seed, mix_word)
     images, targets = apply_augmentation(batch, decisions, dtype)
@@ -79,13 +74,9 @@ def augmented(
 ) -> Iterator[AugmentedBatch]:
     """Augment the batches of an epoch; on a GPU the next one while the caller's step runs.
 
-    Args:
-        batches: on any device.
-        config: which augmentations, with their probabilities.
-        seed: the run's seed.
-        compute: where they are wanted, in autocast's precision: the first layer rounds to it
-            anyway, so half the memory gives the same bits.
-        mix_word: see `sample_augmentation`.
+    The batches may be on any device; they come out where `compute` wants them, in autocast's
+    precision: the first layer rounds to it anyway, so half the memory gives the same bits.
+    `mix_word` as in `sample_augmentation`.
     """
     device, dtype = compute.device, compute.autocast_dtype or torch.float32
 

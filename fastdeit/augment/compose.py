@@ -51,9 +51,7 @@ class Augmentation:
     operations: tuple[Operations, ...]
     """The policy's operations and the colour jitter, in their order."""
     erasure: Erasure | None
-    """Which rectangles are erased, or None."""
     mix: Mix | None
-    """How images are mixed with their partners, or None."""
     order: AugmentOrder = "deit"
     """Whether erasing or mixing comes first."""
 
@@ -193,14 +191,12 @@ def _mirrored(images: Tensor, flip: NDArray[np.bool_]) -> Tensor:
 
 
 def _blocks(images: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Parts of a batch with the mirrored parts, where the partners are.
-
-    Joined, a part and its mirrored part are a small batch whose partners are at mirrored places
-    too. The middle image of an odd batch comes twice, and meets itself.
-    """
+    """Parts of a batch with the mirrored parts, where the partners are."""
     num = len(images)
     size = block_size(num, images.shape[1:].numel(), images.device.type)
     half = (num + 1) // 2
+    # Joined, a part and its mirrored part are a small batch whose partners are at mirrored places
+    # too. The middle image of an odd batch comes twice, and meets itself.
     for start in range(0, half, size):
         stop = min(start + size, half)
         yield slice(start, stop), slice(num - stop, num - start)
@@ -216,13 +212,8 @@ def block_size(num: int, image_bytes: int, device_type: str) -> int:
 def normalise(images_nhwc: Tensor) -> Tensor:
     """Scale to [0, 1], then subtract ImageNet's mean and divide by its standard deviation.
 
-    Args:
-        images_nhwc: (B, H, W, 3) from 0 to 255, uint8 or float.
-
-    Returns:
-        (B, 3, H, W) float32 whose memory is channels-last.
-
-    Source: torchvision ToTensor and Normalize.
+    (B, H, W, 3) from 0 to 255, uint8 or float, to (B, 3, H, W) float32 whose memory is
+    channels-last. Source: torchvision ToTensor and Normalize.
     """
     return _normalise_nhwc(images_nhwc).permute(0, 3, 1, 2)
 

@@ -49,15 +49,12 @@ def sample_operations(
     """Draw what each image of a batch gets.
 
     Args:
-        policy: from `parse_policy`.
+        policy: from `parse_policy`; the result has its `num_slots` slots.
         states: (B,) uint64, one keyed stream an image.
         height: rows of an image.
         width: columns of an image.
         interpolation: how moved images are resampled; random draws for each operation, which is
             what timm does without --train-interpolation.
-
-    Returns:
-        `policy.num_slots` slots.
 
     Source: timm data/auto_augment.py:RandAugment, AutoAugment, AugmentOp; torchvision
     transforms/autoaugment.py:TrivialAugmentWide.
@@ -125,16 +122,10 @@ JITTER_OPS = (Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR, Op.HUE)
 def sample_jitter(ranges: tuple[float, float, float, float], states: U64) -> Operations:
     """Draw a colour jitter: brightness, contrast, saturation and hue, each image in its own order.
 
-    Args:
-        ranges: how far the factors of brightness, contrast and saturation may be from 1 (but not
-            below 0), and the hue from 0, in turns.
-        states: (B,) uint64, one keyed stream an image.
-
-    Returns:
-        Four slots; what has no range is IDENTITY.
-
-    Source: torchvision transforms/transforms.py:ColorJitter.get_params;
-    transforms/_functional_pil.py:adjust_hue for the hue's steps.
+    `ranges` are how far the factors of the first three may be from 1 (but not below 0), and the hue
+    from 0, in turns. Four slots; what has no range is IDENTITY. Source: torchvision
+    transforms/transforms.py:ColorJitter.get_params; transforms/_functional_pil.py:adjust_hue for
+    the hue's steps.
     """
     shape = (len(JITTER_OPS), len(states))
     op, argument = np.zeros(shape, dtype=np.int64), np.zeros(shape)

@@ -64,20 +64,12 @@ def sample_erasure(
     max_count: int = 1,
     num_splits: int = 0,
 ) -> Erasure:
-    """Draw the rectangles.
+    """Draw the rectangles of B images from (B,) keyed streams.
 
-    Args:
-        states: (B,) uint64, one keyed stream an image.
-        prob: probability that an image is erased.
-        height: rows of an image.
-        width: columns of an image.
-        mode: what the rectangles become.
-        max_count: an image gets 1 to so many rectangles, which share its area.
-        num_splits: if 2 or more, the first 1 / num_splits of the batch is left clean.
-
-    Returns:
-        Rectangles of 2% to a third of the area (over their number) with log-uniform aspect from 0.3
-        to 1 / 0.3; the first of ten attempts that is strictly smaller than the image counts.
+    An image that is erased gets 1 to `max_count` rectangles, which share its area: 2% to a third of
+    the image, with log-uniform aspect from 0.3 to 1 / 0.3; the first of ten attempts that is
+    strictly smaller than the image counts. With `num_splits` of 2 or more, the first 1 / num_splits
+    of the batch is left clean.
     """
     num = len(states)
     top, left, rows, cols = (np.zeros((max_count, num), dtype=np.int64) for _ in range(4))
@@ -106,16 +98,7 @@ def sample_erasure(
 
 
 def apply_erasure(images: Tensor, erasure: Erasure) -> Tensor:
-    """Replace the rectangles of each image.
-
-    Args:
-        images: (B, H, W, 3) float, normalised; not changed.
-        erasure: rectangles for these B images.
-
-    Returns:
-        The same shape and dtype, contiguous. The noise of an image is the same whatever batch it is
-        in.
-    """
+    """Replace the rectangles of each of (B, H, W, 3) float, in a copy."""
     out = images.clone(memory_format=torch.contiguous_format)
     num, height, width, _ = images.shape
     for pixels in erased_pixels(erasure, height, width, images.device):
@@ -150,17 +133,8 @@ def erased_pixels(
 ) -> list[ErasedPixels]:
     """What is erased, as lists of pixels: only these are visited, and no more noise is made.
 
-    Args:
-        erasure: for B images.
-        height: rows of an image.
-        width: columns of an image.
-        device: where the images are.
-
-    Returns:
-        One list for each rectangle that an image may have, to be written in this order: a later one
-        covers an earlier one.
-
-    Note: with the number of pixels known on the host, nothing waits.
+    One list for each rectangle that an image may have, to be written in this order: a later one
+    covers an earlier one. With the number of pixels known on the host, nothing waits.
     """
     lists = []
     for h, w, top, left, seed in zip(
@@ -194,18 +168,9 @@ def erased_pixels(
 
 
 def keyed_normal(seeds: Tensor, place: Tensor) -> Tensor:
-    """Normal noise as a pure function of a seed and a place.
-
-    Args:
-        seeds: (n,) int64.
-        place: (n,) int64 from 0, below 2^62.
-
-    Returns:
-        (n, 3) float32, N(0, 1).
-
-    Note: SplitMix64 on int64 (multiplication wraps alike), two words a place, then Box-Muller over
-    24-bit uniforms: each word gives a pair, of which the last number is not used.
-    """
+    """(n, 3) float32 N(0, 1), a pure function of (n,) int64 seeds and places from 0, below 2^62."""
+    # SplitMix64 on int64 (multiplication wraps alike), two words a place, then Box-Muller over
+    # 24-bit uniforms: each word gives a pair, of which the last number is not used.
     first = _mix64(seeds + (place * 2 + 1) * _signed(int(keyed.GOLDEN)))
     second = _mix64(seeds + (place * 2 + 2) * _signed(int(keyed.GOLDEN)))
     radius, angle = _polar(first)

@@ -52,20 +52,10 @@ class MixedTargets:
 def sample_mix(
     config: AugmentConfig, generator: np.random.Generator, num: int, height: int, width: int
 ) -> Mix | None:
-    """Draw the decisions of one step.
+    """Draw the decisions of one step, or None if nothing is mixed.
 
-    Args:
-        config: which images are mixed how; its fields about Mixup and CutMix are read.
-        generator: keyed by the step; asked in the order in which timm asks numpy.
-        num: images in the batch; of an odd number the middle one meets itself.
-        height: rows of an image.
-        width: columns of an image.
-
-    Returns:
-        The decisions, or None if nothing is mixed.
-
-    Raises:
-        UserError: `cutmix_minmax` leaves no side to choose for so small an image.
+    The generator is keyed by the step, and asked in the order in which timm asks numpy. Raises
+    UserError if `cutmix_minmax` leaves no side to choose for so small an image.
     """
     if not (config.use_mixup or config.use_cutmix):
         return None
@@ -126,10 +116,7 @@ def _sample_weights(
 def _sample_box(
     config: AugmentConfig, generator: np.random.Generator, weight: Any, height: int, width: int
 ) -> tuple[Box, float]:
-    """CutMix's box, and the share of the image that it leaves.
-
-    Source: timm data/mixup.py:rand_bbox, rand_bbox_minmax, cutmix_bbox_and_lam.
-    """
+    """CutMix's box and what it leaves. Source: timm mixup.py:rand_bbox, rand_bbox_minmax."""
     if config.cutmix_minmax is None:
         center_y, center_x = int(generator.integers(0, height)), int(generator.integers(0, width))
         box = box_around(weight, center_y, center_x, height, width)
@@ -150,34 +137,18 @@ def _sample_box(
 
 
 def box_around(weight: Any, center_y: int, center_x: int, height: int, width: int) -> Box:
-    """A box with sides of sqrt(1 - lambda) around a centre, clipped to the image.
-
-    Args:
-        weight: the drawn lambda; a float32 is computed with in float32, as timm does.
-        center_y: row of the box's centre.
-        center_x: column of the box's centre.
-        height: rows of the image.
-        width: columns of the image.
-
-    Note: the timm of the paper's code cut odd sides one pixel short; timm 1.0.31 no longer does.
-    """
+    """A box with sides of sqrt(1 - lambda) around a centre, clipped to the image."""
+    # A float32 is computed with in float32, as timm does.
     side = np.sqrt(1 - weight)
     rows, cols = int(height * side), int(width * side)
+    # The timm of the paper's code cut odd sides one pixel short; timm 1.0.31 no longer does.
     top, bottom = max(0, center_y - rows // 2), min(height, center_y + (rows + 1) // 2)
     left, right = max(0, center_x - cols // 2), min(width, center_x + (cols + 1) // 2)
     return top, bottom, left, right
 
 
 def apply_mix(images: Tensor, mix: Mix) -> Tensor:
-    """Mix each image with that at the mirrored place of the batch.
-
-    Args:
-        images: (B, H, W, 3) float, not changed; B may be odd, the middle image then meets itself.
-        mix: the decisions for these B images.
-
-    Returns:
-        The same shape and dtype.
-    """
+    """Mix each of (B, H, W, 3) float with that at the mirrored place, in a copy."""
     return mix_(images.clone(), mix)
 
 
@@ -208,12 +179,7 @@ def mix_(images: Tensor, mix: Mix) -> Tensor:
 
 
 def mix_targets(labels: Tensor, mix: Mix | None) -> MixedTargets:
-    """Targets of a mixed batch.
-
-    Args:
-        labels: (B,) int64.
-        mix: what `apply_mix` was given, or None.
-    """
+    """Targets of a mixed batch: `labels` are (B,) int64, `mix` what `apply_mix` was given."""
     if mix is None:
         return MixedTargets(labels, labels, torch.ones_like(labels, dtype=torch.float32))
     (weight,) = upload([mix.weight.astype(np.float32)], labels.device)
@@ -223,14 +189,7 @@ def mix_targets(labels: Tensor, mix: Mix | None) -> MixedTargets:
 def dense_targets(targets: MixedTargets, num_classes: int, smoothing: float) -> Tensor:
     """Targets as probabilities of all classes, for what cannot take two labels and a weight.
 
-    Args:
-        targets: two labels and a weight for each of B samples.
-        num_classes: K.
-        smoothing: epsilon of label smoothing, spread over all K classes.
-
-    Returns:
-        (B, K) float32, each row summing to 1.
-
+    (B, num_classes) float32, each row summing to 1. The smoothing is spread over all classes.
     Source: timm data/mixup.py:mixup_target.
     """
     off = smoothing / num_classes

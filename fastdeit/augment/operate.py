@@ -76,11 +76,7 @@ def operate_(
 
 
 def check_images(images: Tensor) -> None:
-    """Refuse what is not a batch of images as loaders give it.
-
-    Raises:
-        ValueError: another dtype or shape.
-    """
+    """Raise ValueError for what is not a batch of images as loaders give it."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(
             "images must be (B, H, W, 3) uint8. Found: "
@@ -148,7 +144,6 @@ class Group(NamedTuple):
     """Operations that one function does to many images at once."""
 
     ops: frozenset[Op]
-    """Which."""
     prepare: Callable[..., list[NDArray[Any]]]
     """(op, argument) to what the function needs of the host."""
     apply: Callable[..., Tensor]

@@ -48,17 +48,10 @@ def apply_with_pil(
     fill: tuple[int, int, int],
     is_bilinear: bool = False,
 ) -> Image.Image:
-    """Do one operation by timm's function, or for the hue by torchvision's arithmetic.
+    """Do one operation to an RGB image by timm's function, or for the hue by torchvision's.
 
-    Args:
-        image: RGB.
-        op: what is done.
-        argument: as `Op` says.
-        fill: RGB of what lies outside an image that is moved.
-        is_bilinear: how a moved image is resampled.
-
-    Returns:
-        The new image; the same one for IDENTITY.
+    `argument` is as `Op` says; `fill` is the RGB of what lies outside an image that is moved. For
+    IDENTITY the same image comes back.
     """
     if op == Op.IDENTITY:
         return image

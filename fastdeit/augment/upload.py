@@ -14,17 +14,10 @@ ALIGNMENT = 16
 
 
 def upload(arrays: list[NDArray[Any]], device: torch.device) -> list[Tensor]:
-    """Arrays of the host as tensors on a device.
+    """Arrays of the host as tensors on a device; a CPU takes them without a copy.
 
-    Args:
-        arrays: of any dtypes and shapes.
-        device: a CPU takes them without a copy.
-
-    Returns:
-        A tensor for each array.
-
-    Note: on a GPU all of them travel in one pinned block, behind what the stream does already, and
-    nobody waits. Dozens of small copies from pageable memory would cost more than the work itself.
+    On a GPU all of them travel in one pinned block, behind what the stream does already, and nobody
+    waits. Dozens of small copies from pageable memory would cost more than the work itself.
     """
     arrays = [np.ascontiguousarray(array) for array in arrays]
     if device.type == "cpu":

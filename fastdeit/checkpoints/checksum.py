@@ -17,18 +17,8 @@ def map_content(
     """Rebuild nested dicts, lists and tuples with each tensor replaced; the rest stays.
 
     Every dict becomes a plain one: an OrderedDict's attributes would be saved and covered by no
-    checksum.
-
-    Args:
-        value: dicts (keys str or int), lists, tuples, tensors, str, int, float, bool, None.
-        on_tensor: gives what takes a tensor's place.
-        where: what the value is called in an error.
-
-    Returns:
-        The same nest of dict, list and tuple.
-
-    Raises:
-        TypeError: something else is in it, which could not be loaded again without running code.
+    checksum. Keys are str or int. Anything but tensors, str, int, float, bool and None raises
+    TypeError: it could not be loaded again without running code.
     """
     if isinstance(value, dict):
         for key in value:
@@ -52,18 +42,10 @@ def map_content(
 def content_checksum(content: Any) -> str:
     """One number over names, types, shapes, dtypes and every byte of the values.
 
-    Dicts are walked by their sorted keys: their order does not count. Neither do a tensor's
-    strides, its device, or whether it shares memory. 0.0 and -0.0 differ, and so do 1, 1.0 and
-    True.
-
-    Args:
-        content: as `map_content` takes it.
-
-    Returns:
-        32 hexadecimal digits, XXH3 of 128 bits.
-
-    Note:
-        Copies tensors that are on a GPU or not contiguous, one at a time.
+    XXH3 of 128 bits in 32 hexadecimal digits. Dicts are walked by their sorted keys: their order
+    does not count. Neither do a tensor's strides, its device, or whether it shares memory. 0.0 and
+    -0.0 differ, and so do 1, 1.0 and True. Tensors that are on a GPU or not contiguous are copied,
+    one at a time.
     """
     digest = xxhash.xxh3_128()
     _walk(content, digest.update)

@@ -16,9 +16,6 @@ def are_numbered(class_names: tuple[str, ...]) -> bool:
 def knows_classes(of_model: tuple[str, ...], of_data: tuple[str, ...]) -> bool:
     """Whether a model's outputs stand for the classes of a dataset.
 
-    Args:
-        of_model: names, one for each output; only numbered ones are taken for the dataset's classes
-            in their order.
-        of_data: names of the dataset's classes.
+    Names that are only numbered are taken for the dataset's classes in their order.
     """
     return of_model == of_data or (len(of_model) == len(of_data) and are_numbered(of_model))

@@ -65,7 +65,7 @@ def save_checkpoint(
     """Write a checkpoint: to a temporary file, to the disk, then under its name.
 
     Args:
-        path: where; what was there stays until the new one is complete.
+        path: what was there stays until the new one is complete.
         content: from `checkpoint_content`; a checksum over all of it goes into the file.
         before_rename: called when the new file is on the disk and not under its name yet.
 
@@ -83,10 +83,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, weights only: no code in the file is run.
-
-    Returns:
-        The content that was saved, every byte of it checked.
+    """Read a checkpoint onto the CPU, every byte of it checked; no code in the file is run.
 
     Raises:
         UserError: there is no such file, it is damaged, or something else wrote it.
@@ -157,12 +154,10 @@ def model_from_checkpoint(
 
 
 class _Sink:
-    """A file for torch's writer, which would turn an OSError into a RuntimeError without a reason.
-
-    After the first error, nothing more is written; whoever gave the file raises it.
-    """
+    """A file for torch's writer, which makes a RuntimeError without a reason of an OSError."""
 
     def __init__(self, file: BinaryIO) -> None:
+        # After the first error, nothing more is written; whoever gave the file raises it.
         self.error: OSError | None = None
         self._file = file
 
@@ -186,7 +181,6 @@ def _storable(tensor: Tensor) -> Tensor:
 
 
 def _damaged(path: Path, num_bytes: int, reason: str) -> UserError:
-    """The one error for a file that cannot be loaded."""
     return UserError(
         f"checkpoint cannot be read. Found: {path} ({num_bytes} bytes; {reason}). "
         "It is damaged or no checkpoint; give another one."

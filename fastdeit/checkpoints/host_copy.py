@@ -47,9 +47,6 @@ class HostCopy:
         Tensors that share memory in part are copied one by one. Strides are kept where a tensor
         fills its memory (channels-last); else the copy is contiguous.
 
-        Args:
-            content: as `fastdeit.checkpoints.checksum.map_content` takes it.
-
         Returns:
             (the content with the copies in the tensors' places, events). On a GPU the copies are
             there when the events have come; what the current stream does to the tensors later does
@@ -58,9 +55,8 @@ class HostCopy:
         Raises:
             TypeError: something in the content cannot be saved.
 
-        Note:
-            Waits for no device, but pinned memory is allocated when the first content comes, or
-            one with other shapes, and CUDA may wait for that.
+        Note: waits for no device, but pinned memory is allocated when the first content comes, or
+        one with other shapes, and CUDA may wait for that.
         """
         numbers: dict[Hashable, int] = {}
         sources: list[Tensor] = []

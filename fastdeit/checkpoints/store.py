@@ -35,11 +35,9 @@ class CheckpointStore:
     """
 
     def __init__(self, out: Path, keep: int) -> None:
-        """Begin with what is in the folder; nothing is read or written yet.
+        """Begin with what is in the folder of a run, which exists; nothing is read or written yet.
 
-        Args:
-            out: the folder of the run, which exists.
-            keep: how many of the newest are kept, checkpoint.pt among them; at least 1.
+        `keep` of the newest are kept, checkpoint.pt among them; at least 1.
         """
         self.out = out
         self.keep = keep
@@ -77,32 +75,23 @@ class CheckpointStore:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise the error of a save that failed, once; cheap.
+        """Raise the OSError of a save that failed, once; cheap.
 
-        Raises:
-            OSError: such as a full disk. It names the file and says what became of it.
+        Such as a full disk. It names the file and says what became of it.
         """
         error, self._error = self._error, None
         if error is not None:
             raise error
 
     def wait(self) -> None:
-        """Wait until the save that is being written is on the disk.
-
-        Raises:
-            OSError: as `check`.
-        """
+        """Wait until the save that is being written is on the disk; raises as `check`."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         self.check()
 
     def close(self) -> None:
-        """Wait as `wait` does and let the host memory go; more than once is as good as once.
-
-        Raises:
-            OSError: as `check`.
-        """
+        """Wait as `wait` does and let the host memory go; more than once is as good as once."""
         try:
             self.wait()
         finally:
@@ -187,17 +176,10 @@ class CheckpointStore:
 def newest_checkpoint(
     out: Path, on_skip: Callable[[str], None]
 ) -> tuple[dict[str, Any], Path] | None:
-    """Load the newest checkpoint of a run that is whole; nothing is changed.
+    """Load the newest checkpoint of a run that is whole: (its content, its path).
 
-    Args:
-        out: the folder of the run; may not exist.
-        on_skip: called with one line for each newer one that cannot be read.
-
-    Returns:
-        (its content, its path); None if there is no checkpoint at all.
-
-    Raises:
-        UserError: there are some, and none can be read.
+    None if there is no checkpoint at all; UserError if there are some, and none can be read.
+    Nothing is changed. `on_skip` is called with one line for each newer one that cannot be read.
     """
     paths = [path for path in (out / CHECKPOINT, *_older(out)) if path.exists()]
     for path in paths:

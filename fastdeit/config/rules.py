@@ -25,16 +25,11 @@ def check(
     rules: Sequence[Rule] = (),
     effects: Sequence[Effect] = (),
 ) -> None:
-    """Refuse a configuration that cannot work.
+    """Refuse a configuration that cannot work, with a UserError.
 
-    Args:
-        config: a dataclass; a field of a few words (`Literal`) must be one of them.
-        ranges: of one or more fields an interval, such as "[0, 1)"; None is in every one.
-        rules: what else must hold.
-        effects: fields that must be left as they are where they do nothing.
-
-    Raises:
-        UserError: a rule does not hold.
+    A field of a few words (`Literal`) must be one of them. `ranges` gives one or more fields an
+    interval, such as "[0, 1)"; None is in every one. `rules` is what else must hold, `effects` the
+    fields that must be left as they are where they do nothing.
     """
     kind: type = type(config)
     for name, known in _choices(kind).items():

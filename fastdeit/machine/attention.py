@@ -19,16 +19,8 @@ TOKENS = 197
 def choose_attention(name: str, model: nn.Module, compute: Compute) -> Compute:
     """Let the attention of a run be computed by one implementation.
 
-    Args:
-        name: auto leaves it to torch, as it was in `compute`; or flash, cudnn, efficient, math.
-        model: the student.
-        compute: where it computes, in which precision.
-
-    Returns:
-        The same with the implementation.
-
-    Raises:
-        UserError: the model has no attention, or the implementation cannot do it there.
+    auto leaves it as it was in `compute`. Raises UserError if the model has no attention, or the
+    implementation cannot do it there.
     """
     if name == "auto":
         return compute
@@ -58,5 +50,4 @@ def choose_attention(name: str, model: nn.Module, compute: Compute) -> Compute:
 
 
 def _first_sentence(error: Exception) -> str:
-    """What an error says first."""
     return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200]

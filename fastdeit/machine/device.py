@@ -120,9 +120,7 @@ def _usual_precision(device: torch.device) -> str:
 def choose_compile_mode(mode: str, compute: Compute) -> str | None:
     """The mode of torch.compile; None runs the model as it is.
 
-    Args:
-        mode: "auto" (default on a GPU, off on a CPU), "off", or a mode of torch.compile.
-        compute: where the run computes.
+    "auto" is default on a GPU and off on a CPU.
     """
     if mode == "auto":
         return "default" if compute.device.type == "cuda" else None

@@ -35,7 +35,6 @@ class World:
     rank: int = 0
     """Number of this process, from 0."""
     size: int = 1
-    """How many there are."""
     local_rank: int = 0
     """Number of this process on its machine."""
     _control: Any = None
@@ -79,11 +78,7 @@ class World:
         return values
 
     def check_alike(self, what: str, value: str, way_out: str) -> None:
-        """Make sure that all processes have the same value.
-
-        Raises:
-            UserError: on every process, with the values of all.
-        """
+        """Raise a UserError with the values of all, on every process, unless all have the same."""
         values = self.gather(value)
         if len(set(values)) > 1:
             found = ", ".join(f"{each} in process {rank}" for rank, each in enumerate(values))
@@ -92,10 +87,8 @@ class World:
     def wrap(self, model: nn.Module, accumulates: bool) -> nn.Module:
         """The model, or what averages its gradients over all processes in the backward pass.
 
-        Args:
-            model: on its device.
-            accumulates: whether some backward passes of a step will not do so; DDP cannot take the
-                graph for static then.
+        `accumulates` says whether some backward passes of a step will not do so; DDP cannot take
+        the graph for static then.
         """
         if self.size == 1:
             return model
@@ -118,14 +111,7 @@ class World:
     def explain_loss(
         self, way_out: str = "What was saved is as it was, and --resume auto goes on."
     ) -> Iterator[None]:
-        """Turn the error of a collective operation into one line that says who is missing.
-
-        Args:
-            way_out: what to do then.
-
-        Raises:
-            RunError: another process ended or does not answer.
-        """
+        """Turn the error of a collective operation into a RunError that says who is missing."""
         try:
             yield
         except RuntimeError as error:
@@ -157,14 +143,9 @@ class World:
 def joined(compute: Compute, timeout_minutes: float) -> Iterator[World]:
     """The processes that torchrun started together with this one; alone without torchrun.
 
-    Gradients and sums on GPUs go through nccl, everything else through gloo.
-
-    Args:
-        compute: where this process computes.
-        timeout_minutes: how long an operation of all waits for the last of them.
-
-    Raises:
-        UserError: torchrun's variables are there in part only.
+    Gradients and sums on GPUs go through nccl, everything else through gloo. An operation of all
+    waits `timeout_minutes` for the last of them. Raises UserError if torchrun's variables are there
+    in part only.
     """
     size = launch.world_size()
     if size == 1:
@@ -205,12 +186,7 @@ class Votes:
     """
 
     def __init__(self, world: World, wants_stop: Callable[[], bool]) -> None:
-        """Begin without a vote.
-
-        Args:
-            world: all processes; each must ask equally often.
-            wants_stop: whether this process wants to.
-        """
+        """Begin without a vote; each process must ask equally often."""
         self._world, self._wants_stop = world, wants_stop
         self._vote = torch.zeros(1)
         self._work: Any = None

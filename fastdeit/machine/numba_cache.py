@@ -37,11 +37,8 @@ FORGOTTEN_AFTER_S = 30 * 24 * 3600.0
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function without the GIL, and keep the machine code on disk where that can be.
 
-    Args:
-        options: more of numba.njit's, such as parallel=True.
-
-    Note: it is kept in `cache_folder`. If there is none, each process compiles anew; numba alone
-    would fail.
+    The options are more of numba.njit's, such as parallel=True. The code is kept in `cache_folder`.
+    If there is none, each process compiles anew; numba alone would fail.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:

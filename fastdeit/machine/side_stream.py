@@ -14,18 +14,12 @@ T = TypeVar("T")
 def one_ahead(
     items: Iterator[T], device: torch.device, tensors_of: Callable[[T], Iterable[Tensor]]
 ) -> Iterator[T]:
-    """Hand out items of which the next is already under way on a GPU.
+    """Hand out items of which the next is already under way on a GPU; on a CPU as they are.
 
     While the caller works on an item, the next is taken from the iterator, and what that starts on
-    the GPU runs on a side stream, beside the caller's kernels.
-
-    Args:
-        items: made one after another; what they do on a GPU must go to the current stream.
-        device: on a CPU the items are handed out as they are.
-        tensors_of: the tensors of an item that the caller will use.
-
-    Yields:
-        The items, ready for the caller's current stream.
+    the GPU runs on a side stream, beside the caller's kernels. What making an item does on a GPU
+    must go to the current stream. `tensors_of` are the tensors of an item that the caller will use;
+    they are ready for its current stream.
     """
     if device.type != "cuda":
         yield from items

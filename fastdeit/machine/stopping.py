@@ -27,7 +27,6 @@ class StopRequest:
     """Whether, and by which signal, this process was asked to stop."""
 
     def __init__(self) -> None:
-        """Nobody asked yet."""
         self.signal_number = 0
         self._asked_at = 0.0
 
@@ -36,11 +35,7 @@ class StopRequest:
         return self.signal_number != 0
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Take note of a signal.
-
-        Raises:
-            KeyboardInterrupt: at the second Ctrl-C.
-        """
+        """Take note of a signal; the second Ctrl-C raises KeyboardInterrupt."""
         del frame
         now = time.monotonic()
         if not self.signal_number:
@@ -56,12 +51,8 @@ class StopRequest:
 def comes_again(number: int, frame: FrameType | None) -> bool:
     """Whether a signal came in the middle of an import; if so, it is sent again in a moment.
 
-    What a handler raises there may have to pass C++ code that knows no exceptions, which aborts
-    the process: PyTorch has such code.
-
-    Args:
-        number: of the signal.
-        frame: what the handler was given.
+    What a handler raises there may have to pass C++ code that knows no exceptions, which aborts the
+    process: PyTorch has such code.
     """
     while frame is not None and frame.f_code.co_filename != IMPORTER:
         frame = frame.f_back
@@ -77,8 +68,7 @@ def comes_again(number: int, frame: FrameType | None) -> bool:
 def stop_at_once() -> Iterator[None]:
     """Until there is something to save: end on SIGTERM and SIGUSR1 with a code to requeue on.
 
-    Raises:
-        Stopped: in the block, by a signal.
+    They raise Stopped in the block.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -106,7 +96,6 @@ def stop_requests() -> Iterator[StopRequest]:
 def _handled_by(
     handler: Callable[[int, FrameType | None], None], numbers: Iterable[signal.Signals]
 ) -> Iterator[None]:
-    """Let some signals be handled by a function until the end of the block."""
     before = {}
     with suppress(ValueError):  # not the main thread
         for number in numbers:

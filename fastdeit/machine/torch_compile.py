@@ -25,12 +25,7 @@ ABOUT = "about.json"
 def begin_compiling(config: TrainConfig, compute: Compute) -> None:
     """Forget the compiled code of models before, and load that of a file if there is one.
 
-    Args:
-        config: of the run.
-        compute: where it computes.
-
-    Raises:
-        UserError: the file is of no use here.
+    Raises UserError if the file is of no use here.
     """
     is_compiled = choose_compile_mode(config.run.compile, compute) is not None
     require(
@@ -67,11 +62,7 @@ class RecompileWatch:
     """Notices when a model is compiled again, and says why, once."""
 
     def __init__(self, is_on: bool) -> None:
-        """Begin; until `settle` everything may be compiled.
-
-        Args:
-            is_on: whether anything is compiled at all.
-        """
+        """Begin; until `settle` everything may be compiled."""
         self._is_on = is_on
         self._num_settled: int | None = None
 
@@ -134,11 +125,7 @@ def write_compiled(
 ) -> None:
     """Write the compiled code of a process into a file, which appears when it is complete.
 
-    Args:
-        path: the file; an older one is replaced.
-        artifacts: from `compiled_artifacts`.
-        fits: from `code_fits`.
-        is_added: add it to what is in the file instead, which must be for the same.
+    With `is_added` it is added to what is in the file, which must be for the same `fits`.
     """
     content = io.BytesIO(path.read_bytes() if is_added else b"")
     with zipfile.ZipFile(content, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -150,19 +137,11 @@ def write_compiled(
 
 
 def load_compiled(path: Path, device: torch.device) -> int:
-    """Put the compiled code of a file into torch's caches on disk.
+    """Put the compiled code of a file of `write_compiled` into torch's caches on disk.
 
-    It is code: take only files that you, or somebody you trust, made.
-
-    Args:
-        path: from `write_compiled`.
-        device: where it is to run.
-
-    Returns:
-        From how many processes the code is.
-
-    Raises:
-        UserError: the file cannot be read, or its code is for another version or GPU.
+    It is code: take only files that you, or somebody you trust, made. The result says from how many
+    processes the code is. Raises UserError if the file cannot be read, or its code is for another
+    version or GPU.
     """
     way_out = "Leave out --compiled, and it is compiled here."
     try:

@@ -28,13 +28,12 @@ DALI_PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 def describe_environment() -> dict[str, Any]:
     """Hardware, versions and commit of this process, as plain types for JSON.
 
-    Returns:
-        date, cpu, num_cores (usable ones), memory_gib, gpu (None without one), num_gpus,
-        gpu_power_limit_w and driver (None where nvidia-smi says nothing), openmp_wait (how its
-        threads wait; None leaves it to OpenMP), python, torch, cuda and cudnn (those that torch was
-        built for), the versions of `PACKAGES` and dali (None where missing), fastdeit, commit and
-        dirty (None outside a git checkout), source (None inside one): a digest of the program's
-        files, by which `fastdeit bench keep` finds the commit.
+    date, cpu, num_cores (usable ones), memory_gib, gpu (None without one), num_gpus,
+    gpu_power_limit_w and driver (None where nvidia-smi says nothing), openmp_wait (how its threads
+    wait; None leaves it to OpenMP), python, torch, cuda and cudnn (those that torch was built for),
+    the versions of `PACKAGES` and dali (None where missing), fastdeit, commit and dirty (None
+    outside a git checkout), source (None inside one): a digest of the program's files, by which
+    `fastdeit bench keep` finds the commit.
     """
     commit = describe_commit()
     return {
@@ -110,7 +109,6 @@ def _cudnn_version() -> int | None:
 
 
 def _version(package: str) -> str | None:
-    """The version of an installed package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -138,7 +136,6 @@ def _said(*line: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    """The processor's name as Linux gives it."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
@@ -146,7 +143,6 @@ def _cpu_name() -> str:
 
 
 def _memory_bytes() -> int:
-    """The machine's memory."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemTotal"):
             return int(line.split()[1]) * 1024

@@ -18,11 +18,6 @@ class PhaseClock:
     """How long each part took: on a GPU by its own events, so that nothing waits in between."""
 
     def __init__(self, compute: Compute) -> None:
-        """Begin at zero.
-
-        Args:
-            compute: where the step computes.
-        """
         self._compute = compute
         self._is_gpu = compute.device.type == "cuda"
         self._host_ms: dict[str, float] = {}

@@ -24,7 +24,6 @@ class Row:
     case: str
     """Which benchmark it belongs to."""
     name: str
-    """What was measured."""
     unit: str
     """What a rate counts, such as img/s."""
     n: int
@@ -48,11 +47,8 @@ class Row:
     bound: float | None = None
     """A rate that physics or another stage does not let it exceed."""
     bound_what: str | None = None
-    """What that bound is."""
     frac_of_bound: float | None = None
-    """median / bound."""
     note: str | None = None
-    """What a reader must know."""
     ratios: dict[str, float] = field(default_factory=dict)
     """As `ratio`, to each of several baselines."""
     step_ms: float | None = None
@@ -60,7 +56,6 @@ class Row:
     mfu: float | None = None
     """Model FLOPs utilisation: part of the device's peak that the model's operations took."""
     peak_what: str | None = None
-    """What that peak is."""
     data_wait_frac: float | None = None
     """Part of the time in which the loader was waited for; median of the rounds."""
     gpu_memory_gib: float | None = None
@@ -70,7 +65,6 @@ class Row:
     image_size: int | None = None
     """Side of its images in pixels."""
     batch_size: int | None = None
-    """Images of a batch."""
     params_m: float | None = None
     """Its parameters in millions."""
     gmacs: float | None = None
@@ -122,7 +116,6 @@ class Kept:
     """A row from a file."""
 
     row: Row
-    """The row."""
     environment: dict[str, Any]
     """What it was measured on."""
 
@@ -159,9 +152,7 @@ def write_rows(path: Path, rows: Iterable[Kept]) -> None:
 def read_rows(path: Path) -> list[Kept]:
     """Read what `write_rows` wrote; fields that rows had or will have are left out.
 
-    Raises:
-        UserError: the file holds anything else.
-        OSError: it cannot be read.
+    Raises UserError if the file holds anything else.
     """
     types = {each.name: str(each.type) for each in fields(Row)}
     kept = []
@@ -202,8 +193,7 @@ def is_of(value: object, type_name: str) -> bool:
 def find_rows(path: Path) -> list[Path]:
     """The files of rows that a path stands for: itself, or those in the folder.
 
-    Raises:
-        UserError: there are none.
+    Raises UserError if there are none.
     """
     files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
     if not files:

@@ -31,9 +31,7 @@ class Run:
 
     folder: Path
     config: Json = field(default_factory=dict)
-    """config.json, or empty."""
     environment: Json = field(default_factory=dict)
-    """environment.json, or empty."""
     rows: dict[str, list[Json]]
     """Lines of metrics.jsonl by their kind, in the order of their steps."""
     evaluation: Json | None = None
@@ -69,13 +67,9 @@ def load_run(
 ) -> Run:
     """Read one run folder; files that a run may lack are empty or None.
 
-    Args:
-        folder: written by `fastdeit train`.
-        kinds: of the lines of metrics.jsonl that are read.
-        in_evals: numbers that each evaluation among them must have.
-
-    Raises:
-        UserError: the folder or metrics.jsonl is missing or empty, or a file is malformed.
+    Of metrics.jsonl lines of `kinds` are read; `in_evals` are numbers that each evaluation among
+    them must have. Raises UserError if the folder or metrics.jsonl is missing or empty, or a file
+    is malformed.
     """
     if not folder.is_dir():
         raise UserError(
@@ -130,11 +124,7 @@ def load_run(
 
 
 def load_evaluation(path: Path) -> Json | None:
-    """Read what `fastdeit evaluate` wrote; None if there is no such file.
-
-    Raises:
-        UserError: it is malformed.
-    """
+    """Read what `fastdeit evaluate` wrote; None without a file, UserError if it is malformed."""
     evaluation = load_json(path)
     if evaluation is not None:
         _check_scores(evaluation, str(path))
@@ -142,16 +132,9 @@ def load_evaluation(path: Path) -> Json | None:
 
 
 def load_bench(paths: Iterable[Path]) -> tuple[list[Json], list[str]]:
-    """Read rows of `fastdeit bench`, also such as are not finished.
+    """Read rows of `fastdeit bench`, also such as are not finished, with notes on unfinished lines.
 
-    Args:
-        paths: files with one JSON object a line.
-
-    Returns:
-        The rows of all files in order, and notes on unfinished lines.
-
-    Raises:
-        UserError: a file is missing or has a malformed line.
+    Raises UserError if a file is missing or has a malformed line.
     """
     rows: list[Json] = []
     notes = []
@@ -176,11 +159,8 @@ def load_bench(paths: Iterable[Path]) -> tuple[list[Json], list[str]]:
 def json_lines(path: Path) -> Iterator[tuple[str, Json | None]]:
     """The JSON objects of a file, one a line, each with its place, "FILE line N".
 
-    Yields:
-        None for an object whose line is the last and unfinished.
-
-    Raises:
-        UserError: another line is not a JSON object, or the file cannot be read.
+    None stands for an object whose line is the last and unfinished. Raises UserError if another
+    line is not a JSON object, or the file cannot be read.
     """
     lines = _read_bytes(path).split(b"\n")
     for number, line in enumerate(lines, start=1):
@@ -191,11 +171,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, Json | None]]:
 
 
 def load_json(path: Path) -> Json | None:
-    """Read a JSON object from a file; None if there is no such file.
-
-    Raises:
-        UserError: it is not one, or cannot be read.
-    """
+    """Read a JSON object from a file; None if there is no such file, UserError if it is not one."""
     return _parse(_read_bytes(path), str(path), "file") if path.is_file() else None
 
 

@@ -23,15 +23,9 @@ def traced_steps(
 ) -> Iterator[Callable[[], None]]:
     """Trace steps by torch's profiler; the parts are NVTX ranges too, for Nsight.
 
-    Args:
-        path: a .json or .json.gz, written after the last step or at the end of the block; None
-            traces nothing.
-        num_steps: how many.
-        compute: where they are taken.
-        warm_up: steps before them, of which the last is profiled and thrown away.
-
-    Yields:
-        What is to be called after each step.
+    `path` is a .json or .json.gz, written after the last step or at the end of the block; None
+    traces nothing. Before the steps come `warm_up` others, of which the last is profiled and thrown
+    away. Yields what is to be called after each step.
     """
     if path is None:
         yield lambda: None

@@ -33,7 +33,7 @@ def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int
         UserError: timm does not know the name, or the model does not take one of the options.
 
     Source: paper section 6, "Initialization"; deit models.py. timm differs in the class token
-        (normal, 1e-6) and in DeiT-III's LayerScale (1e-6, where the published code has 1e-4).
+    (normal, 1e-6) and in DeiT-III's LayerScale (1e-6, where the published code has 1e-4).
     """
     if not timm.is_model(config.model):
         near = timm.list_models(f"*{config.model.split('_')[0]}*")[:4]
@@ -71,11 +71,7 @@ def make_model(config: ModelConfig, num_classes: int, image_size: int, seed: int
 
 
 def forward_train(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Logits for training.
-
-    Args:
-        model: from `make_model`, in training mode; may be compiled.
-        images: (B, 3, H, W) float, normalised.
+    """Logits for training, of (B, 3, H, W) float, normalised.
 
     Returns:
         (class logits (B, K), distillation logits (B, K) or None without a distillation head).
@@ -102,7 +98,7 @@ def forward_heads(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         two softmax outputs.
 
     Source: paper section 4, "Classification with our approach: joint classifiers"; timm's
-        VisionTransformerDistilled.forward_head differs by averaging logits.
+    VisionTransformerDistilled.forward_head differs by averaging logits.
     """
     if not isinstance(model, VisionTransformerDistilled):
         return {"class": model(images).float().softmax(-1)}

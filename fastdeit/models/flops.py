@@ -79,25 +79,17 @@ class Peak:
     """How much a device could do at most."""
 
     flops_per_s: float
-    """Floating-point operations a second."""
     source: str
     """Where the figure comes from, for the log."""
 
 
 def forward_flops(model: nn.Module, image_size: int) -> int:
-    """Count the operations of one image's forward pass in evaluation.
+    """Count the operations of one image's forward pass in evaluation: two for a multiply-add.
 
     Counted are matrix products, convolutions and attention, in all heads. A model that computes
-    less in training (blocks left out by stochastic depth) counts as a whole one: that is what
-    model FLOPs means.
-
-    Args:
-        model: any model of images; also compiled. It is left alone: its structure is copied to
-            torch's meta device, which holds no numbers.
-        image_size: side of the square image in pixels.
-
-    Returns:
-        Floating-point operations, two for a multiply-add.
+    less in training (blocks left out by stochastic depth) counts as a whole one: that is what model
+    FLOPs means. The model, which may be compiled, is left alone: its structure is copied to torch's
+    meta device, which holds no numbers.
     """
     structure = _structure_of(model)
     image = torch.empty(1, 3, image_size, image_size, device="meta")
@@ -135,16 +127,9 @@ def _structure_of(model: nn.Module) -> nn.Module:
 def train_flops(model: nn.Module, teacher: nn.Module | None, image_size: int) -> int:
     """Operations of training on one image, for the model FLOPs utilisation (MFU).
 
-    Three times the student's forward pass, of which two for the backward pass (less where a part
-    of it is frozen), and the teacher's forward pass. What activation checkpointing computes twice
-    counts once.
-
-    Args:
-        model: the student.
-        teacher: of a distilled run, or None.
-        image_size: side of the images in pixels.
-
-    Source: PaLM, arXiv:2204.02311, appendix B; there for language models.
+    Three times the student's forward pass, of which two for the backward pass (less where a part of
+    it is frozen), and the teacher's forward pass. What activation checkpointing computes twice
+    counts once. Source: PaLM, arXiv:2204.02311, appendix B; there for language models.
     """
     forward = forward_flops(model, image_size)
     # Gradients of weights and of inputs.
@@ -157,12 +142,9 @@ def train_flops(model: nn.Module, teacher: nn.Module | None, image_size: int) ->
 def peak_flops(compute: Compute) -> Peak:
     """The peak of one device in the run's precision.
 
-    Returns:
-        That of the GPU's datasheet, dense; for a GPU that is not in the table, or a CPU, the best
-        rate of a large matrix product, which is measured (on a GPU 3 GiB at most, about a second).
-
-    Note:
-        Waits for the device where it measures.
+    That of the GPU's datasheet, dense; for a GPU that is not in the table, or a CPU, the best rate
+    of a large matrix product, which is measured (on a GPU 3 GiB at most, about a second), and
+    waited for.
     """
     precision = precision_of(compute)
     if compute.device.type == "cuda":
@@ -174,15 +156,10 @@ def peak_flops(compute: Compute) -> Peak:
 
 
 def datasheet_peak(name: str, precision: str) -> tuple[str, float | None]:
-    """The dense peak that NVIDIA gives.
+    """The dense peak that NVIDIA gives: (family, operations a second, or None if it is not known).
 
-    Args:
-        name: what the driver calls the GPU.
-        precision: bf16, fp16, tf32 or fp32.
-
-    Returns:
-        (family, operations a second, or None if it is not known). A slice of a GPU (MIG), a laptop
-        GPU and other relatives of a known one are not known.
+    `name` is what the driver calls the GPU. A slice of a GPU (MIG), a laptop GPU and other
+    relatives of a known one are not known.
     """
     for family, (pattern, tflops) in _FAMILIES.items():
         if re.fullmatch(pattern, name):
@@ -199,17 +176,9 @@ def precision_of(compute: Compute) -> str:
 
 
 def matrix_flops(compute: Compute, side: int) -> float:
-    """Measure a matrix product in the run's precision.
+    """Measure a square matrix product in the run's precision, and wait for the device.
 
-    Args:
-        compute: device and precision.
-        side: of the square matrices.
-
-    Returns:
-        Floating-point operations a second, the best of 5 rounds.
-
-    Note:
-        Waits for the device.
+    Floating-point operations a second, the best of 5 rounds.
     """
     dtype = compute.autocast_dtype or torch.float32
     left = torch.randn(side, side, device=compute.device, dtype=dtype)

@@ -35,7 +35,6 @@ class Initialised:
     """Whether its classes were only numbered, and were taken for ours in our order."""
 
     def __str__(self) -> str:
-        """For the log."""
         text = f"{self.num_loaded} tensors taken over"
         if self.grids is not None:
             (old_h, old_w), (new_h, new_w) = self.grids
@@ -66,15 +65,12 @@ def initialise_from(
         class_names: one for each output of the model.
         weights: raw, as they were trained, or ema, their moving average.
 
-    Returns:
-        What was taken over, resized and begun anew.
-
     Raises:
         UserError: the checkpoint is of another architecture, or holds no average.
 
     Source: paper section 6, "Fine-tuning at different resolution"; deit main.py (--finetune).
-        Differs by taking the mean norm back to what it was, which cubic interpolation only
-        "approximately preserves", and by an error where upstream drops what does not fit.
+    Differs by taking the mean norm back to what it was, which cubic interpolation only
+    "approximately preserves", and by an error where upstream drops what does not fit.
     """
     state = content["model" if weights == "raw" else "ema"]
     if state is None:
@@ -124,21 +120,13 @@ def initialise_from(
 def resize_positions(
     positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> tuple[Tensor, float]:
-    """Resample position embeddings, bicubically, and keep the mean of their norms.
-
-    Args:
-        positions: (1, h * w, D) float, of the patches alone.
-        old_grid: (h, w).
-        new_grid: (H, W).
-
-    Returns:
-        ((1, H * W, D), what all of them were multiplied by after resampling).
-    """
+    """(1, H * W, D) of patches' (1, h * w, D), and by what they were multiplied afterwards."""
     height, width = old_grid
     image = positions.float().reshape(1, height, width, -1).permute(0, 3, 1, 2)  # (1, D, h, w)
     resized = F.interpolate(image, size=new_grid, mode="bicubic", align_corners=False)
     resized = resized.flatten(2).transpose(1, 2)  # (1, H * W, D)
     before, after = positions.float().norm(dim=2).mean(), resized.norm(dim=2).mean()
+    # The mean of their norms is kept.
     factor = float(before / after) if after > 0 else 1.0
     return (resized * factor).to(positions.dtype), factor
 
@@ -181,7 +169,6 @@ def _check_heads(model: nn.Module, source: dict[str, Any]) -> None:
 def _check_fit(
     given: dict[str, Tensor], target: dict[str, Tensor], anew: frozenset[str], source: str
 ) -> None:
-    """Refuse weights of another architecture."""
     faults = [f"no {name}" for name in target if name not in given and name not in anew]
     faults += [f"{name} too many" for name in given if name not in target]
     faults += [

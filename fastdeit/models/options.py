@@ -25,12 +25,8 @@ DEIT3_LAYER_SCALE = 1e-4
 def timm_options(config: ModelConfig, image_size: int) -> dict[str, Any]:
     """The arguments of `timm.create_model` beside the name and the classes.
 
-    Args:
-        config: which model.
-        image_size: side of the input in pixels; only models built for one size are told.
-
-    Raises:
-        UserError: the model does not take one of the options.
+    Only models built for one size are told the image size. Raises UserError if the model does not
+    take one of the options.
     """
     name = config.model
     plain = plain_model(name)
@@ -74,11 +70,7 @@ def timm_options(config: ModelConfig, image_size: int) -> dict[str, Any]:
 
 
 def set_norm_eps(model: nn.Module, eps: float, name: str) -> None:
-    """Let every LayerNorm of a model add `eps` to the variance.
-
-    Raises:
-        UserError: the model has none.
-    """
+    """Let every LayerNorm of a model add `eps` to the variance; UserError if it has none."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.LayerNorm)]
     require(
         bool(layers),
@@ -122,11 +114,7 @@ def _has_plain_blocks(model: nn.Module) -> bool:
 
 
 def check_effect(config: ModelConfig, model: nn.Module) -> None:
-    """Make sure that what was asked for is in the model.
-
-    Raises:
-        UserError: it has no stochastic depth or no dropout, but should.
-    """
+    """Raise UserError for a model that should have stochastic depth or dropout, and has none."""
     layers = list(model.modules())
     require(
         config.drop_path == 0 or any(drop_rate(layer) > 0 for layer in layers),

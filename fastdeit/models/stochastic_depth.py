@@ -19,27 +19,17 @@ class SubsetBlock(Block):
     """timm's Block, whose branches are computed for a random subset of the batch in training.
 
     In evaluation, and where the rate is 0, it computes what timm's does, to the bit. Parameters
-    have the same names. Each branch draws its own subset.
-
-    Note: draws from torch's global generator of the device and never waits for it.
+    have the same names. Each branch draws its own subset, from torch's global generator of the
+    device, and never waits for it.
 
     Source: DINOv2 (arXiv:2304.07193) section 5, "Efficient stochastic depth". The number kept is
-        fixed for a batch, so the rate is that to within one sample.
+    fixed for a batch, so the rate is that to within one sample.
     """
 
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        """Add both branches to `x`.
-
-        Args:
-            x: (B, N, D) float.
-            attn_mask: as in timm; with one, timm's own way of dropping is taken.
-            is_causal: as in timm.
-
-        Returns:
-            (B, N, D).
-        """
+        """Add both branches to `x` (B, N, D); with a mask, timm's own way of dropping is taken."""
         if not self.training or attn_mask is not None:
             return super().forward(x, attn_mask, is_causal)
 
@@ -65,16 +55,7 @@ def num_kept(batch: int, rate: float) -> int:
 
 
 def add_for_subset(x: Tensor, branch: Callable[[Tensor], Tensor], rate: float) -> Tensor:
-    """Add a residual branch for a random subset of the samples, scaled to the same expectation.
-
-    Args:
-        x: (B, N, D) float.
-        branch: (b, N, D) to the same; each sample for itself.
-        rate: part of the samples to leave out, from 0 and below 1.
-
-    Returns:
-        (B, N, D), of the dtype that `x + branch(x)` has.
-    """
+    """Add a residual branch for a random subset of the samples, scaled to the same expectation."""
     batch = x.shape[0]
     kept = num_kept(batch, rate)
     if kept == batch:
@@ -83,18 +64,16 @@ def add_for_subset(x: Tensor, branch: Callable[[Tensor], Tensor], rate: float) -
     # same bits in every run.
     rows = torch.rand(batch, device=x.device).argsort()[:kept]
     update = branch(x.index_select(0, rows))
+    # As `x + branch(x)` has it.
     dtype = torch.promote_types(x.dtype, update.dtype)
     return x.to(dtype).index_add(0, rows, update.to(dtype), alpha=batch / kept)
 
 
 def set_constant_rate(blocks: Any, rate: float) -> None:
-    """Give every block the same rate of stochastic depth.
+    """Give every one of timm's Blocks the same rate of stochastic depth, above 0 and below 1.
 
-    Args:
-        blocks: timm's Blocks; the first has none at all with timm's linear rates.
-        rate: above 0 and below 1.
-
-    Source: DeiT-III (arXiv:2204.07118) models_v2.py.
+    With timm's linear rates the first has none at all. Source: DeiT-III (arXiv:2204.07118)
+    models_v2.py.
     """
     for block in blocks:
         block.drop_path1 = DropPath(rate)

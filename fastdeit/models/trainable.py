@@ -20,19 +20,13 @@ def set_trainable(model: nn.Module, trainable: Literal["all", "classifier"]) -> 
     running averages. The model itself stays in training mode, in which a distilled one returns both
     heads.
 
-    Args:
-        model: from `make_model`, in training mode; changed in place.
-        trainable: all leaves it alone; classifier leaves the classifiers of all heads and, where
-            there is one, the last batch norm on the way to them, whose weights are trained and
-            whose running averages follow the images.
-
-    Raises:
-        UserError: the model has no classifier.
+    all leaves it alone; classifier leaves the classifiers of all heads and, where there is one, the
+    last batch norm on the way to them, whose weights are trained and whose running averages follow
+    the images. Raises UserError if the model has no classifier.
 
     Source: FixRes, arXiv:1906.06423, section 4: the resolution changes the statistics before the
-        pooling, so the batch norm there and the classifier are adapted. Its published code moves
-        the running averages of that batch norm and leaves its weights alone; here they are trained
-        too.
+    pooling, so the batch norm there and the classifier are adapted. Its published code moves the
+    running averages of that batch norm and leaves its weights alone; here they are trained too.
     """
     if trainable == "all":
         return
@@ -49,11 +43,7 @@ def set_trainable(model: nn.Module, trainable: Literal["all", "classifier"]) -> 
 
 
 def classifiers(model: nn.Module) -> list[nn.Module]:
-    """The classifiers of a timm model's heads.
-
-    Raises:
-        UserError: it has none.
-    """
+    """The classifiers of a timm model's heads; UserError if it has none."""
     found: Any = getattr(model, "get_classifier", tuple)()
     heads = [*found] if isinstance(found, tuple) else [found]
     if not any(True for head in heads for _ in head.parameters()):
@@ -65,10 +55,8 @@ def classifiers(model: nn.Module) -> list[nn.Module]:
 
 
 def last_batch_norm(model: nn.Module) -> nn.Module | None:
-    """The batch norm before a convnet's pooling; None in a model without batch norm.
-
-    The last block may have two: that of its main branch is meant, not that of its shortcut.
-    """
+    """The batch norm before a convnet's pooling; None in a model without batch norm."""
+    # The last block may have two: that of its main branch is meant, not that of its shortcut.
     norms = [
         module
         for name, module in model.named_modules()

@@ -12,11 +12,8 @@ class AblationRow:
     """A row of Table 8: what was changed, and the accuracies in percent."""
 
     ablation: str
-    """What was changed, in words."""
     pretrain_224: float
-    """After training at 224 pixels."""
     finetune_384: float
-    """After fine-tuning at 384 pixels."""
 
 
 def table8() -> dict[str, AblationRow]:

@@ -54,7 +54,6 @@ SERIES = (
 
 
 def _series_of(row: PaperRow) -> Series:
-    """Where a row of Table 5 belongs."""
     if row.name.startswith("DeiT-"):
         distilled = "1000" in row.name or "distilled" in row.name
         return SERIES[5 + distilled + ("1000" in row.name)]
@@ -78,7 +77,6 @@ class Measured:
     protocol: str
     """How it was measured, such as fp32."""
     img_per_s: float
-    """Images a second."""
 
     @property
     def architecture(self) -> tuple[str, int]:
@@ -93,9 +91,7 @@ class Point:
     label: str
     """What stands beside it."""
     img_per_s: float
-    """Images a second."""
     top1_pct: float
-    """Accuracy in percent."""
 
 
 def architecture_of(timm: str, image_size: int) -> tuple[str, int]:
@@ -120,10 +116,8 @@ def plot_panels(
 ) -> None:
     """Draw a panel for each protocol: the paper's points, and in colour ours.
 
-    Args:
-        panels: from `papers_rates`; without any and without points nothing is drawn.
-        path: a .png; it appears when it is complete.
-        points: checkpoints of one's own, by protocol.
+    `panels` are from `papers_rates`, `points` checkpoints of one's own, by protocol; without both
+    nothing is drawn. The .png appears when it is complete.
     """
     points = points or {}
     protocols = [*dict.fromkeys((*panels, *points))]
@@ -142,14 +136,7 @@ def plot_panels(
 
 @house_style()
 def draw(axes: Axes, protocol: str, rates: dict[str, float], points: list[Point]) -> None:
-    """Draw the panel of a protocol.
-
-    Args:
-        axes: where.
-        protocol: its name.
-        rates: images a second by the names of Table 5's rows.
-        points: checkpoints of one's own.
-    """
+    """Draw the panel of a protocol; `rates` are images a second by the names of Table 5's rows."""
     for series in SERIES:
         models = [row for row in table5() if _series_of(row) == series]
         ours = [row for row in models if row.name in rates]
@@ -202,7 +189,6 @@ def _draw_series(
     size: int,
     zorder: int,
 ) -> PathCollection:
-    """Draw the line of some models, and a point for each."""
     line = [row for row in rows if _is_step(row)]
     places = [rates[row.name] for row in line], [row.top1 for row in line]
     axes.plot(*places, color=color, linestyle=series.line, linewidth=width, zorder=zorder)
@@ -227,11 +213,8 @@ def rates_by_protocol(rows: list[Row]) -> dict[str, dict[str, float]]:
 
 
 def plot_figure1(rows: list[Row], path: Path) -> None:
-    """Draw a panel for each protocol: the paper's points, and in colour ours.
+    """Draw a panel for each protocol from rows of `bench table5`, as `plot_panels` does.
 
-    Args:
-        rows: of `bench table5`; those without a model of Table 5 are left out, and without any
-            nothing is drawn.
-        path: a .png; it appears when it is complete.
+    Rows without a model of Table 5 are left out, and without any nothing is drawn.
     """
     plot_panels(rates_by_protocol(rows), path)

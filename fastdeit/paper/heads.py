@@ -38,12 +38,8 @@ def token_cosines() -> TokenCosines:
 def table4_rate(one: str | None, other: str | None) -> float | None:
     """The fraction of images on which two parts of Table 4 decide differently.
 
-    Args:
-        one: a part, such as GROUND_TRUTH; None for what has no part in the table.
-        other: another one.
-
-    Returns:
-        0 to 1; None where the table has no such pair.
+    A part is such as GROUND_TRUTH; None stands for what has no part in the table. None where the
+    table has no such pair.
     """
     table = all_tables()["table4_disagreement"]
     order: list[str] = table["order"]
@@ -53,13 +49,9 @@ def table4_rate(one: str | None, other: str | None) -> float | None:
 
 
 def table4_part(timm: str, head: str) -> str | None:
-    """The part that a model and its head play in Table 4; None if none.
+    """The part that a model, by timm's name, and its head play in Table 4; None if none.
 
     Any size plays it: a smaller DeiT stands where DeiT-B stands in the paper.
-
-    Args:
-        timm: timm's name of the model.
-        head: class, dist or joint.
     """
     if timm.startswith("deit_"):
         return HEADS.get(head) if "distilled" in timm else DEIT

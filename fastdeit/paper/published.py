@@ -47,11 +47,10 @@ class Published:
     name: str
     """As the paper calls it."""
     table: str
-    """Where it stands."""
     head: str
     """Which head decides: class, dist or joint, as in an evaluation."""
     top1_pct: float
-    """Accuracy on ImageNet in percent."""
+    """Accuracy in percent, on ImageNet or the dataset of the training."""
     real_top1_pct: float | None = None
     """The same on ImageNet ReaL; None where the paper gives none."""
     v2_top1_pct: float | None = None
@@ -71,20 +70,15 @@ def stem(timm: str) -> str:
 
 
 def published(timm: str, image_size: int, training: Training = PLAIN) -> tuple[Published, ...]:
-    """The rows of a model, as timm builds it, at a resolution.
+    """The rows of a model, as timm builds it, at a resolution; none if the paper has none.
 
-    Args:
-        timm: timm's name; the size in it does not matter.
-        image_size: side of the images in pixels.
-        training: how it was trained; for one of ImageNet and unless given, without a teacher that
-            is known.
+    For ImageNet rows of Table 5; else, for DeiT-B, of Table 10, and for a teacher, of Table 2. Then
+    what Table 3 says of the single heads of a distilled DeiT at 224 pixels, or of one that learned
+    from a teacher without the token, and Table 2 of students by their teacher. For other datasets
+    the cell of Table 7, or the figure of section 5.4.
 
-    Returns:
-        For ImageNet rows of Table 5; else, for DeiT-B, of Table 10, and for a teacher, of Table 2.
-        Then what Table 3 says of the single heads of a distilled DeiT at 224 pixels, or of one
-        that learned from a teacher without the token, and Table 2 of students by their teacher.
-        For other datasets the cell of Table 7, or the figure of section 5.4. Empty if the paper
-        has none.
+    The size in timm's name does not matter. Unless given, the training is one of ImageNet without a
+    teacher that is known.
     """
     name = stem(timm)
     head = "joint" if "distilled" in name else "class"

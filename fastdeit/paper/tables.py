@@ -21,7 +21,6 @@ class PaperRow:
     timm: str
     """timm's name of its architecture."""
     family: Literal["convnet", "transformer"]
-    """Which of the two."""
     params_m: float
     """Parameters in millions."""
     image_size: int
@@ -35,7 +34,6 @@ class PaperRow:
     v2: float | None
     """The same on ImageNet-V2 (matched frequency); None where the paper gives none."""
     note: str | None = None
-    """What a reader must know of the row."""
 
     @property
     def architecture(self) -> tuple[str, int]:
@@ -85,15 +83,9 @@ def resolutions() -> tuple[Resolution, ...]:
 
 
 def rows_of_architecture(timm: str, image_size: int) -> tuple[PaperRow, ...]:
-    """The rows of Table 5 that one measurement stands for.
+    """The rows of Table 5 that one measurement stands for, in the paper's order.
 
-    Args:
-        timm: timm's name.
-        image_size: side of the images in pixels.
-
-    Returns:
-        Those that differ in their training only, in the paper's order; none if the paper has no
-        such model at that size.
+    They differ in their training only; none if the paper has no such model at that size.
     """
     wanted = TWINS.get(timm, timm), image_size
     return tuple(row for row in table5() if row.architecture == wanted)

@@ -18,15 +18,11 @@ class PaperTime:
     models: str
     """Pattern of timm's names."""
     image_size: int
-    """In pixels."""
     epochs: int
-    """How many passes over ImageNet."""
     num_gpus: int
-    """On how many."""
     hours: float
     """How long it took, or less."""
     what: str
-    """What took so long."""
 
 
 # Source: arXiv:2012.12877, section 6, "Training time"; the GPUs were V100 (the authors,

@@ -34,11 +34,8 @@ class DatasetRow:
     name: str
     """As the paper calls it."""
     train: int
-    """Training images."""
     test: int
-    """Test images."""
     classes: int
-    """How many classes."""
 
 
 def dataset_row(dataset: Dataset) -> DatasetRow:
@@ -51,15 +48,7 @@ def dataset_row(dataset: Dataset) -> DatasetRow:
 
 
 def transfer_top1(model: str, dataset: Dataset) -> float:
-    """A cell of Table 7.
-
-    Args:
-        model: one of TABLE_7_MODELS.
-        dataset: the column.
-
-    Returns:
-        Accuracy in percent.
-    """
+    """A cell of Table 7, in percent; `model` is one of TABLE_7_MODELS."""
     rows = {row["model"]: row for row in all_tables()["table7_transfer_deit"]}
     column = {"flowers102": "flowers"}.get(dataset, dataset)
     return float(rows[model][column])
@@ -68,7 +57,6 @@ def transfer_top1(model: str, dataset: Dataset) -> float:
 def scratch_top1(model: str) -> float:
     """Accuracy in percent of training on CIFAR-10 alone (section 5.4).
 
-    Args:
-        model: RegNetY-16GF, DeiT-B or DeiT-B distilled.
+    `model` is RegNetY-16GF, DeiT-B or DeiT-B distilled.
     """
     return float(all_tables()["from_scratch_cifar10"][model])

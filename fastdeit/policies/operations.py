@@ -30,7 +30,6 @@ class Op(IntEnum):
     """What is done to an image, and with what argument."""
 
     IDENTITY = 0
-    """Nothing."""
     AUTO_CONTRAST = 1
     """Each channel is stretched to 0 .. 255."""
     EQUALIZE = 2
@@ -77,9 +76,7 @@ class Draws(NamedTuple):
     uniform: Floats
     """(n,) in [0, 1), for rules that draw once more."""
     height: int
-    """Rows of an image."""
     width: int
-    """Columns of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +84,12 @@ class NamedOp:
     """An operation with its rule."""
 
     op: Op
-    """What is done."""
     argument: Callable[[Draws], Floats | float]
     """From levels and signs to the argument."""
     has_sign: bool = False
-    """Whether the rule uses the sign."""
 
 
 def _none(_: Draws) -> float:
-    """No argument."""
     return 0.0
 
 

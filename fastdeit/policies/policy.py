@@ -153,17 +153,14 @@ def parse_policy(config: str) -> Policy | None:
             uniform from 0), mmax its limit (10), inc 1 for operations that grow with it, t a set of
             operations (weights, 3a, 3aw), w 0 for the weights of older versions of timm;
             `original`, `originalr`, `v0`, `v0r` (AutoAugment) or `3a` (3-Augment), with mstd;
-            `ta_wide` (TrivialAugment, torchvision's name); `none`.
-
-    Returns:
-        The policy, or None for `none`.
+            `ta_wide` (TrivialAugment, torchvision's name); `none`, which gives None.
 
     Raises:
         UserError: no such policy or field, or a value that cannot be.
 
     Source: timm data/auto_augment.py:rand_augment_transform, auto_augment_transform. Where timm
-    skips a field without a number in silence, this is an error. `w0` is what it was before
-    timm 1.0, which refuses it.
+    skips a field without a number in silence, this is an error. `w0` is what it was before timm
+    1.0, which refuses it.
     """
     name, *parts = config.split("-")
     if name == "none" and not parts:
@@ -186,7 +183,6 @@ def parse_policy(config: str) -> Policy | None:
 
 
 def _parse_rand(config: str, fields: dict[str, str]) -> Policy:
-    """RandAugment from its fields."""
     prob = _number(config, fields, "p", 0.5, 0, 1)
     std = _number(config, fields, "mstd", 0.0, 0, math.inf)
     most = int(_number(config, fields, "mmax", 0, 0, 1000, whole=True))
@@ -264,7 +260,6 @@ def _number(
     *,
     whole: bool = False,
 ) -> float:
-    """The value of a field, or its default."""
     if name not in fields:
         return default
     value = float(fields[name])
@@ -281,8 +276,7 @@ def _number(
 def one_operation(name: str, magnitude: float) -> Policy:
     """A policy that always does one operation at one magnitude, to see or measure it.
 
-    Raises:
-        KeyError: no such name in `NAMED_OPS`.
+    Raises KeyError for a name that is not in `NAMED_OPS`.
     """
     NAMED_OPS[name]
     return Policy(((Step(name, 1.0, magnitude),),), magnitude_max=math.inf)

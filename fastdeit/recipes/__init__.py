@@ -31,11 +31,7 @@ RECIPES: dict[str, Callable[..., TrainConfig]] = {
 
 
 def check_recipe_name(name: str) -> None:
-    """Name what is near where there is no such recipe.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Raise a UserError that names what is near where there is no such recipe."""
     if name not in ENTRIES:
         near = difflib.get_close_matches(name, ENTRIES, n=4, cutoff=0.5)
         raise UserError(
@@ -47,12 +43,8 @@ def check_recipe_name(name: str) -> None:
 def fill_recipe(name: str, path: Any) -> TrainConfig:
     """A recipe's configuration with `path` for every path that it needs.
 
-    Args:
-        name: of the recipe.
-        path: a path, or the parser's mark for a value that must be given.
-
-    Raises:
-        UserError: there is no such recipe.
+    It may be the parser's mark for a value that must be given. Raises UserError if there is no such
+    recipe.
     """
     check_recipe_name(name)
     entry = ENTRIES[name]

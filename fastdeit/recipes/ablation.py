@@ -16,14 +16,7 @@ DID_NOT_TRAIN = (
 
 
 def row(paper: str, what: str, change: Change, more: str = "") -> Recipe:
-    """A row.
-
-    Args:
-        paper: what the table changes, in its words.
-        what: that, as part of a sentence about DeiT-B.
-        change: by part of the configuration.
-        more: what a user should know of it.
-    """
+    """A row; `what` is the change as part of a sentence about DeiT-B."""
     return B.but(
         group="Ablation of DeiT-B",
         about=f"DeiT-B{what} (Table 8): {{top1}} in the paper. {more}Time as for `deit-b`. "

@@ -48,12 +48,7 @@ class Recipe:
         return self.about.format(top1=top1)
 
     def but(self, *, change: Change | None = None, **fields: Any) -> Recipe:
-        """The same with other fields, and more changed.
-
-        Args:
-            change: beside what this one changes.
-            **fields: of the recipe.
-        """
+        """The same with other fields, and more changed than this one changes."""
         merged = {part: {**values} for part, values in self.change.items()}
         for part, values in (change or {}).items():
             merged[part] = merged.get(part, {}) | values
@@ -69,15 +64,8 @@ class Recipe:
     ) -> TrainConfig:
         """Complete the recipe with what it cannot know.
 
-        Args:
-            train: the training set.
-            val: the validation set.
-            out: folder of the run.
-            teacher: checkpoint of the teacher; only distilled recipes take one, and need it.
-            init_from: checkpoint to begin with; fine-tuning recipes need one.
-
-        Raises:
-            UserError: a path that the recipe needs is missing, or it takes no teacher.
+        Only distilled recipes take a teacher, and need it; fine-tuning recipes need `init_from`.
+        Otherwise a UserError is raised.
         """
         require(
             init_from is not None or not self.needs_init,
@@ -100,9 +88,7 @@ class Recipe:
 def changed(config: TrainConfig, **parts: dict[str, Any]) -> TrainConfig:
     """A configuration with other values, which are checked as those of a new one.
 
-    Args:
-        config: what to start from; it stays as it is.
-        **parts: by the name of a part (data, model, augment, optim, ...) its fields to replace.
+    `parts` give by the name of a part (data, model, augment, optim, ...) its fields to replace.
     """
     new = {name: dataclasses.replace(getattr(config, name), **v) for name, v in parts.items()}
     return dataclasses.replace(config, **new)

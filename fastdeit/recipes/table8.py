@@ -38,7 +38,6 @@ class Row:
     recipe: str = BASE
     """Recipe of its training at 224 pixels."""
     finetune: str = FINETUNE
-    """Recipe of its fine-tuning."""
     weights: Literal["raw", "ema"] = "raw"
     """Which weights are judged after training, and fine-tuned."""
 

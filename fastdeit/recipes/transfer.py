@@ -50,7 +50,6 @@ class Target:
     """How a dataset is fine-tuned on."""
 
     dataset: Dataset
-    """Which one."""
     settings: Change
     """What differs from Table 9, by part of the configuration."""
     source: str
@@ -76,12 +75,7 @@ SOURCES = {
 
 
 def transfer(source: str, target: Target) -> Recipe:
-    """The recipe that fine-tunes a model of ImageNet on another dataset.
-
-    Args:
-        source: recipe whose checkpoint it begins with.
-        target: the dataset.
-    """
+    """The recipe that fine-tunes the model of another one, of ImageNet, on another dataset."""
     row = SOURCES[source]
     model = TABLE_7_MODELS[row]
     is_distilled = "distilled" in model

@@ -10,9 +10,7 @@ from fastdeit.errors import require
 def rounded(value: float, digits: int = 4) -> str:
     """A figure with so many significant digits; whole, in thousands, where it has more.
 
-    Args:
-        value: 25123.4 becomes "25,123" and 3.14159 "3.142"; only below 0.0001 in powers of ten.
-        digits: how many.
+    25123.4 becomes "25,123" and 3.14159 "3.142"; only below 0.0001 in powers of ten.
     """
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
@@ -31,11 +29,7 @@ def duration(seconds: float) -> str:
 
 
 def parse_hours(text: str) -> float:
-    """Hours of a duration such as 72h, 90m, 3d, 1.5d or 1d12h.
-
-    Raises:
-        UserError: it is none.
-    """
+    """Hours of a duration such as 72h, 90m, 3d, 1.5d or 1d12h; UserError if it is none."""
     number = r"(?:(\d+(?:\.\d+)?){})?"
     match = re.fullmatch("".join(number.format(unit) for unit in "dhm"), text.replace(" ", ""))
     days, hours, minutes = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)

@@ -42,9 +42,7 @@ LOOK: dict[Any, Any] = {
 def house_style(changes: dict[Any, Any] | None = None) -> Iterator[None]:
     """A context, or a decorator, in which axes and texts are made as ours look.
 
-    Args:
-        changes: matplotlib's parameters that differ from `LOOK`. The user's matplotlibrc does not
-            count: equal numbers give equal pictures.
+    The user's matplotlibrc does not count: equal numbers give equal pictures.
     """
     import matplotlib
 
@@ -73,14 +71,10 @@ def save_png(figure: Figure, path: Path, dpi: int = 130) -> None:
 def note(
     axes: Axes, text: str, point: tuple[float, float], offset: tuple[float, float], **how: Any
 ) -> Annotation:
-    """Write beside a point.
+    """Write beside a point; the text as it is, without mathematics.
 
-    Args:
-        axes: where.
-        text: what; as it is, without mathematics.
-        point: in units of the axes.
-        offset: from it to the text, in points; the text lies on that side of it.
-        how: matplotlib's arguments of an annotation, such as va="center".
+    The text lies on that side of the point to which `offset`, in points, goes. `how` are
+    matplotlib's arguments of an annotation, such as va="center".
     """
     right, up = offset
     sides = {"ha": "left" if right > 0 else "right", "va": "bottom" if up > 0 else "top"}

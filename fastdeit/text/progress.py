@@ -27,7 +27,6 @@ class Log:
     encoding = "ascii"  # tqdm asks
 
     def __init__(self, stream: TextIO) -> None:
-        """Write to a stream."""
         self._stream = stream
 
     def write(self, text: str) -> None:
@@ -51,16 +50,9 @@ def progress(
 ) -> tqdm[Any]:
     """Wrap `items` in a progress bar; with `items=None` advance it by hand through `.update(n)`.
 
-    Args:
-        items: what to iterate over, or None.
-        what: a verb phrase in front of the bar, such as "converting".
-        total: how many units in all; None asks `len(items)`, where it has one.
-        unit: the name of one unit.
-        first: how many units were done before.
-        is_shown: False draws nothing.
-
-    Returns:
-        The tqdm bar: drawn on stderr after 2 s; where stderr is no terminal, a line each minute.
+    The bar is drawn on stderr after 2 s; where stderr is no terminal, a line comes each minute.
+    `what` is a verb phrase, such as "converting"; `first` how many units were done before. A total
+    of None asks `len(items)`, where it has one.
     """
     settings: dict[str, Any] = {"delay": 2, "dynamic_ncols": True, "file": sys.stderr}
     if not sys.stderr.isatty():
@@ -91,15 +83,10 @@ def say(text: str) -> None:
 
 
 def progress_text(row: dict[str, Any], budget_hours: float | None = None) -> str:
-    """Say in one line how training goes.
+    """Say in one line how training goes, from a row of kind train of metrics.jsonl.
 
-    Args:
-        row: of kind train, as in metrics.jsonl. What it lacks, or has as None, is left out.
-        budget_hours: what the whole run may take (`run.budget_hours`), or None.
-
-    Returns:
-        Up to 100 characters, such as "loss 6.908, lr 1.0e-03, 3120 img/s, wait 2%, MFU 41%,
-        61 GiB, ends in 27 h 50 min, inside 72 h".
+    What the row lacks, or has as None, is left out. Up to 100 characters, such as "loss 6.908, lr
+    1.0e-03, 3120 img/s, wait 2%, MFU 41%, 61 GiB, ends in 27 h 50 min, inside 72 h".
     """
     said = [f"loss {row['loss']:.3f}", f"lr {row['lr']:.1e}", f"{row['img_per_s']:.0f} img/s"]
     for name, text in (

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 
 def text_table(rows: Sequence[Sequence[str]], sides: str = "lr") -> str:
-    """Put cells below each other.
+    """Put cells below each other; the header comes first.
 
-    Args:
-        rows: the header first, all of one length.
-        sides: l or r for each column, where its cells stand; the last one holds for the rest too.
-            Words go to the left, numbers to the right.
+    `sides` is l or r for each column, where its cells stand; the last one holds for the rest too.
+    Words go to the left, numbers to the right.
     """
     return "\n".join("  ".join(cells).rstrip() for cells in _padded(rows, sides))
 

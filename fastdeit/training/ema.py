@@ -17,11 +17,9 @@ class ModelEma:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Begin with the weights of `model`, on its device.
+        """Begin with the weights of `model`, which has no wrapper of torch.compile, on its device.
 
-        Args:
-            model: the model as it is trained, without the wrapper of torch.compile.
-            decay: how much of the average an update keeps, from 0 to 1.
+        `decay` is how much of the average an update keeps, from 0 to 1.
         """
         self.decay = decay
         self.module = deepcopy(model).eval().requires_grad_(False)

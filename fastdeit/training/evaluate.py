@@ -37,7 +37,6 @@ class Evaluation:
     """How each head did over a set."""
 
     num_images: int
-    """How many samples were counted."""
     heads: dict[str, HeadScore]
     """"class"; with a distillation token also "dist" and "joint"."""
 
@@ -126,7 +125,6 @@ def evaluate_all(
 
 
 def _score(sums: list[float]) -> HeadScore:
-    """The score of one head from its sums over all samples."""
     correct1, correct5, loss, *real, num_images = sums
     return HeadScore(
         top1_pct=100 * correct1 / num_images,
@@ -137,14 +135,12 @@ def _score(sums: list[float]) -> HeadScore:
 
 
 def _count(probs: Tensor, labels: Tensor, right: Tensor | None) -> Tensor:
-    """Sums over a batch, float64: correct at 1, correct at 5, negative log-likelihood.
-
-    With `right`, (B, K) bool, two more: first guess among the right ones, samples that have any.
-    """
+    """Sums over a batch, float64: correct at 1, correct at 5, negative log-likelihood."""
     guesses = probs.topk(min(5, probs.shape[1]), dim=1).indices  # (B, 5)
     correct = guesses == labels[:, None]
     likelihood = probs.gather(1, labels[:, None]).clamp_min(1e-12)
     sums = [correct[:, 0].double().sum(), correct.double().sum(), -likelihood.double().log().sum()]
     if right is not None:
+        # First guess among the right ones, samples that have any.
         sums += [right.gather(1, guesses[:, :1]).double().sum(), right.any(dim=1).double().sum()]
     return torch.stack(sums)

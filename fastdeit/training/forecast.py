@@ -40,15 +40,10 @@ class Forecast:
         elapsed_before_s: float = 0.0,
         budget_s: float | None = None,
     ) -> None:
-        """Begin where the process begins.
+        """Begin where the process begins; after each epoch the run evaluates.
 
-        Args:
-            total_steps: of the whole run.
-            steps_per_epoch: after each of which the run evaluates.
-            first_step: how many steps were taken before, by the processes that this one goes on
-                from.
-            elapsed_before_s: where the run's clock stands; the seconds that those took.
-            budget_s: what the whole run may take, or None.
+        `first_step` and `elapsed_before_s` are what the processes took that this one goes on from.
+        `budget_s` is what the whole run may take.
         """
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
@@ -63,12 +58,10 @@ class Forecast:
         """Steps in the windows."""
 
     def update(self, step: int, now_s: float) -> None:
-        """Tell how far the run is.
+        """Tell how many steps of the whole run are done, and its clock in seconds.
 
-        Args:
-            step: how many steps of the whole run are done. An update without a new one (after an
-                evaluation) only sets the clock.
-            now_s: the run's clock in seconds, the processes before included.
+        The processes before are included. An update without a new step (after an evaluation) only
+        sets the clock.
         """
         self._now_s = now_s
         num_steps = step - self._step

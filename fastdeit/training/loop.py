@@ -207,17 +207,10 @@ def train(
 
 
 def train_step(config: TrainConfig, session: Session, batch: AugmentedBatch, lr: float) -> Tensor:
-    """Take one optimiser step, and move the averaged weights.
+    """Take one optimiser step with this process's share of it, and move the averaged weights.
 
-    Args:
-        config: loss, clipping, in how many parts the batch is computed.
-        session: what computes.
-        batch: this process's share of the step, on the device.
-        lr: learning rate.
-
-    Returns:
-        () float32 on the device, this process's part of the mean loss over the whole step; reading
-        it is the caller's wait.
+    () float32 on the device, this process's part of the mean loss over the whole step; reading it
+    is the caller's wait.
     """
     world, optimizer, scaler = session.world, session.optimizer, session.scaler
     for group in optimizer.param_groups:
@@ -282,7 +275,6 @@ def _require_finite(session: Session, step: int) -> None:
 
 
 def _not_finite(what: str, value: float, before: int, step: int, lr: float) -> FloatingPointError:
-    """The error of a run that diverged."""
     return FloatingPointError(
         f"{what} must be finite. Found: {value} at step {before} to {step}, learning rate {lr:.3g}."
         " Lower --base-lr or raise --warmup-epochs; what was saved before is as it was."
@@ -297,12 +289,10 @@ class Timed:
     """Batches, and how long their loader was waited for."""
 
     def __init__(self, batches: Iterable[Batch]) -> None:
-        """Begin at zero."""
         self._batches = batches
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches."""
         batches = iter(self._batches)
         while True:
             asked = time.perf_counter()
@@ -314,7 +304,6 @@ class Timed:
 
 
 def _until_stop(batches: Iterable[Batch], votes: Votes) -> Iterator[Batch]:
-    """The batches of an evaluation."""
     for batch in batches:
         if votes.ask():
             raise AskedToStop

@@ -14,15 +14,9 @@ from fastdeit.config import DistillConfig
 def mixed_cross_entropy(logits: Tensor, targets: MixedTargets, smoothing: float) -> Tensor:
     """Cross-entropy against smoothed, mixed labels, without building the dense targets.
 
-    Args:
-        logits: (B, K) float.
-        targets: two labels and a weight for each of the B samples.
-        smoothing: epsilon of label smoothing, spread over all K classes.
-
-    Returns:
-        () float32, the mean over the batch.
-
-    Source: timm loss/cross_entropy.py:SoftTargetCrossEntropy over data/mixup.py:mixup_target.
+    Of (B, K) logits () float32, the mean over the batch; the smoothing is spread over all K
+    classes. Source: timm loss/cross_entropy.py:SoftTargetCrossEntropy over
+    data/mixup.py:mixup_target.
     """
     log_probs = F.log_softmax(logits.float(), dim=-1)
     own = log_probs.gather(1, targets.labels[:, None]).squeeze(1)
@@ -34,15 +28,9 @@ def mixed_cross_entropy(logits: Tensor, targets: MixedTargets, smoothing: float)
 def mixed_binary_cross_entropy(logits: Tensor, targets: MixedTargets) -> Tensor:
     """Binary cross-entropy in which every mixed-in label counts fully, without dense targets.
 
-    Args:
-        logits: (B, K) float.
-        targets: two labels and a weight for each of the B samples; a label with no share is none.
-
-    Returns:
-        () float32, the mean over the batch and all K classes.
-
-    Source: DeiT-III, arXiv:2204.07118 section 3.2; deit main.py and engine.py with --bce-loss:
-        BCEWithLogitsLoss on targets above 0, which is why labels must not be smoothed.
+    Of (B, K) logits () float32, the mean over the batch and all K classes; a label with no share is
+    none. Source: DeiT-III, arXiv:2204.07118 section 3.2; deit main.py and engine.py with
+    --bce-loss: BCEWithLogitsLoss on targets above 0, which is why labels must not be smoothed.
     """
     logits = logits.float()
     own = logits.gather(1, targets.labels[:, None]).squeeze(1)
@@ -63,18 +51,11 @@ def distilled_loss(
 ) -> Tensor:
     """The label's loss and the teacher's, each with its share.
 
-    Args:
-        class_loss: () the loss of the class head against the label.
-        student_logits: (B, K) float, of the head that learns from the teacher.
-        answer: the teacher's on the same images: (B,) int64 classes for hard distillation, (B, K)
-            float32 probabilities at the temperature for soft.
-        config: kind, temperature, shares, smoothing.
-        compat: upstream divides the soft term by the classes too, as the published code does.
-
-    Returns:
-        () float32: (1 - w) class_loss + w teacher_loss.
-
-    Source: paper equations 2 and 3; deit losses.py:DistillationLoss.
+    () float32: (1 - w) class_loss + w teacher_loss. `student_logits` (B, K) are of the head that
+    learns from the teacher. `answer` is the teacher's on the same images: (B,) int64 classes for
+    hard distillation, (B, K) float32 probabilities at the temperature for soft. With upstream the
+    soft term is divided by the classes too, as in the published code. Source: paper equations 2 and
+    3; deit losses.py:DistillationLoss.
     """
     if config.distillation == "hard":
         taught = F.cross_entropy(

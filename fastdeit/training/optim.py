@@ -19,15 +19,10 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Build an optimiser whose weight decay touches matrices only.
 
-    Args:
-        model: its `no_weight_decay()` names, vectors and biases are not decayed.
-        config: which optimiser, learning rate and decay.
-        batch_size: images a step over all processes, which scales the learning rate.
-        compat: "upstream" decays the distillation token, which the published code does not name.
-
-    Returns:
-        AdamW or SGD in torch's fused form, or timm's Lamb, whose gradients are first scaled to a
-        norm of at most 1 as in the library that DeiT-III took (apex FusedLAMB).
+    The model's `no_weight_decay()` names, vectors and biases are not decayed. AdamW or SGD in
+    torch's fused form, or timm's Lamb, whose gradients are first scaled to a norm of at most 1 as
+    in the library that DeiT-III took (apex FusedLAMB). `batch_size` is over all processes.
+    "upstream" decays the distillation token, which the published code does not name.
     """
     names: Any = getattr(model, "no_weight_decay", tuple)  # timm's transformers name what is exempt
     exempt = set(names())
@@ -55,15 +50,10 @@ def learning_rate(
 ) -> float:
     """The learning rate of one step: linear warm-up, then a cosine over the whole run.
 
-    Args:
-        config: peak, ends and lengths.
-        batch_size: images a step over all processes.
-        step: from 0, over the whole run.
-        steps_per_epoch: converts the lengths, given in epochs.
-        compat: "upstream" moves once an epoch and one epoch late, as the published code does.
-
-    Source: paper Table 9; timm CosineLRScheduler without warmup_prefix; deit main.py, which steps
-        it after each epoch with that epoch's number.
+    `batch_size` is over all processes, `step` from 0 over the whole run. "upstream" moves once an
+    epoch and one epoch late, as the published code does. Source: paper Table 9; timm
+    CosineLRScheduler without warmup_prefix; deit main.py, which steps it after each epoch with that
+    epoch's number.
     """
     peak = config.lr(batch_size)
     time = step / steps_per_epoch

@@ -59,14 +59,7 @@ def run_state(
     scaler: torch.amp.GradScaler,
     ema: ModelEma | None,
 ) -> dict[str, Any]:
-    """What a checkpoint holds beside the weights so that the run can go on.
-
-    Args:
-        position: of the next step.
-        optimizer: of the run.
-        scaler: of the loss.
-        ema: the averaged weights, or None.
-    """
+    """What a checkpoint holds beside the weights so that the run can go on at `position`."""
     return {
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
@@ -84,16 +77,8 @@ def versions() -> dict[str, str]:
 def load_run(config: TrainConfig, world: World) -> dict[str, Any] | None:
     """Read the newest whole checkpoint of a run that goes on, and check that it is this run's.
 
-    Args:
-        config: of the run.
-        world: all processes must find the same.
-
-    Returns:
-        Its content, whose position may be the end; or None if the run begins.
-
-    Raises:
-        UserError: another configuration, nothing but damaged checkpoints, or processes that do not
-            see the same folder.
+    Its position may be the end; None if the run begins. Raises UserError for another configuration,
+    nothing but damaged checkpoints, or processes that do not see the same folder.
     """
     if config.run.resume == "never":
         return None
@@ -135,7 +120,6 @@ def _newest_of_run(config: TrainConfig, world: World) -> dict[str, Any] | None:
 
 
 def _named(each: dict[str, str]) -> str:
-    """Versions in words."""
     return ", ".join(f"{name} {version}" for name, version in each.items())
 
 
@@ -146,11 +130,7 @@ def restore(
     scaler: torch.amp.GradScaler,
     ema: ModelEma | None,
 ) -> Position:
-    """Put a run's state back, from what `load_run` gave.
-
-    Returns:
-        Where the run goes on.
-    """
+    """Put a run's state back, from what `load_run` gave; return where the run goes on."""
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     scaler.load_state_dict(content["scaler"])

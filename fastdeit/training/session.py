@@ -29,15 +29,12 @@ class Session:
     """What computes in a run."""
 
     compute: Compute
-    """Device and precision."""
     model: nn.Module
     """As it is saved and evaluated."""
     forward: nn.Module
     """The same model as a step calls it: compiled, and adding up gradients over processes."""
     optimizer: torch.optim.Optimizer
-    """Over the model's parameters."""
     scaler: torch.amp.GradScaler
-    """Scales the loss where the precision needs it."""
     teacher: nn.Module | None = None
     """Gives logits of the student's images; frozen, compiled as the model is."""
     answers: Answers | None = None
@@ -45,9 +42,7 @@ class Session:
     teacher_model: str | None = None
     """timm's name of the teacher in either form; None without one."""
     ema: ModelEma | None = None
-    """The averaged weights."""
     world: World = field(default_factory=World)
-    """The processes of the job."""
     position: Position = field(default_factory=Position)
     """Where the run begins or goes on."""
 
@@ -91,18 +86,10 @@ def assemble(
     world: World | None = None,
     content: dict[str, Any] | None = None,
 ) -> Session:
-    """Put together what computes, from a model on the CPU.
+    """Put together what computes, from a model on the CPU, which is moved to the device.
 
-    Args:
-        config: everything that decides the run.
-        model: from `make_model`; moved to the device.
-        teacher: on the device, in evaluation mode, or None.
-        compute: where this process computes.
-        world: the processes of the job; None for this one alone.
-        content: checkpoint of the run that goes on, or None.
-
-    Raises:
-        UserError: the model cannot do what the configuration asks.
+    The teacher is there already. None of `world` is this process alone; `content` is the checkpoint
+    of a run that goes on. Raises UserError if the model cannot do what the configuration asks.
     """
     world = world or World()
     compute = choose_attention(config.run.attention, model, compute)
@@ -132,7 +119,6 @@ def assemble(
 
 
 def _checkpoint_activations(model: nn.Module, name: str) -> None:
-    """Let a model compute its activations again in the backward pass."""
     for layer in model.modules():
         require(
             not isinstance(layer, nn.modules.batchnorm._BatchNorm),

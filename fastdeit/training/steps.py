@@ -50,8 +50,7 @@ class TrainingSteps:
     ) -> tuple[float, float]:
         """Take steps as training does, and wait for the device.
 
-        Returns:
-            (how long they took, how long of it the loader was waited for) in seconds.
+        Seconds: (how long they took, how long of it the loader was waited for).
         """
         config, compute = self._config, self._session.compute
         self._loader.seconds = 0.0
@@ -79,10 +78,9 @@ def endless(source: BatchSource) -> Generator[Batch, None, None]:
 
 @contextmanager
 def in_memory(num_images: int, compute: Compute, way_out: str = "") -> Iterator[None]:
-    """Say in one line that a step of so many images does not fit into the device's memory.
+    """Raise a UserError where a step of so many images does not fit into the device's memory.
 
-    Raises:
-        UserError: it does not; `way_out` is what helps beside a smaller batch.
+    `way_out` is what helps beside a smaller batch.
     """
     try:
         yield

@@ -36,14 +36,9 @@ class Teacher(nn.Module):
         std: tuple[float, ...] = STD,
         name: str = "",
     ) -> None:
-        """Freeze a model.
+        """Freeze any classifier of images of a size in pixels, with its normalisation by colour.
 
-        Args:
-            model: any classifier of images.
-            image_size: side of the images that it is shown, in pixels.
-            mean: its normalisation, by colour.
-            std: the same.
-            name: timm's, of its architecture.
+        `name` is timm's, of its architecture.
         """
         super().__init__()
         self.name = name
@@ -56,13 +51,9 @@ class Teacher(nn.Module):
         self.register_buffer("shift", shift.view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Its logits.
+        """Its logits, (B, K) in the precision of the run.
 
-        Args:
-            images: (B, 3, H, W) float, augmented and mixed, normalised as the student's.
-
-        Returns:
-            (B, K) in the precision of the run.
+        The images (B, 3, H, W) are float, augmented and mixed, and normalised as the student's.
         """
         if images.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)
@@ -95,14 +86,9 @@ class Answers(Protocol):
 
 
 def answer(logits: Tensor, config: DistillConfig) -> Tensor:
-    """What a student learns of the teacher's logits.
+    """What a student learns of the teacher's logits (B, K).
 
-    Args:
-        logits: (B, K) float.
-        config: hard or soft, the temperature, how many classes.
-
-    Returns:
-        (B,) int64, the decisions, or (B, K) float32, the probabilities at the temperature.
+    (B,) int64, the decisions, or (B, K) float32, the probabilities at the temperature.
     """
     if config.distillation == "hard":
         return logits.argmax(1)
@@ -122,11 +108,7 @@ def answered(batches: Iterable[AugmentedBatch], answers: Answers) -> Iterator[Au
 
 
 def likeliest(probs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The likeliest classes, as they are stored.
-
-    Args:
-        probs: (B, K) float32.
-        top_k: how many, at most K.
+    """The likeliest classes of (B, K) float32, `top_k` or all, as they are stored.
 
     Returns:
         (classes (B, k) int64, the likeliest first; their probabilities (B, k) float16)
@@ -136,15 +118,9 @@ def likeliest(probs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 def dense_probs(classes: Tensor, probs: Tensor, num_classes: int) -> Tensor:
-    """Probabilities of all classes from those of the likeliest, the rest spread evenly.
+    """Probabilities of all classes from those of the likeliest, (B, k), the rest spread evenly.
 
-    Args:
-        classes: (B, k) int64.
-        probs: (B, k) float16 or float32.
-        num_classes: K.
-
-    Returns:
-        (B, K) float32; a row adds up to 1 but for the rounding of float16.
+    (B, num_classes) float32; a row adds up to 1 but for the rounding of float16.
     """
     known = probs.float()
     num_others = num_classes - known.shape[1]
@@ -155,17 +131,10 @@ def dense_probs(classes: Tensor, probs: Tensor, num_classes: int) -> Tensor:
 def load_teacher(
     config: TrainConfig, class_names: tuple[str, ...], compute: Compute, is_main: bool = True
 ) -> Teacher | None:
-    """Load the teacher of a distilled run, frozen, on the device.
+    """Load the teacher of a distilled run, a checkpoint or a model of timm, frozen, on the device.
 
-    Args:
-        config: names it, as a checkpoint or as a model of timm.
-        class_names: one for each output of the student.
-        compute: where it computes.
-        is_main: whether to say what is not checked.
-
-    Raises:
-        UserError: it cannot be had, knows other classes than the data has, or takes no images of
-            the size.
+    `is_main` tells whether to say what is not checked. Raises UserError if it cannot be had, knows
+    other classes than the data has, or takes no images of the size.
     """
     distill, size = config.distill, config.data.image_size
     if distill.teacher is None:

@@ -37,26 +37,18 @@ class Metrics:
     def __init__(
         self, out: Path, run: RunConfig, config: dict[str, Any], first_step: int = 0
     ) -> None:
-        """Say what goes where.
+        """Say what goes where; the folder exists.
 
-        Args:
-            out: folder of the run, which exists.
-            run: whether TensorBoard and W&B get the rows too.
-            config: the whole configuration as plain types, shown beside the curves.
-            first_step: how many steps were done before. 0 begins anew and drops the rows, curves
-                and the W&B run of an earlier try in the folder. Otherwise rows are added: those of
-                metrics.jsonl after that step must have been cut off by the caller; TensorBoard
-                hides its own.
+        `config` is shown beside the curves. With `first_step` 0 a run begins anew and drops the
+        rows, curves and the W&B run of an earlier try in the folder. Otherwise rows are added:
+        those of metrics.jsonl after that step must have been cut off by the caller; TensorBoard
+        hides its own.
         """
         self._out, self._run, self._config, self._first_step = out, run, config, first_step
         self._open = ExitStack()
 
     def __enter__(self) -> Metrics:
-        """Open what is written to.
-
-        Raises:
-            UserError: a package is missing, or W&B did not begin its run.
-        """
+        """Open what is written to; UserError if a package is missing, or W&B begins no run."""
         goes_on = self._first_step > 0
         with ExitStack() as opened:
             path = self._out / METRICS
@@ -78,8 +70,7 @@ class Metrics:
     def write(self, row: dict[str, Any]) -> None:
         """Write one row; it is in the files when this returns.
 
-        Raises:
-            OSError: metrics.jsonl cannot be written, and may end in half a row.
+        Raises OSError if metrics.jsonl cannot be written, which may then end in half a row.
         """
         with naming(self._out / METRICS):
             self._file.write(json.dumps(row) + "\n")
@@ -145,7 +136,6 @@ class Metrics:
 
 
 def _draw(board: Any, row: dict[str, Any]) -> None:
-    """Give a row's numbers to TensorBoard."""
     for tag, value in scalars_of(row).items():
         board.add_scalar(tag, value, row["step"])
 
@@ -153,8 +143,7 @@ def _draw(board: Any, row: dict[str, Any]) -> None:
 def check_telemetry(run: RunConfig) -> None:
     """Make sure that the packages are there, before a run writes anything.
 
-    Raises:
-        UserError: one is missing, or the project of W&B has no name.
+    Raises UserError if one is missing, or the project of W&B has no name.
     """
     if run.tensorboard:
         _import("torch.utils.tensorboard", "tensorboard", "SummaryWriter")
@@ -170,10 +159,8 @@ def check_telemetry(run: RunConfig) -> None:
 
 
 def scalars_of(row: dict[str, Any]) -> dict[str, float]:
-    """The curves of a row: the numbers in it by tag, nested names joined by slashes.
-
-    `heads` is left out of the tags; None, texts and truth values are no numbers.
-    """
+    """The curves of a row: the numbers in it by tag, nested names joined by slashes."""
+    # `heads` is left out of the tags; None, texts and truth values are no numbers.
     curves: dict[str, float] = {}
 
     def collect(prefix: str, values: dict[str, Any]) -> None:
@@ -188,7 +175,6 @@ def scalars_of(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _import(module: str, extra: str, attribute: str) -> Any:
-    """Import an optional module."""
     try:
         found = importlib.import_module(module)
         getattr(found, attribute)

@@ -56,19 +56,12 @@ class BetonWriter(ContainerWriter):
     """
 
     def __init__(self, folder: Path, max_samples: int, largest_bytes: int = 0) -> None:
-        """See `ContainerWriter`.
-
-        Args:
-            folder: as there.
-            max_samples: as there.
-            largest_bytes: size of the largest sample as far as it is known.
-        """
+        """See `ContainerWriter`; `largest_bytes` is that of the largest sample known so far."""
         super().__init__(folder, max_samples)
         self._max_samples = max_samples
         self._set_page(_page_bytes_for(largest_bytes))
 
     def _set_page(self, page_bytes: int) -> None:
-        """Begin to place samples on pages of a size."""
         self.page_bytes = page_bytes
         self._position = first_data_byte(self._max_samples, page_bytes)
         self.count = 0
@@ -86,12 +79,7 @@ class BetonWriter(ContainerWriter):
         return 0, offset, self._position
 
     def add(self, key: int, data: bytes | FileRange, label: int, mode: int) -> None:
-        """See `ContainerWriter`.
-
-        Raises:
-            UserError: the sample is larger than any page.
-            OSError: it cannot be written.
-        """
+        """See `ContainerWriter`; UserError if the sample is larger than any page."""
         if len(data) > self.page_bytes:
             self._place_again(_page_bytes_for(len(data)))
         super().add(key, data, label, mode)
@@ -177,13 +165,7 @@ def _page_bytes_for(largest_bytes: int) -> int:
 def make_tables(
     columns: dict[str, Any], page_bytes: int, block_at: int, block_bytes: int
 ) -> tuple[bytes, NDArray[Any], NDArray[Any]]:
-    """All of a .beton that is neither image nor sidecar.
-
-    Args:
-        columns: of the dataset.
-        page_bytes: size of a page.
-        block_at: first byte of the sidecar, which follows the data.
-        block_bytes: its size; the allocation table follows it.
+    """All of a .beton that is neither image nor sidecar, which follows the data.
 
     Returns:
         (header and field descriptors, (N,) metadata records, (N,) allocation records).
@@ -214,10 +196,8 @@ def open_beton(path: Path) -> DatasetIndex:
     """Open a .beton of ours or of FFCV's writer.
 
     A file of FFCV's names nothing: its keys are the sample numbers, its classes their numbers.
-
-    Raises:
-        DamagedError: it is no .beton of version 2, or it is cut off.
-        UserError: it has other fields than an image and a label.
+    Raises DamagedError if it is no .beton of version 2, or cut off; UserError if it has other
+    fields than an image and a label.
     """
 
     def refuse(found: str) -> DamagedError:

@@ -41,14 +41,7 @@ def cached_columns(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The facts and columns of a dataset: those that were kept, or new ones, which are then kept.
 
-    Args:
-        path: the dataset.
-        state: of its files, see `state_of`.
-        make: makes them.
-
-    Returns:
-        (facts, columns) as `read_sidecar` gives them. A cache that cannot be written is done
-        without.
+    `state` is that of its files, see `state_of`. A cache that cannot be written is done without.
     """
     name = xxhash.xxh3_128(str(path.resolve()).encode()).hexdigest()
     kept = cache_folder() / f"{name}.safetensors"

@@ -125,7 +125,6 @@ def _beton_faults(index: DatasetIndex) -> Iterator[str]:
 
 
 def _different_rows(handle: int, rows: NDArray[Any], offset: int) -> list[int]:
-    """Which rows of a table differ from those in a file."""
     different: list[int] = []
     step = max(1, _CHUNK_BYTES // rows.itemsize)
     for first in range(0, len(rows), step):

@@ -28,16 +28,10 @@ class FileRange:
     size: int
 
     def __len__(self) -> int:
-        """Bytes."""
         return self.size
 
     def read(self) -> bytes:
-        """The bytes.
-
-        Raises:
-            OSError: they cannot be read.
-            ValueError: the file ends before them.
-        """
+        """The bytes; ValueError if the file ends before them."""
         file = os.open(self.path, os.O_RDONLY)
         try:
             data = os.pread(file, self.size, self.offset)
@@ -54,9 +48,8 @@ class ContainerWriter(ABC):
     def __init__(self, folder: Path, max_samples: int) -> None:
         """Begin; `resume` goes on with what is there.
 
-        Args:
-            folder: where the unfinished files go; it must exist.
-            max_samples: the most `add` calls that will come; fewer are fine.
+        The folder, which must exist, is where the unfinished files go. At most `max_samples` calls
+        of `add` will come; fewer are fine.
         """
         self.folder = folder
         self.count = 0
@@ -74,14 +67,9 @@ class ContainerWriter(ABC):
 
     @abstractmethod
     def place(self, size: int, label: int) -> tuple[int, int, int]:
-        """Where the next sample goes; it is then taken to be there.
+        """Where the next sample, of `size` bytes, goes; it is then taken to be there.
 
-        Args:
-            size: its bytes.
-            label: its class number.
-
-        Returns:
-            (number of the file, first byte in it of the image, bytes of the file after the sample).
+        (number of the file, first byte in it of the image, bytes of the file after the sample).
         """
 
     def around(self, key: int, size: int, label: int, mode: int) -> tuple[bytes, bytes]:
@@ -90,16 +78,10 @@ class ContainerWriter(ABC):
         return b"", b""
 
     def add(self, key: int, data: bytes | FileRange, label: int, mode: int) -> None:
-        """Append one sample.
+        """Append one sample: the image or where it lies, with its stable key and class number.
 
-        Args:
-            key: its stable key.
-            data: the image, or where it lies.
-            label: class number.
-            mode: as in `DatasetIndex.modes`.
-
-        Raises:
-            OSError: the disk is full, say; what was there before is still whole.
+        `mode` is as in `DatasetIndex.modes`. Raises OSError if the disk is full, say; what was
+        there before is still whole.
         """
         size = len(data)
         file_id, offset, _ = self._take(size, label)
@@ -135,20 +117,14 @@ class ContainerWriter(ABC):
             done += copied
 
     def _close_source(self) -> None:
-        """Close the file that was copied from last."""
         if self._source:
             os.close(self._source_handle)
             self._source = ""
 
     def resume(self, sizes: Iterable[int], labels: Iterable[int]) -> bool:
-        """Go on behind samples that were written before.
+        """Go on behind samples of some sizes and labels that were written before.
 
-        Args:
-            sizes: bytes of each.
-            labels: class number of each.
-
-        Returns:
-            Whether the files hold them all; False if they were cut since.
+        Whether the files hold them all; False if they were cut since.
         """
         ends: dict[int, int] = {}
         for size, label in zip(sizes, labels, strict=True):
@@ -164,7 +140,6 @@ class ContainerWriter(ABC):
         return True
 
     def _take(self, size: int, label: int) -> tuple[int, int, int]:
-        """Place a sample and remember where."""
         file_id, offset, end = self.place(size, label)
         self.file_ids[self.count], self.offsets[self.count] = file_id, offset
         self.sizes[self.count] = size
@@ -205,22 +180,14 @@ class ContainerWriter(ABC):
     def finish(self, meta: dict[str, Any], columns: dict[str, Any]) -> Path:
         """Write what comes last and put everything on the disk.
 
-        Args:
-            meta: how the container was made.
-            columns: those of `DatasetIndex.columns` that `written` does not give, for the samples
-                that were added.
-
-        Returns:
-            The finished file or folder, still below `folder`.
+        The result is the finished file or folder, still below `folder`. `meta` says how the
+        container was made; `columns` are those of `DatasetIndex.columns` that `written` does not
+        give, for the samples that were added.
         """
 
 
 def write_at(handle: int, pieces: Sequence[bytes], offset: int) -> None:
-    """Write all of some pieces at a place in a file.
-
-    Raises:
-        OSError: not all of it can be written.
-    """
+    """Write all of some pieces at a place in a file."""
     total = sum(len(piece) for piece in pieces)
     done = os.pwritev(handle, pieces, offset)
     if done < total:  # a full disk may take a part; what is left then raises

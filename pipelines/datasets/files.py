@@ -15,10 +15,8 @@ from fastdeit.pipelines.datasets.index import DatasetIndex, sample_key
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Image files: those that are named, and all in folders that are named, at any depth.
 
-    In folders, files count by the endings in `EXTENSIONS`.
-
-    Raises:
-        UserError: there is nothing at a path, or no image in a folder.
+    In folders, files count by the endings in `EXTENSIONS`. Raises UserError if there is nothing at
+    a path, or no image in a folder.
     """
     found: list[Path] = []
     for path in paths:
@@ -43,8 +41,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 def open_files(files: Iterable[Path]) -> tuple[DatasetIndex | None, dict[Path, str]]:
     """An index of image files, in their order, all of class 0.
 
-    Returns:
-        (the index of those that are images, None if none is; why each other file is none)
+    None if none is an image; beside it, why each other file is none.
     """
     sizes, good, bad = [], [], {}
     for file in files:

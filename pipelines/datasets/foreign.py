@@ -33,7 +33,6 @@ class ForeignShards:
     """N samples in the order of the shards."""
 
     files: tuple[Path, ...]
-    """The shards."""
     file_ids: NDArray[np.int64]
     """(N,) which shard."""
     offsets: NDArray[np.int64]
@@ -54,8 +53,7 @@ class ForeignShards:
 def find_shards(path: Path) -> list[Path]:
     """The shards at a path, which is one or a folder of them; shard-10 comes after shard-9.
 
-    Raises:
-        UserError: there are none.
+    Raises UserError if there are none.
     """
     files = [path] if path.is_file() else list(path.glob("[!.]*.tar"))
     if not files:
@@ -81,8 +79,7 @@ def describe_splits(splits: dict[str, list[Path]]) -> str:
 def scan_shards(files: Sequence[Path]) -> ForeignShards:
     """Find every sample of some shards.
 
-    Raises:
-        UserError: as `samples_of`; or there are no samples, or two of one name.
+    Raises UserError as `samples_of`, or if there are no samples, or two of one name.
     """
     columns = array("q")
     has_wnid = bytearray()
@@ -119,14 +116,9 @@ def scan_shards(files: Sequence[Path]) -> ForeignShards:
 def index_foreign_shards(path: Path) -> DatasetIndex:
     """Open shards that `fastdeit convert` did not make.
 
-    The first time every tar header and the head of every image is read; the index is then kept in
-    the cache.
-
-    Args:
-        path: a folder of *.tar, all of one split, or one .tar.
-
-    Raises:
-        UserError: as `scan_shards`; several splits; a member that should be an image is none.
+    `path` is a folder of *.tar, all of one split, or one .tar. The first time every tar header and
+    the head of every image is read; the index is then kept in the cache. Raises UserError as
+    `scan_shards`, for several splits, and if a member that should be an image is none.
     """
     files = find_shards(path)
     splits = shards_by_split(files)

@@ -26,15 +26,12 @@ SYNSET_MAPPING = "LOC_synset_mapping.txt"
 def list_imagefolder(
     path: Path,
 ) -> tuple[list[str], Names, NDArray[np.int64], NDArray[np.int64]]:
-    """List the classes and images below a folder.
-
-    Args:
-        path: one folder for each class, images at any depth below it; links are followed.
+    """List the classes and images below a folder, with images at any depth; links are followed.
 
     Returns:
         (class ids, path below `path` of each image in sorted order, class number of each, bytes of
-        each), as torchvision.datasets.ImageFolder numbers them; but folders that are called 0 to
-        K - 1, as in ImageNet-V2, are numbered so and not in the order of their letters.
+        each), as torchvision.datasets.ImageFolder numbers them; but folders that are called 0 to K
+        - 1, as in ImageNet-V2, are numbered so and not in the order of their letters.
 
     Raises:
         UserError: there is no class folder, or one of them holds no image.
@@ -136,8 +133,7 @@ def read_class_names(path: Path, class_ids: list[str]) -> list[str]:
 def open_imagefolder(path: Path) -> DatasetIndex:
     """Open an ImageFolder; the head of every file is read for its size, once (see `cache`).
 
-    Raises:
-        UserError: there are no classes, or a file is no image.
+    Raises UserError if there are no classes, or a file is no image.
     """
     class_ids, names, labels, sizes = list_imagefolder(path)
     files = [path / name for name in names]
@@ -162,11 +158,7 @@ def open_imagefolder(path: Path) -> DatasetIndex:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image in pixels, from its head.
-
-    Raises:
-        UserError: it is none.
-    """
+    """Width and height of an image in pixels, from its head; UserError if it is none."""
     with path.open("rb") as file:
         head = read_jpeg_head(file.read(HEAD_BYTES), is_whole=False)
     if head is not None:

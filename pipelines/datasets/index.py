@@ -30,9 +30,7 @@ class DatasetIndex:
     """N samples. All arrays are (N,)."""
 
     path: Path
-    """What was opened."""
     container: Container
-    """What kind of container it is."""
     files: tuple[Path, ...]
     """The files that hold the bytes."""
     file_ids: NDArray[np.int32]
@@ -64,7 +62,6 @@ class DatasetIndex:
     """How the container was made: parameters, versions, irregular images."""
 
     def __len__(self) -> int:
-        """How many samples there are."""
         return len(self.keys)
 
     def describe(self, sample: int) -> str:
@@ -78,11 +75,7 @@ class DatasetIndex:
         return {name: column for name, column in columns.items() if column is not None}
 
     def read(self, sample: int) -> bytes:
-        """The bytes of one sample, as stored.
-
-        Raises:
-            UserError: the file ends before the sample does.
-        """
+        """The bytes of one sample, as stored; UserError if the file ends before it does."""
         size = int(self.sizes[sample])
         with self._opened(sample) as file:
             data = os.pread(file, size, int(self.offsets[sample]))
@@ -90,11 +83,7 @@ class DatasetIndex:
         return data
 
     def read_into(self, sample: int, room: NDArray[np.uint8]) -> None:
-        """Read the bytes of one sample, as stored, into memory of exactly its size.
-
-        Raises:
-            UserError: the file ends before the sample does.
-        """
+        """Read the bytes of one sample, as stored, into memory of its size; raises as `read`."""
         with self._opened(sample) as file:
             self._check_size(sample, os.preadv(file, [room.data], int(self.offsets[sample])))
 
@@ -139,8 +128,7 @@ def index_from_columns(
 ) -> DatasetIndex:
     """Make an index of what a sidecar holds.
 
-    Raises:
-        ValueError: a column is missing, or has another length or type than the others.
+    Raises ValueError if a column is missing, or has another length or type than the others.
     """
     known = {name: columns[name] for name in COLUMNS if name in columns}
     if len({len(column) for column in known.values()}) != 1 or len(known["keys"]) == 0:
@@ -160,14 +148,10 @@ def index_from_columns(
 
 
 def sample_key(name: str) -> int:
-    """The stable key of an image: a hash of its path in the original source.
+    """The stable key of an image: a hash, of 64 bits, of its path in the original source.
 
-    Args:
-        name: path below the source's root, with forward slashes, such as
-            "n01440764/n01440764_10026.JPEG".
-
-    Returns:
-        64 bits.
+    The path is below the source's root, with forward slashes, such as
+    "n01440764/n01440764_10026.JPEG".
     """
     return xxhash.xxh3_64_intdigest(name.encode())
 

@@ -39,7 +39,6 @@ class JpegHead:
     width: int
     """Columns in pixels, as stored (EXIF orientation not applied)."""
     height: int
-    """Rows in pixels."""
     components: int
     """1: grey; 3: YCbCr or RGB; 4: CMYK or YCCK."""
     precision: int
@@ -58,14 +57,10 @@ class JpegHead:
 
 
 def read_jpeg_head(data: bytes, is_whole: bool = True) -> JpegHead | None:
-    """Walk through the markers of a JPEG.
+    """Walk through the markers of a JPEG, or of its beginning.
 
-    Args:
-        data: the file, or its beginning.
-        is_whole: whether `data` is the whole file, so that its end is looked at too.
-
-    Returns:
-        None if it is no JPEG, or if its frame header is not in `data`.
+    With `is_whole` its end is looked at too. None if it is no JPEG, or if its frame header is not
+    in `data`.
     """
     if data[:3] != b"\xff\xd8\xff":
         return None

@@ -29,11 +29,8 @@ SPLITS = {
 def imagenet_name(stem: str) -> str:
     """The path that an image has in ImageNet's folders, if the name it has elsewhere tells it.
 
-    Args:
-        stem: a path without its extension, such as n01440764_10026_n01440764.
-
-    Returns:
-        Such as n01440764/n01440764_10026.JPEG; empty for other images.
+    Of a path without its extension, such as n01440764_10026_n01440764:
+    n01440764/n01440764_10026.JPEG; empty for other images.
     """
     if found := _TRAIN.fullmatch(stem):
         return f"{found[2]}/{found[1]}.JPEG"
@@ -50,9 +47,7 @@ class Names:
     def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
         """Wrap what `Names.of` made, or what a file holds.
 
-        Args:
-            text: (T,) all names one after another, UTF-8.
-            ends: (N,) where each ends in `text`.
+        `text` (T,) is all names one after another, UTF-8; `ends` (N,) says where each ends in it.
         """
         self.text, self.ends = text, ends
 
@@ -67,7 +62,6 @@ class Names:
         return cls(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
 
     def __len__(self) -> int:
-        """How many there are."""
         return len(self.ends)
 
     def encoded(self, number: int) -> bytes:
@@ -76,11 +70,9 @@ class Names:
         return self.text[start : int(self.ends[number])].tobytes()
 
     def __getitem__(self, number: int) -> str:
-        """One name, counted from 0."""
         return self.encoded(range(len(self))[number]).decode()
 
     def __iter__(self) -> Iterator[str]:
-        """All names in order."""
         return (self.encoded(number).decode() for number in range(len(self)))
 
     def take(self, order: NDArray[np.int64]) -> Names:

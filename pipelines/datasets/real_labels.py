@@ -22,12 +22,7 @@ class RealLabels:
     """Which labels are right for each image of a dataset."""
 
     def __init__(self, keys: NDArray[np.uint64], is_right: NDArray[np.bool_]) -> None:
-        """Remember them.
-
-        Args:
-            keys: (N,) stable keys of the images.
-            is_right: (N, K) whether class k is right for image n.
-        """
+        """Remember for (N,) stable keys of images, (N, K), whether class k is right for image n."""
         order = np.argsort(keys)
         self._keys, self._is_right = keys[order], is_right[order]
 
@@ -38,15 +33,11 @@ class RealLabels:
 
 
 def read_real_labels(path: Path, index: DatasetIndex) -> RealLabels:
-    """Read real.json for a validation set whose images have ImageNet's names.
+    """Read real.json for a validation set, or a part of one, whose images have ImageNet's names.
 
-    Args:
-        path: a JSON list with a list of class numbers for each of the 50,000 images, in the order
-            of their numbers.
-        index: the validation set, all of it or a part.
-
-    Raises:
-        UserError: the file is something else, or an image's name does not tell its number.
+    The file is a JSON list with a list of class numbers for each of the 50,000 images, in the order
+    of their numbers. Raises UserError if it is something else, or an image's name does not tell its
+    number.
     """
 
     def refuse(rule: str, found: str) -> UserError:

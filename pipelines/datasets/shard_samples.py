@@ -69,9 +69,8 @@ def _groups(file: Path) -> Iterator[tuple[str, Parts]]:
 def samples_of(file: Path) -> Iterator[ShardSample]:
     """List the samples of a shard in its order.
 
-    Raises:
-        UserError: the shard is damaged (`tar_members`), or a sample has no image or no class
-            number, or two.
+    Raises UserError if the shard is damaged (`tar_members`), or a sample has no image or no class
+    number, or two.
     """
     descriptor = os.open(file, os.O_RDONLY)
     try:
@@ -135,12 +134,10 @@ def _number_in(facts: dict[str, Any], descriptor: int, parts: Parts) -> int:
 
 
 def _listed(parts: Parts) -> str:
-    """The extensions of a sample, for a message."""
     return ", ".join(f".{extension}" for extension in parts)
 
 
 def _bad_sample(what: str, key: str, file: Path) -> UserError:
-    """The error for a sample that cannot be used."""
     return UserError(
         "a sample must be one image and one class number (.cls, or .json with "
         f'"label"). Found: {what} in sample {key} of {file}. Make the shards anew.'

@@ -33,13 +33,8 @@ _MAPPED = ("checksums", "names.text", "names.ends")
 def write_sidecar(file: BinaryIO, meta: Mapping[str, Any], columns: Mapping[str, Any]) -> int:
     """Write the block at the file's position, the same bytes for the same content.
 
-    Args:
-        file: open for writing.
-        meta: what JSON can hold.
-        columns: (N,) arrays by name, and `Names`.
-
-    Returns:
-        Bytes written.
+    `meta` is what JSON can hold, `columns` are (N,) arrays by name, and `Names`. The result is the
+    number of bytes written.
     """
     arrays: dict[str, NDArray[Any]] = {}
     for name, column in columns.items():
@@ -70,17 +65,10 @@ def write_sidecar(file: BinaryIO, meta: Mapping[str, Any], columns: Mapping[str,
 def read_sidecar(
     path: Path, offset: int = 0, size: int | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Undo `write_sidecar`.
+    """Undo `write_sidecar`; a size of None goes to the end of the file.
 
-    Names and checksums, which few need, stay in the file and are mapped; the rest is read.
-
-    Args:
-        path: the file.
-        offset: where the block begins.
-        size: its bytes; None goes to the end of the file.
-
-    Raises:
-        ValueError: the block is damaged; its checksum is always compared.
+    Names and checksums, which few need, stay in the file and are mapped; the rest is read. Raises
+    ValueError if the block is damaged; its checksum is always compared.
     """
     with path.open("rb") as file:
         handle = file.fileno()

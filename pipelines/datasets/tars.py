@@ -59,15 +59,9 @@ def tar_members(
 ) -> Iterator[TarMember]:
     """List the files of an uncompressed tar (v7, ustar, GNU or pax) in its order.
 
-    Args:
-        path: the file.
-        start: where in it the archive begins, if it lies within another one.
-        end: where it ends; None for the end of the file.
-        label: what a message calls the archive; the path if it is empty.
-
-    Raises:
-        UserError: it is compressed, damaged or cut, or holds anything but plain files (directories
-            are passed over) with relative, printable names.
+    The archive may lie within another file, from `start` to `end` (None for the end of the file);
+    `label` is then what a message calls it. Raises UserError if it is compressed, damaged or cut,
+    or holds anything but plain files (directories are passed over) with relative, printable names.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -83,11 +77,7 @@ class _Tar:
     """An open archive, read forwards through a window."""
 
     def __init__(self, descriptor: int, label: str, start: int, end: int | None) -> None:
-        """Look at the beginning and at the size.
-
-        Raises:
-            UserError: it is compressed, or the file is too short.
-        """
+        """Look at the beginning and at the size; a compressed or cut archive is refused."""
         self.descriptor, self.label = descriptor, label
         self.window, self.buffer, self.buffer_at = _MIN_WINDOW, b"", start
         # What an extension header says of the file behind it.

@@ -34,13 +34,7 @@ class WebDatasetWriter(ContainerWriter):
     """Writes shards into a folder."""
 
     def __init__(self, folder: Path, max_samples: int, shard_bytes: int) -> None:
-        """See `ContainerWriter`.
-
-        Args:
-            folder: as there.
-            max_samples: as there.
-            shard_bytes: about how large a shard becomes.
-        """
+        """See `ContainerWriter`; `shard_bytes` is about how large a shard becomes."""
         super().__init__(folder, max_samples)
         self.shards = folder / "shards"
         self.shards.mkdir(exist_ok=True)
@@ -95,7 +89,6 @@ class WebDatasetWriter(ContainerWriter):
 
 
 def _shard_name(number: int) -> str:
-    """The file name of a shard."""
     return f"shard-{number:06d}.tar"
 
 
@@ -111,16 +104,9 @@ def _shard_bytes_of(last_offset: int, last_size: int) -> int:
 
 
 def member_blocks(key: int, size: int, label: int, mode: int) -> tuple[bytes, bytes]:
-    """What stands in a shard before and after the bytes of an image.
+    """What stands in a shard before and after the `size` bytes of an image.
 
-    Args:
-        key: its stable key.
-        size: its bytes.
-        label: class number.
-        mode: `PNG_MODE` or `JPEG_MODE`.
-
-    Returns:
-        (tar header of the image, its padding and the label's header and content).
+    (tar header of the image, its padding and the label's header and content).
     """
     text = str(label).encode()
     stem = f"{key:016x}"
@@ -137,9 +123,7 @@ def extension(mode: int) -> str:
 def tar_header(name: str, size: int) -> bytes:
     """The header of a member that says nothing of this machine or this moment (POSIX ustar).
 
-    Args:
-        name: at most 100 ASCII characters.
-        size: bytes of the content, below 8 GiB.
+    The name has at most 100 ASCII characters, the content below 8 GiB.
     """
     front = name.encode("ascii").ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2
     front += b"%011o\0" % size + b"0" * 11 + b"\0"
@@ -185,12 +169,8 @@ def lost_index(path: Path) -> bool:
 def open_webdataset(path: Path, is_checked: bool = True) -> DatasetIndex:
     """Open a folder of shards that `fastdeit convert` made.
 
-    Args:
-        path: the folder.
-        is_checked: whether every shard must be there in its full size.
-
-    Raises:
-        DamagedError: the sidecar is damaged, or a shard is missing or cut off.
+    `is_checked` tells whether every shard must be there in its full size. Raises DamagedError if
+    the sidecar is damaged, or a shard is missing or cut off.
     """
     way_out = "Convert the source again with `fastdeit convert`."
     try:

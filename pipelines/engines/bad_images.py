@@ -56,11 +56,7 @@ class Replacements:
         return len(set().union(*world.gather(set(self.by_sample))))
 
     def add(self, sample: int, reason: str) -> None:
-        """Find the neighbour of a sample that does not decode, and log it.
-
-        Raises:
-            UserError: no image decodes.
-        """
+        """Find and log the neighbour of a sample that does not decode; UserError if none does."""
         if sample in self.by_sample:  # it was tried as somebody's neighbour
             return
         bad = {sample: reason}

@@ -51,7 +51,6 @@ class DaliEngine(Pipeline):
     """How many copies one decoded image serves; None for any number."""
 
     def __init__(self, index: DatasetIndex, plan: Plan, options: PipelineOptions) -> None:
-        """See `Pipeline`."""
         super().__init__(index, plan, options)
         self._steps: Iterator[StepPlan] = iter(())
         self._fed: deque[tuple[StepPlan, Reasons]] = deque()
@@ -187,16 +186,12 @@ class DaliPipeline(DaliEngine):
 
 
 def looks_whole(data: NDArray[np.uint8], is_checked: bool) -> bool:
-    """Whether an image is a JPEG or PNG that begins and ends as it should.
-
-    Args:
-        data: (bytes,) uint8, the encoded image.
-        is_checked: whether the rest of it is known to be in order; else a JPEG is walked through.
-    """
+    """Whether bytes begin and end as a JPEG or PNG should."""
     begin, end = data[:8].tobytes(), data[-ROOM_AT_THE_END:].tobytes()
     if begin[:3] == b"\xff\xd8\xff":
         if is_checked:
             return b"\xff\xd9" in end
+        # Where the rest is not known to be in order.
         head = read_jpeg_head(data.tobytes())
         return head is not None and not head.fault
     return begin == b"\x89PNG\r\n\x1a\n" and b"IEND" in end

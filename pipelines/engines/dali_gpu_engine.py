@@ -29,11 +29,7 @@ class DaliGpuPipeline(DaliEngine):
     """Decodes with DALI's mixed decoder, the GPU's JPEG engine included, and cuts with DALI."""
 
     def __init__(self, index: DatasetIndex, plan: Plan, options: PipelineOptions) -> None:
-        """See `Pipeline`.
-
-        Raises:
-            UserError: the batches are not wanted on a GPU.
-        """
+        """See `Pipeline`; UserError if the batches are not wanted on a GPU."""
         if options.device.type != "cuda":
             raise UserError(
                 f"dali_device gpu needs a GPU. Found: device {options.device}. "
@@ -81,11 +77,9 @@ class DaliGpuPipeline(DaliEngine):
 def cuts_of_images(
     step: StepPlan, cuts: NDArray[np.int32], most_copies: int
 ) -> list[NDArray[np.int32]]:
-    """For each image of a step the (most_copies, 8) cuts of its copies.
-
-    An image with fewer copies has its first cut again.
-    """
+    """For each image of a step the (most_copies, 8) cuts of its copies."""
     return [
+        # An image with fewer copies has its first cut again.
         cuts[[first + (copy if copy < num else 0) for copy in range(most_copies)]]
         for _, first, num in group_copies(step, most_copies)
     ]
@@ -107,21 +101,13 @@ def cutting_graph(
     interpolation: str,
     hw_decoder_load: float,
 ) -> Any:
-    """Decode a batch of images once and cut every copy: `most_copies` outputs (S, S, 3) uint8.
-
-    Args:
-        source: gives encoded images and their cuts.
-        decoder: "mixed" for the GPU; "cpu" does the same on the CPU.
-        most_copies: cuts an image.
-        size: side of the output.
-        interpolation: "bicubic" or "bilinear".
-        hw_decoder_load: part of the images for the JPEG engine.
-    """
+    """Decode a batch of images once and cut every copy: `most_copies` outputs (S, S, 3) uint8."""
     encoded, cuts = fn.external_source(
         source=source, num_outputs=2, ndim=[1, 2], dtype=[types.UINT8, types.INT32]
     )
     decoded = fn.decoders.image(
         encoded,
+        # "mixed" for the GPU; "cpu" does the same on the CPU.
         device=decoder,
         output_type=types.RGB,
         adjust_orientation=False,

@@ -15,13 +15,6 @@ class BadImageError(UserError):
     """An image does not decode."""
 
     def __init__(self, index: DatasetIndex, sample: int, reason: str) -> None:
-        """Name the image.
-
-        Args:
-            index: the dataset.
-            sample: number of the sample.
-            reason: what the decoder said.
-        """
         super().__init__(
             f"an image does not decode. Found: {index.describe(sample)} ({reason}). "
             "`fastdeit verify --decode` lists all such images; pass --bad-images skip to show "
@@ -33,14 +26,8 @@ class BadImageError(UserError):
 def decode_with_pil(index: DatasetIndex, sample: int) -> Image.Image:
     """Read one image as DeiT does: PIL, converted to RGB, not turned by EXIF.
 
-    Args:
-        index: the dataset.
-        sample: number of the sample.
-
-    Raises:
-        BadImageError: the image does not decode; names it, its key and the reason.
-
-    Source: torchvision datasets.folder.pil_loader.
+    Raises BadImageError if it does not decode; it names the image, its key and the reason. Source:
+    torchvision datasets.folder.pil_loader.
     """
     data = index.read(sample)
     if index.modes[sample] == RAW_MODE:

@@ -58,11 +58,7 @@ class FfcvPipeline(Pipeline):
     name = "ffcv"
 
     def __init__(self, index: DatasetIndex, plan: Plan, options: PipelineOptions) -> None:
-        """See `Pipeline`.
-
-        Raises:
-            UserError: the dataset is no .beton.
-        """
+        """See `Pipeline`; UserError if the dataset is no .beton."""
         super().__init__(index, plan, options)
         if index.container != "beton":
             raise UserError(
@@ -101,11 +97,7 @@ class FfcvPipeline(Pipeline):
 
 
 class _PlannedEpoch(EpochIterator):
-    """FFCV's working thread, with given batches, errors that arrive, and an end that is waited for.
-
-    FFCV's own leaves its reader waiting for ever when its thread fails, and leaks the thread when
-    the reader leaves early (ffcv#345, ffcv#393).
-    """
+    """FFCV's thread, with given batches, errors that arrive, and an end that is waited for."""
 
     def __init__(
         self,
@@ -114,6 +106,8 @@ class _PlannedEpoch(EpochIterator):
         requests: Iterable[StepPlan],
         make_images: Callable[[int], Tensor],
     ) -> None:
+        # FFCV's own leaves its reader waiting for ever when its thread fails, and leaks the thread
+        # when the reader leaves early (ffcv#345, ffcv#393).
         self._decoder = decoder
         self._make_images = make_images
         self._stop_asked = False
@@ -196,13 +190,12 @@ class _PlanDecoder(SimpleRGBImageDecoder):
         self._images = images.numpy()
 
     def failures(self, samples: Any) -> Reasons:
-        """Which of these samples did not decode, and why.
-
-        It is asked again of each that was not decoded without a warning; see `why_not_decoded`.
-        """
+        """Which of these samples did not decode, and why."""
         reasons = {}
         for sample in np.unique(samples[self._failed[samples] != 0]).tolist():
             width, height = int(self.index.widths[sample]), int(self.index.heights[sample])
+            # It is asked again of each that was not decoded without a warning; see
+            # `why_not_decoded`.
             reason = why_not_decoded(self.index.read(sample), width, height)
             if reason:
                 reasons[sample] = reason
@@ -285,23 +278,11 @@ def _decode_batch(
     failed: Any,
     images: Any,
 ) -> None:
-    """Decode each run of one image once, and cut every copy.
-
-    Args:
-        decompress_address: where the machine code of `ffcv_library.decompress` lies.
-        file: (bytes,) uint8, the mapped .beton.
-        metadata: (N,) FFCV's records, with height, width and mode.
-        offsets: (N,) int64, where each image begins in the file.
-        sizes: (N,) int64, how many bytes it has.
-        keys: (N,) uint64.
-        packed: (B,) int64, sample numbers with the copy above `COPY_SHIFT`.
-        epoch_state: uint64, see `keyed.epoch_state`.
-        rule: a `CropRule`.
-        handles: (lanes,) uint64, decompressors.
-        scratch: (lanes, bytes) uint8, room for a decoded image.
-        failed: (N,) uint8, set to 1 for what does not decode.
-        images: (B, S, S, 3) uint8, written.
-    """
+    """Decode each run of one image once, and cut every copy into `images`, (B, S, S, 3) uint8."""
+    # `file` is the mapped .beton, `metadata` FFCV's (N,) records, `offsets` and `sizes` tell each
+    # image's bytes. `packed`, (B,) int64, are sample numbers with the copy above `COPY_SHIFT`.
+    # `scratch`, (lanes, bytes) uint8, is room for a decoded image; `failed` is set to 1 for what
+    # does not decode.
     count = len(packed)
     starts = np.empty(count + 1, dtype=np.int64)
     num_runs = 0

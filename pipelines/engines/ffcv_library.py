@@ -60,13 +60,11 @@ def _set_num_threads(compiler: type[Compiler], count: int) -> None:
 
 
 def _compile_reader(manager: OSCacheManager) -> Any:  # noqa: ARG001 - FFCV's signature
-    """Compile what finds a sample in the mapped file.
+    """Compile what finds a sample in the mapped file."""
 
-    FFCV's own marks numba's type of one-dimensional uint8 arrays, which all share, as read-only:
-    code compiled later cannot write to such arrays, and what was compiled before is not found
-    again when it is freed.
-    """
-
+    # FFCV's own marks numba's type of one-dimensional uint8 arrays, which all share, as read-only:
+    # code compiled later cannot write to such arrays, and what was compiled before is not found
+    # again when it is freed.
     def read(address: Any, state: Any) -> Any:
         file, begins, sizes = state
         return file[address : address + sizes[np.searchsorted(begins, address)]]
@@ -121,15 +119,10 @@ _library.tjGetErrorCode.argtypes = [ctypes.c_void_p]
 
 
 def why_not_decoded(data: bytes, width: int, height: int) -> str:
-    """Why a JPEG does not decode; empty if it does.
+    """Why a JPEG of a size does not decode; empty if it does.
 
     Of libjpeg's warnings only that of a file that ends too early counts: PIL refuses those images
     and takes the others.
-
-    Args:
-        data: the JPEG.
-        width: its columns.
-        height: its rows.
     """
     pixels = np.empty(width * height * 3, dtype=np.uint8)
     handle = new_decompressor()

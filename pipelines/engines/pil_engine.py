@@ -36,11 +36,9 @@ _WITH_WORKERS: weakref.WeakSet[PilPipeline] = weakref.WeakSet()
 
 @atexit.register
 def _end_workers() -> None:
-    """End the workers of pipelines that nobody closed.
-
-    At its exit Python sends SIGTERM to processes that are left and waits; ours ignore it. This is
-    registered after multiprocessing's exit (imported above), and so runs before it.
-    """
+    """End the workers of pipelines that nobody closed."""
+    # At its exit Python sends SIGTERM to processes that are left and waits; ours ignore it. This is
+    # registered after multiprocessing's exit (imported above), and so runs before it.
     for pipeline in list(_WITH_WORKERS):
         pipeline.close()
 
@@ -89,11 +87,9 @@ class PilPipeline(Pipeline):
 
 
 def _start_tracker() -> None:
-    """Start multiprocessing's tracker of semaphores so that it stays when a job is asked to stop.
-
-    It is deaf to SIGINT and SIGTERM by itself. SIGUSR1, which torchrun sends to all processes of a
-    session, is blocked for good in what is started while it is blocked here.
-    """
+    """Start multiprocessing's tracker of semaphores; it stays when a job is asked to stop."""
+    # It is deaf to SIGINT and SIGTERM by itself. SIGUSR1, which torchrun sends to all processes of
+    # a session, is blocked for good in what is started while it is blocked here.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     try:
         resource_tracker.ensure_running()
@@ -102,19 +98,17 @@ def _start_tracker() -> None:
 
 
 def _follow_the_parent(worker: int) -> None:
-    """Leave requests to stop to the parent, and end with it.
-
-    The parent may still need batches, and the DataLoader has made SIGTERM end a worker. One that
-    Ctrl-C ends takes 5 s to be given up by the DataLoader. And the DataLoader's own
-    watch looks whether the process that forked a worker is there, which is the fork server: after
-    a killed parent its workers would stay for ever.
-    """
+    """Leave requests to stop to the parent, and end with it."""
     del worker
+    # The parent may still need batches, and the DataLoader has made SIGTERM end a worker. One that
+    # Ctrl-C ends takes 5 s to be given up by the DataLoader.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
+    # The DataLoader's own watch looks whether the process that forked a worker is there, which is
+    # the fork server: after a killed parent its workers would stay for ever.
     def watch() -> None:
         wait([parent.sentinel])
         os._exit(1)
@@ -154,16 +148,10 @@ class _CroppedImages(Dataset[Any]):
 def resample_with_pil(
     image: Image.Image, cut: NDArray[np.int32], size: int, radius: int = BICUBIC
 ) -> NDArray[np.uint8]:
-    """Resample one cut with PIL: crop, resize the whole rectangle, crop the window.
+    """Resample one cut of an RGB image with PIL: crop, resize the whole rectangle, crop the window.
 
-    Args:
-        image: RGB.
-        cut: (8,) columns as in `crops.CUT`.
-        size: side of the output.
-        radius: `crops.BICUBIC` or `BILINEAR`.
-
-    Returns:
-        (size, size, 3) uint8.
+    `cut` has the 8 columns of `crops.CUT`, `radius` is `crops.BICUBIC` or `BILINEAR`; the result is
+    (size, size, 3) uint8.
     """
     top, left, height, width, full_height, full_width, window_top, window_left = map(int, cut)
     image = image.crop((left, top, left + width, top + height))
@@ -176,6 +164,5 @@ def resample_with_pil(
 def _concatenate(
     parts: list[tuple[NDArray[np.uint8], Reasons]],
 ) -> tuple[NDArray[np.uint8], Reasons]:
-    """Join the answers of one step."""
     images, reasons = zip(*parts, strict=True)
     return np.concatenate(images), {s: reason for each in reasons for s, reason in each.items()}

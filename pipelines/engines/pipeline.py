@@ -67,14 +67,8 @@ class Pipeline(ABC):
     def __init__(self, index: DatasetIndex, plan: Plan, options: PipelineOptions) -> None:
         """Begin at the first step of the first epoch.
 
-        Args:
-            index: the dataset.
-            plan: which samples in which step, and how they are cropped.
-            options: how it works.
-
-        Raises:
-            UserError: the plan is of another dataset, an image is too small for its crops, or the
-                batches are wanted on a GPU that is not there.
+        Raises UserError if the plan is of another dataset, an image is too small for its crops, or
+        the batches are wanted on a GPU that is not there.
         """
         if not np.array_equal(plan.keys, index.keys[: len(plan.keys)]):
             raise UserError(
@@ -104,8 +98,7 @@ class Pipeline(ABC):
     def __iter__(self) -> Iterator[Batch]:
         """The batches from the current position to the end of the epoch; ends an earlier pass.
 
-        Raises:
-            RuntimeError: the pipeline was closed.
+        Raises RuntimeError if the pipeline was closed.
         """
         if self._is_closed:
             raise RuntimeError("this pipeline was closed; open another one")
@@ -128,8 +121,7 @@ class Pipeline(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly at a position; the next pass begins there.
 
-        Raises:
-            UserError: it is no position in this plan.
+        Raises UserError if it is no position in this plan.
         """
         epoch, step = state.get("epoch"), state.get("step")
         if not (
@@ -154,17 +146,14 @@ class Pipeline(ABC):
         self._end_pass()
 
     def _end_pass(self) -> None:
-        """End the pass that is open, if one is."""
         if self._open is not None:
             self._open.close()
             self._open = None
 
     def __enter__(self) -> Pipeline:
-        """Enter a block that closes the pipeline at its end."""
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        """Close the pipeline."""
         self.close()
 
     @abstractmethod
@@ -237,10 +226,8 @@ class Pipeline(ABC):
 def group_copies(step: StepPlan, most: int | None = None) -> list[tuple[int, int, int]]:
     """The runs of one image in a step: (sample number, first place, number of copies).
 
-    Args:
-        step: the samples.
-        most: longer runs are cut into parts of so many; an image that stands in for its neighbour
-            may follow itself.
+    Longer runs than `most` are cut into parts of so many; an image that stands in for its neighbour
+    may follow itself.
     """
     starts = np.flatnonzero(np.diff(step.samples, prepend=-1))
     ends = np.append(starts[1:], len(step.samples))
@@ -252,16 +239,15 @@ def group_copies(step: StepPlan, most: int | None = None) -> list[tuple[int, int
 
 
 def _ahead_on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Hand out batches on a device.
-
-    On a GPU each is copied on a stream of its own, one batch ahead: while the caller's step runs,
-    the next batch is taken from the loader and its copy is under way. The images should be pinned.
-    """
+    """Hand out batches on a device."""
 
     def tensors(batch: Batch) -> tuple[Tensor, Tensor]:
         return batch.images_nhwc_u8, batch.labels
 
     if device.type == "cuda":
+        # Each is copied on a stream of its own, one batch ahead: while the caller's step runs, the
+        # next batch is taken from the loader and its copy is under way. The images should be
+        # pinned.
         batches = (_pinned(batch).to(device) for batch in batches)
     yield from one_ahead(batches, device, tensors)
 

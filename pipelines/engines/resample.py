@@ -71,21 +71,14 @@ def _weighted_sum(
     count: Any,  # noqa: ARG001
     out: Any,  # noqa: ARG001
 ) -> Any:
-    """Sum `count` vectors of `LANES` bytes, `stride` bytes apart, times fixed-point weights.
-
-    Args:
-        typing_context: numba's.
-        source: address of the first vector.
-        stride: bytes from one vector to the next.
-        weights: address of `count` int32.
-        count: how many.
-        out: address of `LANES` bytes, written: the rounded sum, cut to 0 to 255.
-    """
+    """Sum `count` vectors of `LANES` bytes, `stride` bytes apart, times fixed-point weights."""
 
     def same(value: int) -> ir.Constant:
         return ir.Constant(_INTS, [value] * LANES)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+        # `source`, `weights` (`count` int32) and `out` are addresses; `LANES` bytes are written to
+        # `out`: the rounded sum, cut to 0 to 255.
         source, stride, weights, count, out = args
         total = cgutils.alloca_once_value(builder, same(1 << (_FRACTION_BITS - 1)))
         with cgutils.for_range(builder, count, intp=_ADDRESS) as loop:
@@ -123,11 +116,7 @@ def _kernel(radius: Any, x: Any) -> Any:
 
 @compiled()
 def _coefficients(radius: Any, in_size: Any, full_size: Any, first: Any, out_size: Any) -> Any:
-    """Fixed-point weights of one axis.
-
-    Returns:
-        (starts (out_size,) int64, counts (out_size,) int64, weights (out_size, taps) int32).
-    """
+    """Fixed-point weights of one axis: starts and counts (out_size,), weights (out_size, taps)."""
     scale = in_size / full_size
     filter_scale = max(scale, 1.0)
     support = radius * filter_scale
@@ -154,13 +143,11 @@ def _coefficients(radius: Any, in_size: Any, full_size: Any, first: Any, out_siz
 
 @compiled()
 def _turn(image: Any, top: Any, left: Any, columns: Any, num_rows: Any, turned: Any) -> None:
-    """Copy `ROWS` rows so that word (column, row) is at 4 * (ROWS * column + row) of `turned`.
-
-    Beyond `num_rows` the last row stands again.
-    """
+    """Copy `ROWS` rows so that word (column, row) is at 4 * (ROWS * column + row) of `turned`."""
     to = turned.ctypes.data
     row_bytes = image.shape[1] * 3
     for row in range(ROWS):
+        # Beyond `num_rows` the last row stands again.
         y = top + min(row, num_rows - 1)
         at = image.ctypes.data + y * row_bytes + left * 3
         for x in range(columns - 1):
@@ -231,16 +218,11 @@ def _resample_inside(image: Any, radius: Any, cut: Any, out: Any) -> None:
 
 @compiled()
 def resample_cut(image: Any, radius: Any, cut: Any, out: Any) -> None:
-    """Resample one cut of an image.
+    """Resample one cut of an image (H, W, 3) into `out` (h, w, 3), both uint8 and contiguous.
 
-    Args:
-        image: (H, W, 3) uint8, contiguous.
-        radius: `BILINEAR` or `BICUBIC`.
-        cut: (8,) int32, columns as in `crops.CUT`; nothing outside its rectangle is read, and
-            what of it lies outside the image is black.
-        out: (h, w, 3) uint8, contiguous, written.
-
-    Source: PIL Image.crop, which allows rectangles beyond the image, then Image.resize.
+    `cut` is (8,) int32, columns as in `crops.CUT`; nothing outside its rectangle is read, and what
+    of it lies outside the image is black. Source: PIL Image.crop, which allows rectangles beyond
+    the image, then Image.resize.
     """
     top, left, height, width = cut[0], cut[1], cut[2], cut[3]
     if top >= 0 and left >= 0 and top + height <= image.shape[0] and left + width <= image.shape[1]:
@@ -260,16 +242,10 @@ def resample_cut(image: Any, radius: Any, cut: Any, out: Any) -> None:
 def resample_cuts(
     addresses: Any, heights: Any, widths: Any, image_of_cut: Any, radius: Any, cuts: Any, out: Any
 ) -> None:
-    """Resample many cuts of decoded images, in parallel.
+    """Resample many cuts (B, 8) int32 of decoded images into (B, h, w, 3) uint8, in parallel.
 
-    Args:
-        addresses: (U,) int64, where each image's (H, W, 3) uint8 begins in memory.
-        heights: (U,) int64.
-        widths: (U,) int64.
-        image_of_cut: (B,) int64, which image each cut is of.
-        radius: `BILINEAR` or `BICUBIC`.
-        cuts: (B, 8) int32.
-        out: (B, h, w, 3) uint8, written.
+    `addresses`, `heights` and `widths`, (U,) int64, tell where each image's (H, W, 3) uint8 begins
+    in memory; `image_of_cut`, (B,) int64, which image each cut is of.
     """
     for i in numba.prange(len(cuts)):
         number = image_of_cut[i]

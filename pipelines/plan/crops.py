@@ -87,23 +87,14 @@ def uniform(state: Any, index: Any) -> Any:
 
 @compiled()
 def _random_resized_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
-    """Draw one RandomResizedCrop into `cut`.
-
-    Args:
-        rule: a `CropRule`.
-        state: uint64, the keyed stream of (sample, copy).
-        height: rows of the image.
-        width: columns of the image.
-        cut: (8,) int32, written.
-
-    Source: torchvision transforms.RandomResizedCrop.get_params: ten attempts, then the largest
-        centred rectangle within the aspect's bounds.
-    """
+    """Draw one RandomResizedCrop into `cut`."""
     cut[4] = cut[5] = rule.size
     cut[6] = cut[7] = 0
     ratio_low, ratio_high = rule.ratio_low, rule.ratio_high
     log_low, log_high = math.log(ratio_low), math.log(ratio_high)
     area = height * width
+    # Source: torchvision transforms.RandomResizedCrop.get_params: ten attempts, then the largest
+    # centred rectangle within the aspect's bounds.
     for attempt in range(NUM_ATTEMPTS):
         first = 4 * attempt
         part = rule.scale_low + (rule.scale_high - rule.scale_low) * uniform(state, first)
@@ -127,18 +118,9 @@ def _random_resized_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any
 
 @compiled()
 def _padded_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
-    """Draw one RandomCrop of the image with a black border into `cut`.
-
-    Args:
-        rule: a `CropRule`; its size is at most the image's with both borders.
-        state: uint64, the keyed stream of (sample, copy).
-        height: rows of the image.
-        width: columns of the image.
-        cut: (8,) int32, written.
-
-    Source: torchvision transforms.RandomCrop with padding, as deit datasets.py:build_transform
-        takes it up to 32 pixels.
-    """
+    """Draw one RandomCrop of the image with a black border into `cut`."""
+    # The size is at most the image's with both borders. Source: torchvision transforms.RandomCrop
+    # with padding, as deit datasets.py:build_transform takes it up to 32 pixels.
     border = 2 * rule.padding - rule.size + 1
     cut[0] = int(uniform(state, 0) * (height + border)) - rule.padding
     cut[1] = int(uniform(state, 1) * (width + border)) - rule.padding
@@ -148,18 +130,10 @@ def _padded_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> Non
 
 @compiled()
 def _center_cut(rule: Any, height: Any, width: Any, cut: Any) -> None:
-    """Resize the shorter side to `rule.shorter`, look at the centre.
-
-    Args:
-        rule: a `CropRule`.
-        height: rows of the image.
-        width: columns of the image.
-        cut: (8,) int32, written.
-
-    Source: torchvision functional.resize with one number, then center_crop, as in deit
-        datasets.py:build_transform.
-    """
+    """Resize the shorter side to `rule.shorter`, look at the centre."""
     cut[0] = cut[1] = 0
+    # Source: torchvision functional.resize with one number, then center_crop, as in deit
+    # datasets.py:build_transform.
     cut[2], cut[3] = height, width
     if width <= height:
         cut[4], cut[5] = int(rule.shorter * height / width), rule.shorter
@@ -182,17 +156,12 @@ def fill_cut(rule: Any, state: Any, height: Any, width: Any, cut: Any) -> None:
 
 @compiled()
 def _fill_cuts(rule: Any, states: Any, heights: Any, widths: Any, cuts: Any) -> None:
-    """Fill (B, 8) cuts, one row a sample."""
     for i in range(len(cuts)):
         fill_cut(rule, states[i], heights[i], widths[i], cuts[i])
 
 
 def check_sizes(plan: Plan, index: DatasetIndex) -> None:
-    """Make sure that every image is large enough for the plan's cuts.
-
-    Raises:
-        UserError: one is too small for a padded crop.
-    """
+    """Raise a UserError for an image that is too small for a padded crop of the plan."""
     if not plan.is_training or plan.crop != "padded":
         return
     least = plan.image_size - 2 * plan.crop_padding
@@ -207,16 +176,7 @@ def check_sizes(plan: Plan, index: DatasetIndex) -> None:
 
 
 def plan_cuts(plan: Plan, index: DatasetIndex, step: StepPlan) -> NDArray[np.int32]:
-    """The cuts of one step.
-
-    Args:
-        plan: decides how crops are drawn.
-        index: knows the images' sizes.
-        step: the samples.
-
-    Returns:
-        (b, 8) int32, columns as in `CUT`.
-    """
+    """The cuts of one step: (b, 8) int32, columns as in `CUT`."""
     cuts = np.zeros((len(step.samples), len(CUT)), dtype=np.int32)
     states = keyed.sample_states(
         plan.seed, Purpose.CROP, step.epoch, plan.keys[step.samples], step.copies

@@ -158,13 +158,10 @@ class Plan:
         return -(-self.batch_size // self.world_size)
 
     def steps(self, epoch: int, first_step: int = 0) -> Iterator[StepPlan]:
-        """This process's part of each step of an epoch.
+        """This process's part of each step of an epoch, which counts from 0.
 
-        In evaluation the last part may be empty; every process has the same number of steps.
-
-        Args:
-            epoch: from 0.
-            first_step: where to begin; resuming is a seek.
+        Resuming from `first_step` is a seek. In evaluation the last part may be empty; every
+        process has the same number of steps.
         """
         samples, copies = self.stream(epoch)
         for step in range(first_step, self.num_steps):

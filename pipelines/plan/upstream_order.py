@@ -32,21 +32,14 @@ def num_selected(num_images: int, repeats: int, world_size: int) -> int:
 def upstream_order(
     num_images: int, repeats: int, world_size: int, local_batch: int, epoch: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """An epoch over all ranks, step after step and in each step rank after rank.
+    """An epoch from 0 over all ranks, step after step and in each step rank after rank.
 
     A single process takes the permutation that a distributed one would take; upstream draws that
-    from torch's global generator, which nothing fixes.
-
-    Args:
-        num_images: of the dataset.
-        repeats: how often an image is shown in a row.
-        world_size: number of processes.
-        local_batch: samples a step of each.
-        epoch: from 0; the seed of the permutation.
+    from torch's global generator, which nothing fixes. The epoch is the seed.
 
     Returns:
-        (sample numbers, copies), each (world_size * whole steps * local_batch,). A sample that
-        pads the end counts as one more copy.
+        (sample numbers, copies), each (world_size * whole steps * local_batch,). A sample that pads
+        the end counts as one more copy.
     """
     repeats = _repeats_in_effect(repeats, world_size)
     generator = torch.Generator().manual_seed(epoch)

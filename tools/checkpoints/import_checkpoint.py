@@ -135,7 +135,6 @@ def _timm_colours(
 
 
 def _read_classes(classes: str | None, count: int) -> tuple[str, ...]:
-    """The names of the classes."""
     if classes is None:
         from fastdeit.checkpoints.classes import numbered_classes
 

@@ -114,17 +114,9 @@ def predict(
 def guesses(
     model: nn.Module, index: DatasetIndex, plan: Plan, compute: Compute, top_k: int
 ) -> Iterator[tuple[Path, Guesses | str]]:
-    """Classify the images of an index.
+    """Classify the images of an index by a model in evaluation mode, on the device.
 
-    Args:
-        model: in evaluation mode, on the device.
-        index: the images.
-        plan: of an evaluation.
-        compute: device and precision.
-        top_k: how many classes an image gets, at most all.
-
-    Yields:
-        Each file in order, with its guesses or why it does not decode.
+    Yields each file in order, with its guesses, `top_k` or all, or why it does not decode.
     """
     import numpy as np
     import torch

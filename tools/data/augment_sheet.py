@@ -66,14 +66,9 @@ class Comparison(NamedTuple):
 
 
 def draw_augment_sheet(image: Image.Image, policy: Policy) -> tuple[Image.Image, list[str]]:
-    """Draw a policy's operations on one image.
+    """Draw a policy's operations on one image, of which the centre is taken.
 
-    Args:
-        image: of any size; its centre is taken.
-        policy: whose.
-
-    Returns:
-        (the sheet, the same in words, a line an operation).
+    (the sheet, the same in words, a line an operation).
     """
     square = _centre(image)
     pixels = np.asarray(square)

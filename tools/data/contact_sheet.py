@@ -16,14 +16,7 @@ INK = (40, 40, 40)
 
 
 def denormalise(images: Tensor) -> NDArray[np.uint8]:
-    """Undo `augment.normalise`, as far as values stay in range.
-
-    Args:
-        images: (B, 3, H, W) float, normalised.
-
-    Returns:
-        (B, H, W, 3) uint8.
-    """
+    """Undo `augment.normalise`, as far as values stay in range: (B, H, W, 3) uint8."""
     mean, std = channel_statistics(images.device)
     pixels = (images.float().permute(0, 2, 3, 1) * std + mean) * 255
     result: NDArray[np.uint8] = pixels.round().clamp(0, 255).byte().cpu().numpy()
@@ -31,12 +24,9 @@ def denormalise(images: Tensor) -> NDArray[np.uint8]:
 
 
 def contact_sheet(images: list[NDArray[np.uint8]], labels: list[str], columns: int) -> Image.Image:
-    """Lay images out in rows, each with a word below it.
+    """Lay images, (h, w, 3) uint8 each, out in rows, each with a word below it.
 
-    Args:
-        images: (h, w, 3) uint8 each; the largest one sets the size of a cell.
-        labels: one for each image; cut to the width of a cell.
-        columns: images in a row.
+    The largest one sets the size of a cell, to whose width labels are cut.
     """
     cell_h = max(image.shape[0] for image in images)
     cell_w = max(image.shape[1] for image in images)

@@ -139,7 +139,6 @@ def histogram(values: NDArray[np.float64], what: str, bins: int = 8, width: int 
 
 
 def _draw_sheet(index: DatasetIndex, path: Path, num_images: int) -> None:
-    """Write a contact sheet of images spread evenly over the set."""
     from fastdeit.pipelines.engines.decode import decode_with_pil
     from fastdeit.tools.data.contact_sheet import contact_sheet
 

@@ -34,11 +34,7 @@ TASKS_A_WORKER = 2
 
 
 def num_workers(asked: int) -> int:
-    """The number of processes for `--workers`; 0 takes every usable core.
-
-    Raises:
-        UserError: it is negative.
-    """
+    """The number of processes for `--workers`; 0 takes every usable core, less is a UserError."""
     if asked < 0:
         raise UserError(f"workers must be 0 or more. Found: {asked}. Pass --workers 0.")
     return asked or num_usable_cores()
@@ -66,18 +62,10 @@ def ordered_map(
 ) -> Generator[Result, None, None]:
     """Call `function(shared, item)` in worker processes and yield the results in order.
 
-    Args:
-        function: a function of a module, so that it can be sent.
-        shared: sent to each worker once.
-        chunks: the work, a task each; they are taken when they are needed.
-        workers: processes; one works in this process.
-
-    Yields:
-        A result for each item. What a worker raises is raised here. Closing the generator, or an
-        exception in its reader, drops the work that waits.
-
-    Raises:
-        UserError: a worker ended, for lack of memory, say.
+    The function is one of a module, so that it can be sent; `shared` is sent to each worker once.
+    The chunks, a task each, are taken when they are needed. One worker works in this process. What
+    a worker raises is raised here, and UserError if one ended, for lack of memory, say. Closing the
+    generator, or an exception in its reader, drops the work that waits.
     """
     if workers == 1:
         for chunk in chunks:
@@ -158,7 +146,6 @@ def _receive(worker: _Worker) -> Any:
 
 
 def _ended(worker: _Worker) -> UserError:
-    """The error about a worker that is no longer there."""
     worker.process.join(1)
     return UserError(
         f"a worker process ended in the middle. Found: exit code {worker.process.exitcode}. The "

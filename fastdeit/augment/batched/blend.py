@@ -23,39 +23,22 @@ def prepare(argument: Floats) -> list[NDArray[Any]]:
 def blend(from_: Tensor, to: Tensor, factor: Tensor) -> Tensor:
     """`from_` + factor x (`to` - `from_`), clipped to 0 .. 255 and truncated: uint8.
 
-    Args:
-        from_: float32 of whole numbers, what factor 0 gives.
-        to: float32 of whole numbers, what factor 1 gives.
-        factor: float32; all three broadcast.
+    All are float32 and broadcast; `from_` and `to` hold whole numbers.
     """
     # Three kernels with a rounding each, as in C: a fused multiply and add would differ.
     return (to - from_).mul_(factor).add_(from_).clamp_(0, 255).to(torch.uint8)
 
 
 def luminance(images: Tensor) -> Tensor:
-    """PIL's grey value (ITU-R 601-2 in 16 bits).
-
-    Args:
-        images: (n, H, W, 3) float32 of whole numbers from 0 to 255.
-
-    Returns:
-        (n, H, W) float32 of whole numbers. The sums stay below 2^24, so float32 holds them exactly.
-    """
+    """PIL's grey value (ITU-R 601-2 in 16 bits): (n, H, W, 3) to (n, H, W), whole float32."""
     red, green, blue = images.unbind(-1)
+    # The sums stay below 2^24, so float32 holds them exactly.
     total = (red * 19595.0).add_(green * 38470.0).add_(blue * 7471.0)
     return total.add_(32768.0).mul_(2.0**-16).floor_()
 
 
 def apply_color(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend each image with its grey version.
-
-    Args:
-        images: (n, H, W, 3) uint8.
-        factor: (n,) float32; 0 gives grey.
-
-    Returns:
-        (n, H, W, 3) uint8.
-    """
+    """Blend each of (n, H, W, 3) uint8 with its grey version; factors (n,) float32, 0 is grey."""
     pixels = images.float()
     # Expanded in memory: broadcasting over a last axis of 3 is slower.
     grey = luminance(pixels)[..., None].expand(images.shape).contiguous()
@@ -63,14 +46,10 @@ def apply_color(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def apply_sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend each image with its smoothed version; the outermost pixels stay.
+    """Blend each of (n, H, W, 3) uint8 with its smoothed version; the outermost pixels stay.
 
-    Args:
-        images: (n, H, W, 3) uint8.
-        factor: (n,) float32; 0 gives the smoothed image.
-
-    Returns:
-        (n, H, W, 3) uint8. Images of less than 3 pixels in height or width come back as they are.
+    Of the (n,) float32 factors 0 gives the smoothed image. Images of less than 3 pixels in height
+    or width come back as they are.
     """
     num, height, width, channels = images.shape
     if height < 3 or width < 3:

@@ -21,14 +21,10 @@ UNIT = 1 << 24
 
 
 def prepare(radius: Floats) -> list[NDArray[Any]]:
-    """Weights of the box blurs.
+    """Weights of the box blurs, from (n,) standard deviations in pixels, 0 or more.
 
-    Args:
-        radius: (n,) standard deviations in pixels, 0 or more.
-
-    Returns:
-        [(n, R + 2) int32]: the weight of the pixels at distance 0, 1, ..., over 2^24, where R is
-        the greatest whole box radius among the n.
+    [(n, R + 2) int32]: the weight of the pixels at distance 0, 1, ..., over 2^24, where R is the
+    greatest whole box radius among the n.
     """
     box = _box_radius(radius)
     whole = np.trunc(box).astype(np.int64)
@@ -55,15 +51,7 @@ def _box_radius(radius: Floats) -> NDArray[np.float32]:
 
 
 def apply(images: Tensor, weights: Tensor) -> Tensor:
-    """Blur.
-
-    Args:
-        images: (n, H, W, 3) uint8.
-        weights: (n, K) int32 from `prepare`.
-
-    Returns:
-        (n, H, W, 3) uint8.
-    """
+    """Blur (n, H, W, 3) uint8, with the weights from `prepare`."""
     num, height, width, channels = images.shape
     pixels = images.view(num, height, width * channels)
     for _ in range(NUM_PASSES):

@@ -22,14 +22,9 @@ def prepare(argument: Floats) -> list[NDArray[Any]]:
 
 
 def apply(images: Tensor, steps: Tensor) -> Tensor:
-    """Turn the hue of each image.
+    """Turn the hue of each of (n, H, W, 3) uint8 by (n,) int32 steps; 256 are a whole turn.
 
-    Args:
-        images: (n, H, W, 3) uint8.
-        steps: (n,) int32; 256 is a whole turn.
-
-    Returns:
-        (n, H, W, 3) uint8. As in PIL, even 0 steps change values, by the rounding to HSV.
+    As in PIL, even 0 steps change values, by the rounding to HSV.
     """
     hue, saturation, value = _rgb_to_hsv(images)
     return hsv_to_rgb((hue + steps[:, None, None]) & 255, saturation, value)

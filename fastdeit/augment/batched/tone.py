@@ -39,15 +39,10 @@ Table = Callable[[Floats], NDArray[Any]]
 
 
 def prepare(op: NDArray[np.int64], argument: Floats) -> list[NDArray[Any]]:
-    """Make what `apply` needs, on the host.
+    """Make what `apply` needs, on the host, from (n,) values in `OPS` and their (n,) arguments.
 
-    Args:
-        op: (n,) values in `OPS`.
-        argument: (n,) their arguments.
-
-    Returns:
-        [tables (n, 256) uint8, which images want AutoContrast, Equalize, Contrast, and the factors
-        of the last].
+    [tables (n, 256) uint8, which images want AutoContrast, Equalize, Contrast, and the factors of
+    the last].
     """
     tables = np.empty((len(op), 256), dtype=np.uint8)
     tables[:] = VALUES
@@ -96,18 +91,10 @@ _HOST_TABLES: dict[Op, Table] = {
 def apply(
     images: Tensor, tables: Tensor, auto: Tensor, equal: Tensor, contrast: Tensor, factor: Tensor
 ) -> Tensor:
-    """Look every value up in its image's and channel's table.
+    """Look every value of (n, H, W, 3) uint8 up in its image's and channel's table.
 
-    Args:
-        images: (n, H, W, 3) uint8.
-        tables: (n, 256) uint8.
-        auto: (a,) int64, images whose table is AutoContrast's.
-        equal: (e,) int64, those with Equalize's.
-        contrast: (c,) int64, those with Contrast's.
-        factor: (c,) float32.
-
-    Returns:
-        (n, H, W, 3) uint8.
+    `tables` is (n, 256) uint8; `auto`, `equal` and `contrast` are int64 indices of the images whose
+    tables need their pixels, `factor` the float32 of the last.
     """
     num, height, width, channels = images.shape
     lookup = tables[:, :, None].expand(num, 256, channels).contiguous()

@@ -31,16 +31,9 @@ CLEAR_OF_WHOLE = 1e-7
 
 
 def matrices(op: NDArray[np.int64], argument: Floats, height: int, width: int) -> Floats:
-    """Where each output pixel comes from.
+    """Where each output pixel comes from: (n, 6), of (n,) values in `OPS` and their (n,) arguments.
 
-    Args:
-        op: (n,) values in `OPS`.
-        argument: (n,) their arguments.
-        height: rows of an image.
-        width: columns of an image.
-
-    Returns:
-        (n, 6): the pixel centre (x, y) comes from (a x + b y + c, d x + e y + f).
+    The pixel centre (x, y) comes from (a x + b y + c, d x + e y + f).
     """
     out = np.tile(np.array([1.0, 0, 0, 0, 1, 0]), (len(op), 1))
     for one, place in _ONE_ENTRY.items():
@@ -71,13 +64,7 @@ def _rotation(degrees: float, height: int, width: int) -> tuple[float, ...]:
 
 
 def axis_of(matrix: Floats, height: int, width: int) -> NDArray[np.int64]:
-    """Along which axis alone pixels move: 2 (x), 1 (y), or 0 where the general way is needed.
-
-    Args:
-        matrix: (n, 6) from `matrices`.
-        height: rows of an image.
-        width: columns of an image.
-    """
+    """Along which axis alone pixels move: 2 (x), 1 (y), or 0 where the general way is needed."""
     a, b, c, d, e, f = matrix.T
     only_x = (a == 1) & (d == 0) & (e == 1) & (f == 0)
     only_y = (a == 1) & (b == 0) & (c == 0) & (e == 1)
@@ -102,18 +89,7 @@ def prepare(matrix: Floats, fill: tuple[int, int, int]) -> list[NDArray[Any]]:
 def apply_along(
     images: Tensor, matrix: Tensor, fill: Tensor, *, axis: int, is_bilinear: bool
 ) -> Tensor:
-    """Move pixels along one axis.
-
-    Args:
-        images: (n, H, W, 3) uint8.
-        matrix: (n, 6) float64 for which `axis_of` says `axis`.
-        fill: (3,) uint8.
-        axis: 1 for y, 2 for x.
-        is_bilinear: the linear kernel instead of the cubic one.
-
-    Returns:
-        (n, H, W, 3) uint8.
-    """
+    """Move the pixels of (n, H, W, 3) uint8 along one axis: that which `axis_of` says."""
     num, height, width, channels = images.shape
     device = images.device
     x, y = _centers(height, width, device)
@@ -148,17 +124,7 @@ def apply_along(
 
 
 def apply_any(images: Tensor, matrix: Tensor, fill: Tensor, *, is_bilinear: bool) -> Tensor:
-    """Move pixels by any affine map.
-
-    Args:
-        images: (n, H, W, 3) uint8.
-        matrix: (n, 6) float64.
-        fill: (3,) uint8.
-        is_bilinear: the linear kernel instead of the cubic one.
-
-    Returns:
-        (n, H, W, 3) uint8.
-    """
+    """Move the pixels of (n, H, W, 3) uint8 by any affine map, (n, 6) float64."""
     num, height, width, channels = images.shape
     device = images.device
     x, y = _centers(height, width, device)
@@ -198,13 +164,11 @@ def _centers(height: int, width: int, device: torch.device) -> tuple[Tensor, Ten
 
 
 def _kernel(taps: list[Tensor], d: Tensor) -> Tensor:
-    """PIL's linear or cubic kernel, each operation with the rounding that it has there.
-
-    Differences of taps that are int16 stay so: exact, in a quarter of float64's memory.
-    """
+    """PIL's linear or cubic kernel, each operation with the rounding that it has there."""
     if len(taps) == 2:
         first, second = taps
         return (second - first).double().mul_(d).add_(first)
+    # Differences of taps that are int16 stay so: exact, in a quarter of float64's memory.
     v0, v1, v2, v3 = taps
     p2 = v2 - v0
     p3 = (v0 - v1).mul_(2).add_(v2).sub_(v3)

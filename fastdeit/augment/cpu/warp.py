@@ -72,12 +72,10 @@ class _Pixels:
 
 
 def _sum_of(num_lines: int, num_columns: int) -> Any:
-    """An intrinsic that sums `num_lines` x `num_columns` pixels, along x first.
+    """An intrinsic that sums `num_lines` x `num_columns` pixels, along x first."""
 
-    Its arguments: tuples with the addresses of the lines and the byte offsets of the columns, the
-    fractions along x and y, and where to write. A side of 1 is not summed along.
-    """
-
+    # `lines` and `columns` are tuples of addresses and of byte offsets; `dx` and `dy` the
+    # fractions; `out` is where to write. A side of 1 is not summed along.
     @intrinsic
     def sum_pixels(
         typing_context: Any,  # noqa: ARG001 - numba's signature
@@ -114,14 +112,9 @@ _sum_4_4, _sum_1_4, _sum_4_1, _sum_2_2 = (
 
 @_jit
 def warp_image(source: Any, out: Any, matrix: Any, fill: Any, is_bilinear: Any) -> None:
-    """Move the pixels of one image.
+    """Move the pixels of one (H, W, 3) uint8 image by a (6,) float64 of `warp.matrices`.
 
-    Args:
-        source: (H, W, 3) uint8, C-contiguous, with a byte to spare behind it.
-        out: (H, W, 3) uint8, C-contiguous.
-        matrix: (6,) float64 from `warp.matrices`.
-        fill: (3,) uint8.
-        is_bilinear: the linear kernel instead of the cubic one.
+    Both are C-contiguous; the source has a byte to spare behind it.
     """
     height, width, _ = source.shape
     a, b, c, d, e, f = matrix

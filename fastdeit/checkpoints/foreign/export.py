@@ -36,7 +36,7 @@ class HeadModel(nn.Module):
     """A model that gives the logits of one head."""
 
     def __init__(self, model: nn.Module, head: Head | None = None) -> None:
-        """Wrap a model.
+        """Wrap a model of `make_model`.
 
         Args:
             model: from `make_model`.
@@ -46,7 +46,7 @@ class HeadModel(nn.Module):
                 is what timm's model gives: mean with a distillation head, else class.
 
         Raises:
-            UserError: the model has one head.
+            UserError: the model has one head, and another than class is asked for.
         """
         super().__init__()
         self.model = model.eval()
@@ -59,14 +59,7 @@ class HeadModel(nn.Module):
         self.head: Head = head or ("mean" if self.is_distilled else "class")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits.
-
-        Args:
-            images: (B, 3, S, S) float32, normalised by ImageNet's mean and standard deviation.
-
-        Returns:
-            (B, K) float32.
-        """
+        """Logits (B, K) of images (B, 3, S, S) float32, normalised with ImageNet's figures."""
         if self.head == "mean" or not self.is_distilled:
             logits: Tensor = self.model(images)
             return logits
@@ -127,13 +120,10 @@ def official_bytes(model: nn.Module, facts: dict[str, str]) -> bytes:
 
 
 def torch_bytes(model: HeadModel, image_size: int, facts: dict[str, str]) -> tuple[bytes, float]:
-    """A program of torch.export, whose batch may have any size.
+    """A program of torch.export (.pt2), whose batch may have any size.
 
-    Returns:
-        (the .pt2, the greatest difference of its logits from the model's)
-
-    Raises:
-        UserError: it cannot be exported, or gives other numbers.
+    Beside it the greatest difference of its logits from the model's. Raises UserError if it cannot
+    be exported, or gives other numbers.
     """
     with _quiet(), _explained("torch.export"):
         program = torch.export.export(
@@ -152,11 +142,8 @@ def torch_bytes(model: HeadModel, image_size: int, facts: dict[str, str]) -> tup
 def onnx_bytes(model: HeadModel, image_size: int, facts: dict[str, str]) -> tuple[bytes, float]:
     """An ONNX graph in one file, whose batch may have any size.
 
-    Returns:
-        (the .onnx, the greatest difference of onnxruntime's logits from torch's on the CPU)
-
-    Raises:
-        UserError: a library is missing, it cannot be exported, or gives other numbers.
+    Beside it the greatest difference of onnxruntime's logits from torch's on the CPU. Raises
+    UserError if a library is missing, it cannot be exported, or gives other numbers.
     """
     what = "exporting to ONNX"
     onnx, runtime = need("onnx", "export", what), need("onnxruntime", "export", what)
@@ -194,7 +181,6 @@ def _images(count: int, size: int) -> Tensor:
 
 
 def _samples(model: nn.Module, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of several sizes, with what the model gives for them."""
     for count in CHECKED_BATCHES:
         images = _images(count, size)
         with torch.no_grad():

@@ -115,7 +115,6 @@ def _weight_file(source: Path) -> Path:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    """The content of a file, as it is."""
     try:
         if file.suffix == ".safetensors":
             library = need("safetensors.torch", "export", "reading .safetensors")

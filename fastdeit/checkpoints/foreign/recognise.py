@@ -54,7 +54,7 @@ def recognise(
     """Find the model of some weights.
 
     Args:
-        state: our names.
+        state: under our names.
         model: timm's name of it; None finds DeiT, DeiT-III and ViT by their shapes.
         num_heads: attention heads, which no shape tells; None takes the published number for the
             width, else a head for each 64 columns.
@@ -166,11 +166,8 @@ def _recognise_transformer(
 def fill_model(state: Mapping[str, Tensor], found: Recognised) -> nn.Module:
     """Build a model and give it the weights: all of it, and all of them.
 
-    Returns:
-        The model in evaluation mode, in float32 on the CPU.
-
-    Raises:
-        UserError: a weight is missing, too many, of another shape, or not finite.
+    It is in evaluation mode, in float32 on the CPU. Raises UserError if a weight is missing, too
+    many, of another shape, or not finite.
     """
     config = found.config
     model = make_model(config, found.num_classes, found.image_size)

@@ -111,12 +111,8 @@ class Translated:
 def from_foreign(state: Mapping[str, Tensor], form: Format) -> Translated:
     """Translate the weights of another program; each of its names is taken or ignored.
 
-    Args:
-        state: their names.
-        form: whose they are.
-
-    Raises:
-        UserError: a name is unknown, two mean the same, or a part of query, key, value is missing.
+    Raises UserError if a name is unknown, two mean the same, or a part of query, key, value is
+    missing.
     """
     ignored = {}
     for name in state:
@@ -136,11 +132,7 @@ def from_foreign(state: Mapping[str, Tensor], form: Format) -> Translated:
 
 
 def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names of the published code.
-
-    Raises:
-        UserError: it has no such model.
-    """
+    """Weights under the names of the published code, which has no register tokens: UserError."""
     _require_plain(state, "the published code")
     return _rename(state, OFFICIAL, "fastdeit", keep_others=True)
 
@@ -152,11 +144,9 @@ def to_mmpretrain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names that transformers stores.
-
-    They are those of DeiTForImageClassificationWithTeacher if there is a distillation head, of
-    DeiTForImageClassification with one register token, of ViTForImageClassification otherwise.
-    """
+    """Weights under the names that transformers stores."""
+    # DeiTForImageClassificationWithTeacher if there is a distillation head,
+    # DeiTForImageClassification with one register token, ViTForImageClassification otherwise.
     kind = "deit" if {"dist_token", "reg_token"} & state.keys() else "vit"
     parted: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -179,13 +169,9 @@ def fold_normalisation(
 ) -> dict[str, Tensor]:
     """Let a model that was trained with other colours' mean and spread take ImageNet's.
 
-    Args:
-        state: our names; the patch embedding has weights (D, 3, P, P) and a bias (D,).
-        mean: that the model was trained with, of red, green, blue, in [0, 1].
-        std: the same.
-
-    Returns:
-        The state with another patch embedding; what it gives for an image is the same.
+    `mean` and `std` are those that it was trained with, of red, green, blue, in [0, 1]. The patch
+    embedding, weights (D, 3, P, P) and a bias (D,), is another; what it gives for an image is the
+    same.
     """
     weight, bias = state["patch_embed.proj.weight"], state["patch_embed.proj.bias"]
     theirs, ours = (
@@ -246,7 +232,6 @@ def _pattern(template: str) -> re.Pattern[str]:
 def _rename(
     state: Mapping[str, Tensor], table: Table, form: str, keep_others: bool = False
 ) -> dict[str, Tensor]:
-    """Give every weight its other name."""
     rules = [(_pattern(old), new) for old, new in table]
     renamed: dict[str, Tensor] = {}
     unknown, twice = [], []

@@ -21,7 +21,6 @@ class Assembly:
     """N images in the order in which they are written, and what is said of them."""
 
     kind: Kind
-    """What is written."""
     names: Names
     keys: NDArray[np.uint64]
     labels: NDArray[np.int64]
@@ -49,13 +48,9 @@ class Assembly:
         )
 
     def in_key_order(self) -> tuple[Assembly, NDArray[np.int64]]:
-        """Sort by key, which is a shuffle that never changes.
+        """Sort by key, which is a shuffle that never changes; beside it, where each image was.
 
-        Returns:
-            The sorted assembly and where each of its images was.
-
-        Raises:
-            UserError: two images have one name.
+        Raises UserError if two images have one name.
         """
         order = np.argsort(self.keys, kind="stable")
         keys = self.keys[order]

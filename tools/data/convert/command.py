@@ -224,7 +224,6 @@ def _check_left_out(out: Path, bad: BadPolicy) -> int:
 
 
 def _list_bad(images: Iterable[PreparedImage], names: Names, total: int) -> int:
-    """Name every image that cannot be used, and say how many there are."""
     num_bad = 0
     for place, image in enumerate(progress(images, "checking", total)):
         if image.error:

@@ -61,11 +61,7 @@ class Conversion:
         self._lock: AbstractContextManager[Path] = locked_work(out)
 
     def __enter__(self) -> Conversion:
-        """Lock OUT.
-
-        Raises:
-            UserError: another conversion is writing to the same OUT, or OUT cannot have its name.
-        """
+        """Lock OUT; UserError if another conversion writes to it, or OUT cannot have its name."""
         self.work = self._lock.__enter__()
         return self
 
@@ -76,8 +72,7 @@ class Conversion:
     def is_done(self) -> bool:
         """Whether OUT is what this conversion would write; said, and nothing else is left of it.
 
-        Raises:
-            UserError: OUT is the source, within it or around it, or must not be replaced.
+        Raises UserError if OUT is the source, within it or around it, or must not be replaced.
         """
         is_there = self._is_part_there if self.assembly.kind == "part" else self._is_there
         if not is_there():
@@ -137,10 +132,9 @@ class Conversion:
     def write(self, images_from: Images, expected_bytes: int) -> None:
         """Write all images, and give OUT and its manifest their names.
 
-        Raises:
-            UserError: an image is bad and must not be left out, or all of them are; another
-                conversion was left unfinished; or the disk has no room for `expected_bytes`.
-            OSError: anything else that a disk does. What was done is kept.
+        Raises UserError if an image is bad and must not be left out, or all of them are; another
+        conversion was left unfinished; or the disk has no room for `expected_bytes`. OSError is
+        anything else that a disk does. What was done is kept.
         """
         try:
             finished, report = self._assemble(images_from, expected_bytes)
@@ -307,11 +301,9 @@ class Conversion:
 
 
 def _is_continuation(assembly: Assembly, journal: Journal) -> bool:
-    """Whether an unfinished conversion is the beginning of this one.
+    """Whether an unfinished conversion is the beginning of this one."""
 
-    An image that is still to come may have changed: a bad one was mended.
-    """
-
+    # An image that is still to come may have changed: a bad one was mended.
     def without_sizes(identity: Any) -> Any:
         if not isinstance(identity, dict) or not isinstance(identity.get("source"), dict):
             return identity
@@ -325,7 +317,6 @@ def _is_continuation(assembly: Assembly, journal: Journal) -> bool:
 
 
 def _bad_image(assembly: Assembly, place: int, reason: str) -> UserError:
-    """The error about an image that cannot be used."""
     return UserError(
         f"every image must decode. Found: {assembly.names[place]} in {assembly.source} ({reason}). "
         "Mend it, or pass --bad skip to leave such images out and list them, or --bad list to see "
@@ -334,15 +325,13 @@ def _bad_image(assembly: Assembly, place: int, reason: str) -> UserError:
 
 
 def _manifest_of(out: Path) -> Path:
-    """OUT.json."""
     return out.with_name(f"{out.name}.json")
 
 
 def check_apart(out: Path, source: Path) -> None:
     """Make sure that writing OUT leaves the source alone.
 
-    Raises:
-        UserError: OUT is the source, within it or around it.
+    Raises UserError if OUT is the source, within it or around it.
     """
     target, origin = out.resolve(), source.resolve()
     if target == origin or target in origin.parents or origin in target.parents:
@@ -365,7 +354,6 @@ def _restore_manifest(out: Path, manifest: Path) -> None:
 
 
 def _write_manifest(manifest: Path, report: dict[str, Any]) -> None:
-    """Write OUT.json."""
     replace_file(manifest, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
 
 

@@ -39,12 +39,7 @@ class Journal:
     """The records of the images that were dealt with, in their order."""
 
     def __init__(self, path: Path, num_images: int) -> None:
-        """Open a journal, new or not.
-
-        Args:
-            path: the file.
-            num_images: how many images there are in all.
-        """
+        """Open a journal, new or not, of so many images in all."""
         self.records: NDArray[Any] = np.zeros(num_images, dtype=RECORD)
         """Of each image so far, and room for the others."""
         self.count = 0
@@ -100,11 +95,7 @@ class Journal:
         self._end += len(head) + len(body)
 
     def begin(self, identity: Any) -> None:
-        """Drop everything and begin with what is being converted and how.
-
-        Args:
-            identity: what JSON can hold.
-        """
+        """Drop everything and begin with what is being converted and how, as JSON can hold it."""
         self._end, self.count, self._committed, self.remarks = 0, 0, (0, 0), []
         self._write_block(self.records[:0], identity)
         self.identity = identity

@@ -41,11 +41,7 @@ class PartWriter(ContainerWriter):
 
 
 def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a finished part says of itself, and its columns.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """What a finished part says of itself, and its columns; UserError if it is damaged."""
     try:
         return read_sidecar(folder / PART_INDEX)
     except (OSError, ValueError) as error:

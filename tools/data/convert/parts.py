@@ -24,7 +24,6 @@ _NAME = re.compile(r"([1-9]\d*)-of-([1-9]\d*)")
 
 
 def _parts_folder(out: Path) -> Path:
-    """Where the parts of OUT lie."""
     return out.with_name(f"{out.name}.parts")
 
 
@@ -34,11 +33,7 @@ def part_path(out: Path, part: int, num_parts: int) -> Path:
 
 
 def check_parts(out: Path, num_parts: int) -> None:
-    """Make sure that no parts of another number are there, which could not be joined.
-
-    Raises:
-        UserError: there are some.
-    """
+    """Raise a UserError if parts of another number are there, which could not be joined."""
     for path in _parts_folder(out).glob("*-of-*"):
         match = _NAME.fullmatch(path.name)
         if match and int(match[2]) != num_parts:
@@ -49,11 +44,7 @@ def check_parts(out: Path, num_parts: int) -> None:
 
 
 def parse_part(text: str) -> tuple[int, int]:
-    """Read "2/8".
-
-    Raises:
-        UserError: it is not that.
-    """
+    """Read "2/8"; UserError if it is not that."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     part, num_parts = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= part <= num_parts:
@@ -100,11 +91,7 @@ class Parts:
     files: list[Path]
 
     def images_from(self, first: int) -> Generator[PreparedImage, None, None]:
-        """The images from a place on.
-
-        Raises:
-            UserError: a part was damaged since it was made.
-        """
+        """The images from a place on; UserError if a part was damaged since it was made."""
         columns = self.columns
         with ExitStack() as stack:
             handles = [stack.enter_context(file.open("rb")).fileno() for file in self.files]
@@ -136,8 +123,7 @@ class Parts:
 def read_parts(folders: list[Path]) -> Parts:
     """Open parts and sort their images as they are written.
 
-    Raises:
-        UserError: one is damaged, or made from another source or with other options.
+    Raises UserError if one is damaged, or made from another source or with other options.
     """
     metas: list[dict[str, Any]] = []
     pieces: list[dict[str, Any]] = []

@@ -47,14 +47,12 @@ class ImageOptions:
     quality: int = 95
     """JPEG quality of what is encoded again."""
     reencode: Literal["needed", "nonbaseline", "all"] = "needed"
-    """Which images are encoded again."""
     exif: Literal["ignore", "apply"] = "ignore"
     """Whether images are turned as their EXIF orientation says."""
     check: Literal["structure", "decode"] = "structure"
     """How far an image that passes through is checked."""
 
     def __post_init__(self) -> None:
-        """Check each field and what contradicts what."""
         if not 1 <= self.quality <= 100:
             raise UserError(
                 f"quality must be from 1 to 100. Found: {self.quality}. Pass --quality 95."
@@ -111,11 +109,8 @@ class PreparedImage:
     mode: int = JPEG_MODE
     """As in `DatasetIndex.modes`."""
     width: int = 0
-    """Columns in pixels."""
     height: int = 0
-    """Rows in pixels."""
     checksum: int = 0
-    """Of `data`."""
     note: str = ""
     """What is unusual about the source and what was done; empty for a plain JPEG."""
     error: str = ""
@@ -171,7 +166,6 @@ def _passes(head: JpegHead, key: int, options: ImageOptions) -> bool:
 
 
 def _describe_kept(head: JpegHead) -> str:
-    """What is unusual about a JPEG that is stored as it is."""
     notes = []
     if head.components == 1:
         notes.append("greyscale JPEG, kept")
@@ -237,7 +231,6 @@ def _decode_and_store(
 
 
 def _orientation(image: Image.Image, head: JpegHead | None) -> int:
-    """The EXIF orientation, 1 to 8."""
     found = head.orientation if head is not None else image.getexif().get(EXIF_ORIENTATION, 1)
     return found if found in range(1, 9) else 1
 
@@ -249,7 +242,6 @@ def _store_pixels(
     notes: list[str],
     sampling: int | None = None,
 ) -> PreparedImage:
-    """Encode an image, or store it as pixels."""
     is_pixels = sampling is None
     if is_pixels and (target := options.target_size(*image.size)) != image.size:
         image = image.resize(target, Image.Resampling.BICUBIC)
@@ -298,13 +290,6 @@ class Preparation:
     """What happens to all images of a source."""
 
     def __init__(self, listing: Listing, options: ImageOptions, workers: int) -> None:
-        """Remember what to prepare and how.
-
-        Args:
-            listing: the source.
-            options: what happens to each image.
-            workers: processes.
-        """
         self.listing, self.options, self.workers = listing, options, workers
 
     def images(self, places: NDArray[np.int64]) -> Generator[PreparedImage, None, None]:
@@ -328,7 +313,6 @@ class Preparation:
             yield chunk
 
     def _item(self, place: int) -> Item:
-        """The key of an image and how to read it."""
         return sample_key(self.listing.names[place]), self.listing.requests[place]
 
     def expected_bytes(self) -> int:

@@ -28,11 +28,9 @@ def work_path(out: Path) -> Path:
 def locked_work(out: Path) -> Iterator[Path]:
     """Make the folder, or go into the one that is there, and keep others out.
 
-    It is removed at the end, unless it holds something to go on with.
-
-    Raises:
-        UserError: another conversion is writing to the same OUT, or the folder is somebody's own,
-            or OUT cannot have its name.
+    It is removed at the end, unless it holds something to go on with. Raises UserError if another
+    conversion is writing to the same OUT, the folder is somebody's own, or OUT cannot have its
+    name.
     """
     folder = work_path(out)
     _check_name(out)
@@ -82,15 +80,7 @@ def bytes_on_disk(folder: Path) -> int:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Make sure that a disk has room before hours are spent.
-
-    Args:
-        folder: on the disk; it exists.
-        needed: bytes that will be written.
-
-    Raises:
-        UserError: it has not.
-    """
+    """Raise a UserError if a disk has no room for so many bytes, before hours are spent."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

@@ -32,12 +32,10 @@ class SampleClass:
 
 
 def _photo_class(wnid: str, words: str, *photos: str) -> SampleClass:
-    """Make a class of crops from `photos`."""
     return SampleClass(wnid, words, f"a part of the photograph {photos[0]}", photos=photos)
 
 
 def _object_class(wnid: str, words: str, shape: str) -> SampleClass:
-    """Make a class of drawn objects in front of any photograph."""
     return SampleClass(wnid, words, f"a drawn {shape} in front of a photograph", shape=shape)
 
 

@@ -85,7 +85,6 @@ def sample_data(
 
 
 def _check_options(train_images: int, val_images: int, seed: int) -> None:
-    """Refuse options that no source can be made from."""
     from fastdeit.tools.data.sample_data.classes import CLASSES
 
     for option, value in (("--train-images", train_images), ("--val-images", val_images)):
@@ -126,11 +125,7 @@ def _is_made_already(target: Path, parameters: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def unfinished_folder(target: Path) -> Iterator[Path]:
-    """Give a folder beside `target` that becomes `target` if the block ends well.
-
-    The folder carries a marker until then, locked as long as its writer lives; it is removed if
-    the block fails. What a killed run left behind is replaced.
-    """
+    """Give a folder beside `target` that becomes it if the block ends well, and goes if not."""
     folder = target.with_name(target.name + ".partial")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MARKER).exists() and any(folder.iterdir()):
@@ -139,6 +134,7 @@ def unfinished_folder(target: Path) -> Iterator[Path]:
             "command did not make. Rename or remove it."
         )
     try:
+        # Locked as long as its writer lives: what a killed run left behind is replaced.
         marker = take_lock(folder / MARKER)
     except BlockingIOError as error:
         raise UserError(
@@ -159,7 +155,6 @@ def unfinished_folder(target: Path) -> Iterator[Path]:
 
 
 def _write_source(folder: Path, parameters: dict[str, Any], workers: int) -> dict[str, Any]:
-    """Write all pictures and the record of them."""
     from fastdeit.tools.data.sample_data.classes import CLASSES
     from fastdeit.tools.data.sample_data.layouts import LAYOUTS, plan_pictures
     from fastdeit.tools.data.sample_data.photos import load_photos, photo_packages
@@ -202,11 +197,7 @@ def _write_source(folder: Path, parameters: dict[str, Any], workers: int) -> dic
 
 
 def check_scipy() -> None:
-    """Find out before the work, not after it, whether meta.mat can be written.
-
-    Raises:
-        UserError: scipy is not installed.
-    """
+    """Find out before the work, not after it, whether meta.mat can be written; UserError if not."""
     import importlib.util
 
     if importlib.util.find_spec("scipy") is None:

@@ -28,7 +28,6 @@ class NamedPicture:
     """A picture and the name of its file."""
 
     picture: Picture
-    """Which picture."""
     name: str
     """The file's name as ImageNet would spell it, without a folder."""
 
@@ -51,11 +50,7 @@ def _class_share(num_images: int, class_id: int) -> int:
 def plan_pictures(seed: int, num_train: int, num_val: int, has_broken: bool) -> list[NamedPicture]:
     """List all pictures in the order they are written: train by class, then val by number.
 
-    Args:
-        seed: decides the order of val.
-        num_train: pictures in train.
-        num_val: pictures in val.
-        has_broken: whether train has files that cannot be decoded.
+    The seed decides the order of val; `has_broken` whether train has files that cannot be decoded.
     """
     plan = []
     for class_id in sorted(range(len(CLASSES)), key=lambda class_id: CLASSES[class_id].wnid):
@@ -164,15 +159,13 @@ def _write_devkit(file: IO[bytes], truth: bytes, meta: bytes) -> None:
 
 
 def _make_meta(num_train: list[int]) -> bytes:
-    """Make meta.mat: a struct array `synsets`, the classes first, then the nodes above them.
-
-    As in the real one, ILSVRC2012_ID counts from 1 in an order of its own, and a reader must skip
-    the nodes that have children.
-    """
+    """Make meta.mat: a struct array `synsets`, the classes first, then the nodes above them."""
     from scipy.io import savemat
 
     of_photos = [i for i, one in enumerate(CLASSES, start=1) if one.photos]
     of_objects = [i for i, one in enumerate(CLASSES, start=1) if one.shape]
+    # As in the real one, ILSVRC2012_ID counts from 1 in an order of its own, and a reader must skip
+    # the nodes that have children.
     rows: list[tuple[Any, ...]] = [
         (i, one.wnid, one.words, one.gloss, []) for i, one in enumerate(CLASSES, start=1)
     ]
@@ -209,4 +202,3 @@ def _make_meta(num_train: list[int]) -> bytes:
 
 
 LAYOUTS: dict[str, type[Layout]] = {"folder": FolderLayout, "ilsvrc": IlsvrcLayout}
-"""The layouts by name."""

@@ -36,13 +36,7 @@ USUAL_SHARE = 0.75
 
 
 def draw_object(image: Image.Image, shape: str, rng: np.random.Generator) -> None:
-    """Draw one object with a random pose, colour and surface onto `image`, in place.
-
-    Args:
-        image: an RGB picture.
-        shape: a key of SHAPES.
-        rng: where every choice comes from.
-    """
+    """Draw one object of SHAPES with a random pose, colour and surface onto `image`, in place."""
     # At least 19 pixels of an input of 64; squeezing makes some smaller. Portraits are narrow.
     diameter = min(image.height * rng.uniform(0.3, 0.7), image.width * 0.8)
     side = int(np.ceil(diameter * 1.1))
@@ -70,15 +64,10 @@ def _posed(outline: Outline, rng: np.random.Generator) -> Outline:
 
 
 def fill(outline: Outline, side: int, scale: float) -> tuple[Image.Image, Image.Image]:
-    """Fill an outline antialiased.
+    """Fill an outline antialiased: the opacity, and the share of the second colour.
 
-    Args:
-        outline: the polygons, later ones over earlier ones.
-        side: width and height of the result in pixels.
-        scale: how much of `side` the plane from -1 to 1 takes.
-
-    Returns:
-        The opacity, and the share of the second colour, as 8-bit grey pictures.
+    Both are 8-bit grey pictures, `side` pixels wide and high, of which the plane from -1 to 1 takes
+    the part `scale`. Later polygons lie over earlier ones.
     """
     big = side * SUPERSAMPLING
     masks = [Image.new("L", (big, big)), Image.new("L", (big, big))]
@@ -103,13 +92,11 @@ def _cast_shadow(behind: Image.Image, alpha: Image.Image, rng: np.random.Generat
 def _make_surface(
     behind: Image.Image, second: Image.Image, hue: float, rng: np.random.Generator
 ) -> Image.Image:
-    """Make the object's colours: two tones, stripes at times, and light from one side.
-
-    Of three random colours the one farthest from the background's mean is taken, so that an object
-    is hard to see at times but never invisible.
-    """
+    """Make the object's colours: two tones, stripes at times, and light from one side."""
     around = np.asarray(behind.resize((1, 1), Image.Resampling.BOX), dtype=np.float64)[0, 0]
     colours = [_random_colour(hue, rng) for _ in range(3)]
+    # The one farthest from the background's mean, so that an object is hard to see at times but
+    # never invisible.
     first = max(colours, key=lambda colour: float(np.abs(colour - around).sum()))
     other = _random_colour(rng.random(), rng) * 0.6 + (255 - first) * 0.4
     side = behind.width
@@ -133,7 +120,7 @@ def _random_colour(usual_hue: float, rng: np.random.Generator) -> Floats:
 
 
 def _arc(radius: float, start: float = 0, end: float = 2 * np.pi, num_points: int = 48) -> Floats:
-    """Make the points of a circle's _arc around the origin."""
+    """Make the points of a circle's arc around the origin."""
     angles = np.linspace(start, end, num_points)
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -240,4 +227,3 @@ SHAPES: dict[str, Callable[[np.random.Generator], Outline]] = {
     "heart": heart,
     "ladder": ladder,
 }
-"""The objects by name."""

@@ -89,8 +89,7 @@ def make_photo(
 def load_photos() -> dict[str, Image.Image]:
     """Read all photographs as RGB pictures, once a process.
 
-    Raises:
-        UserError: a package or one of its photographs is missing.
+    Raises UserError if a package or one of its photographs is missing.
     """
     photos = {}
     for name, (source, file) in PHOTOS.items():
@@ -131,11 +130,8 @@ def cut(
 ) -> Image.Image:
     """Cut a random part out of `photo`, mirrored half of the time, at `size`.
 
-    Args:
-        photo: what to cut from.
-        size: (width, height) of the result in pixels.
-        rng: where the choice comes from.
-        area: smallest and largest share of the photograph's area.
+    That is (width, height) in pixels; `area` is the smallest and largest share of the photograph's
+    area.
     """
     stretch = float(np.exp(rng.uniform(-0.15, 0.15)))
     aspect = size[0] / size[1] * stretch
@@ -180,11 +176,9 @@ def _tone_curves(rng: np.random.Generator) -> list[int]:
 
 @functools.cache
 def _noise_tiles() -> list[Image.Image]:
-    """Make one large tile of noise per strength, centred on 128, once a process.
-
-    A random part of a tile takes 0.2 ms; fresh noise of 500x375 would take as long as the JPEG
-    encoder. The channels share most of the noise because chroma noise is subsampled away.
-    """
+    """Make one large tile of noise per strength, centred on 128, once a process."""
+    # A random part of a tile takes 0.2 ms; fresh noise of 500x375 would take as long as the JPEG
+    # encoder. The channels share most of the noise because chroma noise is subsampled away.
     rng = np.random.Generator(np.random.Philox(0))
     luma = rng.standard_normal((NOISE_SIDE, NOISE_SIDE, 1), dtype=np.float32)
     chroma = rng.standard_normal((NOISE_SIDE, NOISE_SIDE, 3), dtype=np.float32)

@@ -74,13 +74,9 @@ class Picture:
 
 
 def find_oddity(split: str, class_id: int, index: int, has_broken: bool) -> str:
-    """Name the oddity of a picture; empty for none.
+    """Name the oddity of a picture, by its position within split and class; empty for none.
 
-    Args:
-        split: `train` or `val`.
-        class_id: position in CLASSES.
-        index: position within split and class.
-        has_broken: whether train has files that cannot be decoded.
+    `has_broken`: train has files that cannot be decoded.
     """
     if split == "train":
         kinds = TRAIN_ODDITIES + (BROKEN if has_broken else ())

@@ -62,13 +62,9 @@ LAYOUTS = {
 def list_cifar(root: Path, name: str, split: str | None = None) -> Listing:
     """List the images of a CIFAR, which are read at once: 150 MB at most.
 
-    Args:
-        root: the folder that holds cifar-10-batches-py or cifar-100-python, or that folder.
-        name: CIFAR10 or CIFAR100, whose classes are the fine ones.
-        split: train (taken if none is given) or test.
-
-    Raises:
-        UserError: there is no such split, or a file is missing, damaged or something else.
+    `name` is CIFAR10 or CIFAR100, whose classes are the fine ones. `root` holds cifar-10-batches-py
+    or cifar-100-python, or is that folder. Unless given, the split is train. Raises UserError if
+    there is no such split, or a file is missing, damaged or something else.
     """
     layout = LAYOUTS[name]
     split = split or "train"
@@ -126,7 +122,6 @@ def _name_rows(split: str, num_rows: int, filenames: list[str]) -> Names:
 
 
 def _read_batch(file: Path, layout: Layout, num_classes: int) -> Batch:
-    """Read the images of one file."""
     content = _read_dict(file)
     try:
         data = _array_of(content.get("data"))
@@ -145,11 +140,7 @@ def _read_batch(file: Path, layout: Layout, num_classes: int) -> Batch:
 
 
 def read_class_names(file: Path, layout: Layout) -> list[str]:
-    """The names of the classes.
-
-    Raises:
-        UserError: the file holds something else.
-    """
+    """The names of the classes; UserError if the file holds something else."""
     names = _read_dict(file).get(layout.class_names)
     if not names or not _is_list_of((str, bytes), names):
         raise broken(file, f"no list of names `{layout.class_names}`")
@@ -170,7 +161,6 @@ def _read_dict(file: Path) -> dict[str, Any]:
 
 
 def _array_of(value: Any) -> NDArray[np.uint8]:
-    """The pixels that a pickled NumPy array holds."""
     if not (isinstance(value, Call) and value.name in RECONSTRUCT):
         raise ValueError("no array `data`")
     try:
@@ -205,7 +195,6 @@ def _text_of(value: Any) -> str:
 
 
 def _is_list_of(kinds: type | tuple[type, ...], value: Any) -> TypeGuard[list[Any]]:
-    """Whether a value is a list of some types only."""
     return isinstance(value, list) and all(
         isinstance(each, kinds) and not isinstance(each, bool | Name) for each in value
     )

@@ -29,8 +29,6 @@ class RawPixels:
 
 
 class _Samples:
-    """A request for each sample of a dataset."""
-
     def __init__(self, index: DatasetIndex) -> None:
         self._index = index
 
@@ -47,10 +45,9 @@ class _Samples:
 
 
 def list_container(path: Path) -> Listing:
-    """List a .beton or a folder of our shards. Names and keys stay what they were.
+    """List a .beton or a folder of our shards; UserError if it is damaged.
 
-    Raises:
-        UserError: it is damaged.
+    Names and keys stay what they were.
     """
     index = open_dataset(path)
     names = index.names

@@ -19,17 +19,11 @@ def open_source(
     torchvision: str | None = None,
     devkit: Path | None = None,
 ) -> Listing:
-    """List the images of a source.
+    """List the images of a source; kind auto looks what it is.
 
-    Args:
-        path: where it is.
-        kind: what it is; auto looks.
-        split: train, val or test, where it holds several.
-        torchvision: class of torchvision.datasets.
-        devkit: ILSVRC's development kit.
-
-    Raises:
-        UserError: there is no such source, or it is not of that kind, or an option does not fit.
+    `split` is train, val or test, where it holds several; `torchvision` a class of
+    torchvision.datasets; `devkit` ILSVRC's development kit. Raises UserError if there is no such
+    source, it is not of that kind, or an option does not fit.
     """
     if not path.exists():
         raise UserError(
@@ -78,7 +72,6 @@ def guess_kind(path: Path) -> str:
 
 
 def _is_tar(path: Path) -> bool:
-    """Whether a file begins as a tar does."""
     with path.open("rb") as file:
         return file.read(263)[257:262] == b"ustar"
 

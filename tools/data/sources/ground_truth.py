@@ -29,7 +29,6 @@ class GroundTruth:
     """The class of every val image."""
 
     path: Path
-    """Where it was read."""
     wnids: list[str]
     """WordNet id of each image, in the order of their numbers, which count from 1."""
     class_ids: list[str]
@@ -41,12 +40,9 @@ class GroundTruth:
 def read_ground_truth(devkit: Path | None, folder: Path) -> GroundTruth:
     """Read the labels of val.
 
-    Args:
-        devkit: the development kit, packed or unpacked, or Kaggle's table; None to look for them.
-        folder: where the images are; the search begins here and goes up.
-
-    Raises:
-        UserError: there are none, they are damaged, or scipy is missing.
+    `devkit` is the development kit, packed or unpacked, or Kaggle's table; None looks for them in
+    the folder of the images and above. Raises UserError if there are none, they are damaged, or
+    scipy is missing.
     """
     path = _find_devkit(devkit, folder)
     if path is None:
@@ -89,8 +85,7 @@ def words_of_classes(
 def read_words(devkit: Path | None, folder: Path) -> dict[str, str]:
     """Words for WordNet ids from the development kit; nothing where it cannot say them.
 
-    Raises:
-        UserError: the development kit is damaged.
+    Raises UserError if the development kit is damaged.
     """
     path = _find_devkit(devkit, folder)
     if path is None or path.suffix == ".csv" or importlib.util.find_spec("scipy") is None:
@@ -99,13 +94,11 @@ def read_words(devkit: Path | None, folder: Path) -> dict[str, str]:
 
 
 def _upwards(folder: Path) -> Iterator[Path]:
-    """A folder and some of those above it."""
     absolute = folder.absolute()
     yield from (absolute, *absolute.parents[:LEVELS_UP])
 
 
 def _read_kit(path: Path) -> GroundTruth:
-    """Read the development kit."""
     synsets = _read_synsets(path)
     lines = _part(path, NUMBERS).decode("ascii", "replace").split()
     unknown = [line for line in lines if not line.isdecimal() or int(line) not in synsets]
@@ -123,10 +116,7 @@ def _read_kit(path: Path) -> GroundTruth:
 
 
 def _read_synsets(path: Path) -> dict[int, tuple[str, str]]:
-    """(WordNet id, words) of each class by its ILSVRC2012_ID, from meta.mat.
-
-    Source: torchvision 0.2x datasets/imagenet.py:parse_meta_mat, for which nodes are classes.
-    """
+    """(WordNet id, words) of each class by its ILSVRC2012_ID, from meta.mat."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -137,6 +127,7 @@ def _read_synsets(path: Path) -> dict[int, tuple[str, str]]:
     data = _part(path, META)
     try:
         rows = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
+        # Source: torchvision 0.2x datasets/imagenet.py:parse_meta_mat, for which nodes are classes.
         synsets = {
             int(row["ILSVRC2012_ID"]): (str(row["WNID"]), str(row["words"]))
             for row in rows

@@ -24,19 +24,9 @@ def list_held_files(
 ) -> Listing:
     """List files, each an image.
 
-    A file that is missing has size 0 and raises when it is read, as every bad image does.
-
-    Args:
-        root: the folder that they are in.
-        kind: see `Listing`.
-        names: of the images.
-        labels: (N,) class numbers.
-        class_ids: see `Listing`.
-        class_names: see `Listing`.
-        files: paths below `root`; the names, if not given.
-
-    Raises:
-        UserError: there are none, all are missing, or a name is not printable or there twice.
+    `files` are their paths below `root`; the names, if not given. A file that is missing has size 0
+    and raises when it is read, as every bad image does. Raises UserError if there are none, all are
+    missing, or a name is not printable or there twice.
     """
     files = names if files is None else files
     sizes = _sizes_of(root, files)

@@ -39,15 +39,11 @@ def looks_like_ilsvrc(path: Path) -> bool:
 def list_ilsvrc(path: Path, split: str | None = None, devkit: Path | None = None) -> Listing:
     """List the images of an archive of ILSVRC 2012.
 
-    Args:
-        path: the train or the val archive under any name, a folder that holds them, or a folder
-            with the images of val.
-        split: train or val, for a folder that holds both; otherwise it must fit.
-        devkit: ILSVRC2012_devkit_t12.tar.gz, the folder it was unpacked into, or Kaggle's
-            LOC_val_solution.csv; None to look for them beside the archive and above.
-
-    Raises:
-        UserError: there is no such archive, or it is damaged, or val has no labels.
+    `path` is the train or the val archive under any name, a folder that holds them, or a folder
+    with the images of val; `split` chooses where it holds both, and must fit otherwise. `devkit` is
+    ILSVRC2012_devkit_t12.tar.gz, the folder it was unpacked into, or Kaggle's LOC_val_solution.csv;
+    None looks for them beside the archive and above. Raises UserError if there is no such archive,
+    it is damaged, or val has no labels.
     """
     if split not in (None, "train", "val"):
         raise UserError(
@@ -119,7 +115,6 @@ def _is_flat_val(path: Path) -> bool:
 
 
 def _list_train(path: Path, devkit: Path | None) -> Listing:
-    """List the tar of one tar a class."""
     offsets, sizes, positions = array("q"), array("q"), array("q")
     found: dict[str, int] = {}
 
@@ -184,7 +179,6 @@ def _images_of(class_tar: TarMember, wnid: str, path: Path) -> Iterator[tuple[st
 
 
 def _list_val(path: Path, devkit: Path | None) -> Listing:
-    """List the flat tar."""
     members = list(tar_members(path))
     for member in members:
         if not VAL_IMAGE.fullmatch(member.name):
@@ -200,7 +194,6 @@ def _list_val(path: Path, devkit: Path | None) -> Listing:
 
 
 def _val_listing(path: Path, files: list[str], truth: GroundTruth, requests: FileRanges) -> Listing:
-    """Give the images of val their classes."""
     image_numbers = [int(file[-13:-5]) for file in files]
     if sorted(image_numbers) != list(range(1, len(truth.wnids) + 1)):
         missing = set(range(1, len(truth.wnids) + 1)) - set(image_numbers)

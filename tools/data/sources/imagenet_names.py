@@ -32,14 +32,8 @@ def name_images(
 ) -> Names:
     """Name every image: as in ImageNet's folders, else by its path, else by its number.
 
-    Args:
-        paths: of each image in the store; "" where it has none.
-        labels: (N,) class numbers.
-        wordnet_ids: what `find_wordnet_ids` found for each class.
-        number_name: a unique name for the image with a number.
-
-    Returns:
-        Unique names. Where paths are not unique over all images, all bear their number.
+    A path is "" where the store has none; `number_name` gives a unique name for a number. The names
+    are unique: where paths are not, over all images, all bear their number.
     """
 
     def name(number: int, path: str, label: int) -> str:

@@ -22,11 +22,7 @@ YEARS = ("2018", "2019")
 
 
 def find_year(root: Path) -> str | None:
-    """The year whose JSON files a folder holds; None without any.
-
-    Raises:
-        UserError: it holds those of both years.
-    """
+    """The year whose JSON files a folder holds; None without any, UserError for both years."""
     found = [
         year
         for year in YEARS
@@ -41,18 +37,12 @@ def find_year(root: Path) -> str | None:
 
 
 def list_inaturalist(root: Path, split: str | None = None) -> Listing:
-    """List the images of a split, in the order of its JSON file.
+    """List the images of a split, in the order of its JSON file; train unless val is given.
 
-    Args:
-        root: the folder that holds train2018.json, val2018.json and the folder train_val2018 (or
-            those of 2019); categories.json is read for the names of species, if it is there.
-        split: train (taken if none is given) or val.
-
-    Returns:
-        Classes are numbered by the category ids of the training JSON, in ascending order.
-
-    Raises:
-        UserError: there is no such split, or a file is missing or inconsistent.
+    `root` holds train2018.json, val2018.json and the folder train_val2018 (or those of 2019);
+    categories.json is read for the names of species, if it is there. Classes are numbered by the
+    category ids of the training JSON, in ascending order. Raises UserError if there is no such
+    split, or a file is missing or inconsistent.
     """
     if SPLITS.get(split or "train") not in ("train", "val"):
         raise UserError(
@@ -90,7 +80,6 @@ def list_inaturalist(root: Path, split: str | None = None) -> Listing:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds."""
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError as error:
@@ -132,9 +121,7 @@ def _check_paths(names: list[str], file: Path) -> None:
 def find_files(root: Path, names: Names) -> Names:
     """Where the images are: as the JSON says, or without the super-category, as DeiT wants it.
 
-    Args:
-        root: the folder.
-        names: such as "train_val2018/Plantae/7477/0123.jpg".
+    A name is such as "train_val2018/Plantae/7477/0123.jpg".
     """
     if not len(names) or (root / names[0]).is_file():
         return names
@@ -151,13 +138,8 @@ def _without_super_category(name: str) -> str:
 def choose_version(root: Path, split: str | None, versions: list[str]) -> str:
     """The argument `version` of torchvision's INaturalist, for folders without JSON files.
 
-    Args:
-        root: holds a folder named like a version.
-        split: train or val, which 2021 alone has as folders.
-        versions: that torchvision knows.
-
-    Raises:
-        UserError: no such folder, or it is not clear which.
+    `root` holds a folder named like a version; 2021 alone has train and val as folders. Raises
+    UserError if there is no such folder, or it is not clear which.
     """
     found = [version for version in versions if (root / version).is_dir()]
     if split is not None:

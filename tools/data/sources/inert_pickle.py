@@ -37,18 +37,12 @@ class Call:
 
 
 def read_inert_pickle(data: bytes, allowed: Collection[str]) -> Any:
-    """Read a pickle without running it.
+    """Read a pickle of protocol 2 or later without running it.
 
-    Args:
-        data: the pickle, protocol 2 or later.
-        allowed: dotted names that it may mention; each becomes a `Name`, and a call of it a `Call`.
-
-    Returns:
-        Numbers, strings (Python 2's as Latin-1), bytes, lists, tuples and dicts as they are stored.
-
-    Raises:
-        ValueError: it is no whole pickle, mentions another name, or uses instructions that plain
-            data do not need.
+    It gives numbers, strings (Python 2's as Latin-1), bytes, lists, tuples and dicts as they are
+    stored. It may mention `allowed` dotted names; each becomes a `Name`, and a call of it a `Call`.
+    Raises ValueError if it is no whole pickle, mentions another name, or uses instructions that
+    plain data do not need.
     """
     machine = _Machine(allowed)
     try:

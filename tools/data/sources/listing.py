@@ -20,9 +20,7 @@ class Request(Protocol):
     def read(self) -> bytes | NDArray[np.uint8]:
         """The image as it is stored: an encoded file, or (H, W, 3) uint8 RGB pixels.
 
-        Raises:
-            OSError: it cannot be read; the image is then reported as bad.
-            ValueError: the same.
+        OSError or ValueError say that it cannot be read; the image is then reported as bad.
         """
         ...
 
@@ -30,13 +28,9 @@ class Request(Protocol):
 class Requests(Protocol):
     """A request for each image, made when it is asked for."""
 
-    def __len__(self) -> int:
-        """How many images there are."""
-        ...
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, number: int, /) -> Request:
-        """The request for one image."""
-        ...
+    def __getitem__(self, number: int, /) -> Request: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +60,6 @@ class Listing:
     """Whether reading in another order than the source's own would be far slower."""
 
     def __len__(self) -> int:
-        """How many images there are."""
         return len(self.names)
 
 
@@ -81,24 +74,17 @@ class FileRanges:
         sizes: NDArray[np.int64],
         root: str = "",
     ) -> None:
-        """Remember where the images are.
+        """Remember where the images are: (N,) which of some files, first byte in it, and bytes.
 
-        Args:
-            files: paths, below `root` if it is given.
-            file_ids: (N,) which file.
-            offsets: (N,) first byte in it.
-            sizes: (N,) bytes.
-            root: put in front of each path, with a slash.
+        `root` is put in front of each path, with a slash.
         """
         self.files, self.file_ids, self.offsets, self.sizes = files, file_ids, offsets, sizes
         self.root = f"{root}/" if root else ""
 
     def __len__(self) -> int:
-        """How many images there are."""
         return len(self.offsets)
 
     def __getitem__(self, number: int) -> FileRange:
-        """The request for one image."""
         path = self.root + self.files[int(self.file_ids[number])]
         return FileRange(path, int(self.offsets[number]), int(self.sizes[number]))
 

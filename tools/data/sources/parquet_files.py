@@ -30,16 +30,11 @@ SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=[-.])")
 def list_parquet(path: Path, split: str | None = None) -> Listing:
     """List the images of Parquet files, without reading them.
 
-    Sizes are estimates, a mean for each row group: Parquet keeps no size of a value, and to find
-    them all would mean to read everything.
-
-    Args:
-        path: a .parquet file, or a folder of them, in it or in its `data/`.
-        split: train, val (or validation) or test, where a folder holds several.
-
-    Raises:
-        UserError: there are no such files, the split is not clear, they are damaged or incomplete,
-            their columns are not an image and a label, labels are missing, pyarrow is missing.
+    `path` is a .parquet file, or a folder of them, in it or in its `data/`; `split` is train, val
+    (or validation) or test, where a folder holds several. Sizes are estimates, a mean for each row
+    group: Parquet keeps no size of a value, and to find them all would mean to read everything.
+    Raises UserError if there are no such files, the split is not clear, they are damaged or
+    incomplete, their columns are not an image and a label, labels are missing, or pyarrow is.
     """
     load_pyarrow()
     files = _choose_files(path, split)
@@ -160,7 +155,6 @@ class Scan:
 
 
 def _choose_files(path: Path, split: str | None) -> list[Path]:
-    """The files of one split, in order."""
     wanted = SPLITS.get(split.lower(), split) if split else None
     found: dict[str, list[Path]] = {}
     for file in find_files(path):
@@ -191,11 +185,7 @@ def looks_like_parquet(path: Path) -> bool:
 
 
 def find_files(path: Path) -> list[Path]:
-    """The Parquet files at a path, sorted.
-
-    Raises:
-        UserError: there are none.
-    """
+    """The Parquet files at a path, sorted; UserError if there are none."""
     if path.is_file():
         return [path]
     for folder in (path, path / "data"):

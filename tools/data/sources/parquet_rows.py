@@ -19,11 +19,7 @@ BUFFER_BYTES = 1 << 20
 
 
 def load_pyarrow() -> Any:
-    """The module pyarrow.parquet.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """The module pyarrow.parquet; UserError if it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -35,11 +31,7 @@ def load_pyarrow() -> Any:
 
 
 def open_parquet(path: str) -> Any:
-    """The pyarrow.parquet.ParquetFile of a path.
-
-    Raises:
-        UserError: pyarrow is not installed, or the file is no Parquet file.
-    """
+    """The pyarrow.parquet.ParquetFile of a path; UserError if it is none, or pyarrow is missing."""
     parquet = load_pyarrow()
     try:
         # pre_buffer would read whole row groups at once, whatever the buffer's size.
@@ -96,9 +88,7 @@ class RowReader:
     def read(self, request: ParquetRow) -> bytes:
         """The image of a row.
 
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: the row is null, or not there, or the file is damaged.
+        Raises ValueError if the row is null, or not there, or the file is damaged.
         """
         place = (request.path, request.leaf, request.row_group)
         try:
@@ -148,25 +138,18 @@ class ParquetRows:
         groups: NDArray[np.int64],
         ends: NDArray[np.int64],
     ) -> None:
-        """Remember where the rows are.
+        """Remember where the rows are; column and leaf as in `ParquetRow`.
 
-        Args:
-            files: paths.
-            column: see `ParquetRow`.
-            leaf: see `ParquetRow`.
-            file_ids: (G,) the file of each row group.
-            groups: (G,) the number of each row group in its file.
-            ends: (G,) how many rows there are up to the end of each row group.
+        For each row group, (G,), `file_ids` and `groups` tell its file and its number in it, `ends`
+        how many rows there are up to its end.
         """
         self.files, self.column, self.leaf = files, column, leaf
         self.file_ids, self.groups, self.ends = file_ids, groups, ends
 
     def __len__(self) -> int:
-        """How many rows there are."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def __getitem__(self, number: int) -> ParquetRow:
-        """The request for one row."""
         number = range(len(self))[number]
         place = int(np.searchsorted(self.ends, number, side="right"))
         row = number - (int(self.ends[place - 1]) if place else 0)

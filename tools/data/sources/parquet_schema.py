@@ -29,14 +29,9 @@ class Columns:
 
 
 def find_columns(schema: Any, file: Path) -> Columns:
-    """Find the columns of images and labels by their types.
+    """Find the columns of images and labels of a pyarrow.Schema by their types.
 
-    Args:
-        schema: a pyarrow.Schema.
-        file: for messages.
-
-    Raises:
-        UserError: there is no such column, or more than one that could be meant.
+    Raises UserError if there is no such column, or more than one that could be meant.
     """
     import pyarrow as pa
 
@@ -71,7 +66,6 @@ def find_columns(schema: Any, file: Path) -> Columns:
 
 
 def _the_only(names: list[str], what: str, schema: Any, file: Path) -> str:
-    """The one column that was found."""
     if len(names) == 1:
         return names[0]
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)

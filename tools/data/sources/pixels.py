@@ -30,14 +30,7 @@ class PixelImages:
     """A request for each image of an array."""
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
-        """Wrap an array.
-
-        Args:
-            data: (N, H, W, 3) or (N, 3, H, W) RGB, or (N, H, W) grey.
-
-        Raises:
-            ValueError: it has another type or shape.
-        """
+        """Wrap (N, H, W, 3) or (N, 3, H, W) RGB, or (N, H, W) grey; else ValueError."""
         self.is_channels_first = data.ndim == 4 and data.shape[3] != 3 and data.shape[1] == 3
         is_rgb = self.is_channels_first or (data.ndim == 4 and data.shape[3] == 3)
         if data.dtype != np.uint8 or not (is_rgb or data.ndim == 3):
@@ -45,9 +38,7 @@ class PixelImages:
         self.data = data
 
     def __len__(self) -> int:
-        """How many images there are."""
         return len(self.data)
 
     def __getitem__(self, number: int) -> PixelImage:
-        """The request for one image."""
         return PixelImage(self.data[number], self.is_channels_first)

@@ -17,14 +17,11 @@ from fastdeit.tools.data.sources.listing import FileRanges, Listing, fingerprint
 
 
 def list_shards(path: Path, split: str | None = None) -> Listing:
-    """List the images of some shards.
+    """List the images of a folder of *.tar, or of one .tar.
 
-    Args:
-        path: a folder of *.tar, or one .tar.
-        split: train, val or test: take the shards that are named so, for a folder that mixes them.
-
-    Raises:
-        UserError: as `scan_shards`; or the split is not there, or several are and none is chosen.
+    `split` takes the shards that are named so, train, val or test, from a folder that mixes them.
+    Raises UserError as `scan_shards`, or if the split is not there, or several are and none is
+    chosen.
     """
     files = find_shards(path)
     splits = shards_by_split(files)

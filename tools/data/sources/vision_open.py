@@ -55,11 +55,7 @@ class VisionSet:
     arguments: tuple[tuple[str, Any], ...]
 
     def open(self, **more: Any) -> Any:
-        """Build the dataset.
-
-        Raises:
-            Exception: whatever torchvision raises.
-        """
+        """Build the dataset; it raises whatever torchvision raises."""
         import torchvision.datasets
 
         return getattr(torchvision.datasets, self.name)(self.root, **dict(self.arguments), **more)
@@ -92,8 +88,7 @@ class VisionItem:
 def find_class(name: str) -> str:
     """The name of a torchvision dataset, written in any case, with or without dashes.
 
-    Raises:
-        UserError: there is none.
+    Raises UserError if there is none.
     """
     import torchvision.datasets
 
@@ -122,14 +117,9 @@ def plain(name: str) -> str:
 def open_split(name: str, root: Path, split: str | None) -> tuple[VisionSet, Any]:
     """Open one split of a dataset; images that are files are not opened, but give their paths.
 
-    Args:
-        name: from `find_class`.
-        root: torchvision's `root`, or the folder that the class looks for in it.
-        split: train, val, test, or a word of the class's own; None takes train, or all where
-            there are no splits.
-
-    Raises:
-        UserError: the split is impossible, or the files are not what the class expects.
+    `root` is torchvision's, or the folder that the class looks for in it. `split` is train, val,
+    test, or a word of the class's own; None takes train, or all where there are no splits. Raises
+    UserError if the split is impossible, or the files are not what the class expects.
     """
     import torchvision.datasets
 
@@ -157,7 +147,6 @@ def open_split(name: str, root: Path, split: str | None) -> tuple[VisionSet, Any
 
 
 def _wrong_split(name: str, split: str | None, possible: str) -> UserError:
-    """The error for a split that a dataset does not have."""
     return UserError(
         f"split of {name} must be one of {possible}. Found: {split or 'none given'}. "
         "Choose one of these with --split."
@@ -187,7 +176,6 @@ def _possible_arguments(
 
 
 def _import_versions() -> dict[str, str]:
-    """The versions that torchvision's INaturalist knows."""
     from torchvision.datasets import inaturalist
 
     return dict(inaturalist.DATASET_URLS)
@@ -210,11 +198,7 @@ def _check_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
 
 
 def check_scipy(name: str) -> None:
-    """See that scipy is there for a dataset that needs it.
-
-    Raises:
-        UserError: it is not.
-    """
+    """See that scipy is there for a dataset that needs it; UserError if not."""
     if name not in NEEDS_SCIPY:
         return
     try:

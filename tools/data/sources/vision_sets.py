@@ -52,16 +52,11 @@ def guess_vision_set(path: Path) -> str | None:
 def list_vision_set(root: Path, name: str, split: str | None = None) -> Listing:
     """List the images of one of torchvision's datasets, as it orders and numbers them.
 
-    CIFAR's pickles and iNaturalist's JSON files are read here, all else by torchvision.
-
-    Args:
-        root: the argument `root` of the class. Nothing is downloaded.
-        name: the class, in any case.
-        split: train, val or test, or a word of the class's own; train if none is given. What is
-            not split is taken whole. Flowers-102 has trainval too, which DeiT is fine-tuned on.
-
-    Raises:
-        UserError: no such dataset or split, or its files are missing or broken.
+    CIFAR's pickles and iNaturalist's JSON files are read here, all else by torchvision. `root` is
+    the argument of the class, whose name may be in any case; nothing is downloaded. `split` is
+    train, val or test, or a word of the class's own; train if none is given. What is not split is
+    taken whole. Flowers-102 has trainval too, which DeiT is fine-tuned on. Raises UserError for no
+    such dataset or split, or files that are missing or broken.
     """
     own = {plain(each): each for each in LAYOUTS}
     if plain(name) in own:
@@ -96,12 +91,9 @@ def list_vision_set(root: Path, name: str, split: str | None = None) -> Listing:
 def find_files(dataset: Any) -> tuple[list[str], list[int]] | None:
     """The path and label of each image; None if the images are no files.
 
-    Args:
-        dataset: one that was opened with `loader=str` if its class takes a loader: its items are
-            then paths. Other classes keep them in attributes, or open them as they are.
-
-    Raises:
-        UserError: a label is no class number.
+    The dataset was opened with `loader=str` if its class takes a loader: its items are then paths.
+    Other classes keep them in attributes, or open them as they are. Raises UserError if a label is
+    no class number.
     """
     pairs: Any = None
     if isinstance(getattr(dataset, "loader", None), type) or hasattr(dataset, "_loader"):
@@ -124,7 +116,6 @@ def find_files(dataset: Any) -> tuple[list[str], list[int]] | None:
 
 
 def _label_of(dataset: Any, label: Any) -> int:
-    """A label as a class number."""
     try:
         number = operator.index(label)
     except TypeError:
@@ -170,11 +161,9 @@ class VisionItems:
         self.vision_set, self.length = vision_set, length
 
     def __len__(self) -> int:
-        """How many there are."""
         return self.length
 
     def __getitem__(self, number: int) -> VisionItem:
-        """The request for one image."""
         return VisionItem(self.vision_set, range(self.length)[number])
 
 
@@ -198,7 +187,6 @@ def rgb_of(dataset: Any, number: int) -> NDArray[np.uint8]:
 
 
 def _no_item(dataset: Any, number: int, error: Exception) -> UserError:
-    """The error for an item that is no image with a class."""
     reason = " ".join(str(error).split())
     return UserError(
         f"a dataset must give images and classes. Found: {type(error).__name__}: {reason} at item "
