@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -88,32 +89,27 @@ def evaluate_all(
 
     Note: sums stay on the device; they are read once, at the end.
     """
-    # Of each module, for a part of a model may be frozen in evaluation mode.
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    for model in models:
-        model.eval()
     # The last number counts the samples.
     width = 3 if right_labels is None else 5
     sums = [
         torch.zeros((len(head_names(m)), width + 1), dtype=torch.float64, device=compute.device)
         for m in models
     ]
-    for host_batch in batches:
-        if not len(host_batch.labels):  # a process may have no share of the last step
-            continue
-        batch = host_batch.to(compute.device)
-        images = normalise(batch.images_nhwc_u8)
-        right = None
-        if right_labels is not None:
-            right = torch.from_numpy(right_labels(batch.sample_keys)).to(compute.device)
-        for model, total in zip(models, sums, strict=True):
-            with compute.autocast():
-                heads = forward_heads(model, images)
-            for number, name in enumerate(head_names(model)):
-                total[number, :width] += _count(heads[name], batch.labels, right)
-            total[:, width] += len(batch.labels)
-    for module, was_training in modes:
-        module.training = was_training
+    with _evaluating(models):
+        for host_batch in batches:
+            if not len(host_batch.labels):  # a process may have no share of the last step
+                continue
+            batch = host_batch.to(compute.device)
+            images = normalise(batch.images_nhwc_u8)
+            right = None
+            if right_labels is not None:
+                right = torch.from_numpy(right_labels(batch.sample_keys)).to(compute.device)
+            for model, total in zip(models, sums, strict=True):
+                with compute.autocast():
+                    heads = forward_heads(model, images)
+                for number, name in enumerate(head_names(model)):
+                    total[number, :width] += _count(heads[name], batch.labels, right)
+                total[:, width] += len(batch.labels)
     evaluations = []
     for model, total in zip(models, sums, strict=True):
         if world is not None:
@@ -144,3 +140,17 @@ def _count(probs: Tensor, labels: Tensor, right: Tensor | None) -> Tensor:
         # First guess among the right ones, samples that have any.
         sums += [right.gather(1, guesses[:, :1]).double().sum(), right.any(dim=1).double().sum()]
     return torch.stack(sums)
+
+
+@contextmanager
+def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Evaluation mode; whatever happens, the modes of all modules are restored."""
+    # Of each module, for a part of a model may be frozen in evaluation mode.
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training

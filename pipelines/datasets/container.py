@@ -207,12 +207,3 @@ def _copy_some(source: int, target: int, count: int, source_at: int, target_at: 
     data = os.pread(source, count, source_at)
     write_at(target, (data,), target_at)
     return len(data)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's list of names on the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,24 @@ def test_a_lock_that_was_removed_is_none(tmp_path: Path, monkeypatch: pytest.Mon
             pass
     assert len(calls) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_that_cannot_sync_folders(
+    sample_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some network file systems: OUT and its manifest are there all the same."""
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for name in ("out.beton", "out"):
+        assert convert(sample_source / "val", tmp_path / name) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"out", "out.json", "out.beton", "out.beton.json"}
 
 
 @pytest.mark.parametrize("kinds", [("beton", "webdataset"), ("webdataset", "beton")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from fastdeit import UserError
 from fastdeit.augment import augment
+from fastdeit.batch import Batch
 from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.config import TrainConfig
 from fastdeit.machine.device import choose_compute
@@ -136,6 +138,20 @@ def test_evaluation_keeps_the_frozen_modes(name: str) -> None:
     modes = {key: module.training for key, module in session.model.named_modules()}
     assert set(modes.values()) == {True, False}
     evaluate(session.model, [make_batch(4, 64)], session.compute)
+    assert {key: module.training for key, module in session.model.named_modules()} == modes
+
+
+def test_an_evaluation_that_is_stopped_restores_the_modes() -> None:
+    """As one that ends does; a stop in the middle of it is an exception."""
+    session = session_of(config_of("test_resnet"))
+    modes = {key: module.training for key, module in session.model.named_modules()}
+
+    def batches() -> Iterator[Batch]:
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(session.model, batches(), session.compute)
     assert {key: module.training for key, module in session.model.named_modules()} == modes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -49,3 +50,13 @@ def test_a_reader_that_stops_reading() -> None:
     started = time.monotonic()
     results.close()
     assert time.monotonic() - started < 2
+
+
+def test_what_blocks_ctrl_c_goes_on_blocking_it() -> None:
+    """A caller that waits with its own Ctrl-C finds it blocked as before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        assert list(ordered_map(double, "", in_chunks(range(3)), 2)) == [0, 2, 4]
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -110,14 +110,14 @@ def _start(function: Callable[[Any, Any], Any], shared: Any) -> _Worker:
     # Ctrl-C goes to all processes of a terminal; these leave it to the parent from the beginning.
     # The tracker comes first: to start it unblocks the signal.
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         forkserver.ensure_running()
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, function, shared), daemon=True)
         process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()  # so that the end of the worker is the end of the connection
     return _Worker(process, ours)
 

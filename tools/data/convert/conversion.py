@@ -16,9 +16,9 @@ import numpy as np
 import PIL
 
 from fastdeit import UserError, __version__
-from fastdeit.files import replace_file
+from fastdeit.files import replace_file, sync_folder
 from fastdeit.pipelines.datasets.beton import BetonWriter
-from fastdeit.pipelines.datasets.container import ContainerWriter, sync_folder
+from fastdeit.pipelines.datasets.container import ContainerWriter
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.datasets.webdataset import SIDECAR, WebDatasetWriter, is_shard_file
 from fastdeit.text.progress import progress, say

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeit import UserError
-from fastdeit.pipelines.datasets.index import checksum
+from fastdeit.pipelines.datasets.index import checksum, sample_key
 from fastdeit.pipelines.datasets.names import Names
 from fastdeit.tools.data.convert.assembly import Assembly, describe_difference, keys_of
 from fastdeit.tools.data.convert.part_writer import read_part
@@ -141,11 +141,11 @@ def read_parts(folders: list[Path]) -> Parts:
     bad: list[str] = []
     for meta in metas:
         bad += [entry["name"] for entry in meta["left_out"]]
-        for field, empty in (("irregular", ""), ("left_out", "")):
+        for field in ("irregular", "left_out"):
             for entry in meta[field]:
-                key = int(keys_of(Names.of([entry["name"]]))[0])
                 text = entry["reason"]
-                remarks[key] = (text, empty) if field == "irregular" else (empty, text)
+                remark = (text, "") if field == "irregular" else ("", text)
+                remarks[sample_key(entry["name"])] = remark
     columns = {
         name: _join([piece[name] for piece in pieces], len(bad))
         for name in ("offsets", "sizes", "labels", "widths", "heights", "modes", "checksums")
