@@ -130,6 +130,13 @@ class FolderLock:
             self._file = None
 
 
+def user_cache() -> Path:
+    """The folder of what can be made again: $XDG_CACHE_HOME/fastdeit, or the same in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification of base directories: a relative one is none.
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "fastdeit"
+
+
 def check_out(out: Path, overwrite: bool, source: Path) -> None:
     """Refuse with a UserError a file that may not be written.
 

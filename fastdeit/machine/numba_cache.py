@@ -16,6 +16,8 @@ from typing import Any
 
 import numba
 
+from fastdeit.files import user_cache
+
 log = logging.getLogger(__name__)
 
 SOURCES = (
@@ -37,12 +39,12 @@ FORGOTTEN_AFTER_S = 30 * 24 * 3600.0
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function without the GIL, and keep the machine code on disk where that can be.
 
-    The options are more of numba.njit's, such as parallel=True. The code is kept in `cache_folder`.
+    The options are more of numba.njit's, such as parallel=True. The code is kept in `code_folder`.
     If there is none, each process compiles anew; numba alone would fail.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        folder = cache_folder()
+        folder = code_folder()
         with _numba_cache(folder):
             return numba.njit(nogil=True, cache=folder is not None, **options)(function)
 
@@ -50,7 +52,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 @functools.cache
-def cache_folder() -> Path | None:
+def code_folder() -> Path | None:
     """The folder of this version's machine code; None if it cannot be written to.
 
     It is in NUMBA_CACHE_DIR, beside the sources or in the user's cache, whichever can be had first.
@@ -60,11 +62,8 @@ def cache_folder() -> Path | None:
     digest = hashlib.sha256()
     for name in SOURCES:
         digest.update(_path_of(name).read_bytes())
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     given = os.environ.get("NUMBA_CACHE_DIR")
-    for parent in (
-        [Path(given)] if given else [Path(__file__).parent / "__pycache__", user / "fastdeit"]
-    ):
+    for parent in [Path(given)] if given else [Path(__file__).parent / "__pycache__", user_cache()]:
         folder = parent / f"numba-{digest.hexdigest()[:16]}"
         try:
             if not folder.is_dir():

@@ -6,25 +6,17 @@ time of change of every file of the dataset are what they were.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from fastdeit.files import replacing
+from fastdeit.files import replacing, user_cache
 from fastdeit.pipelines.datasets.sidecar import read_sidecar, write_sidecar
 
 VERSION = 1
 """Raised when the same files would give another index."""
-
-
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/fastdeit/indexes, or the same in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
-    return root / "fastdeit" / "indexes"
 
 
 def state_of(files: Sequence[Path]) -> str:
@@ -44,7 +36,7 @@ def cached_columns(
     `state` is that of its files, see `state_of`. A cache that cannot be written is done without.
     """
     name = xxhash.xxh3_128(str(path.resolve()).encode()).hexdigest()
-    kept = cache_folder() / f"{name}.safetensors"
+    kept = user_cache() / "indexes" / f"{name}.safetensors"
     try:
         meta, columns = read_sidecar(kept)
         if meta.pop("state") == state:

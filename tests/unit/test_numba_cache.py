@@ -38,9 +38,9 @@ print(json.dumps([result, *(sum(found.values()) for found in kept)]))
 @pytest.fixture(autouse=True)
 def asked_anew() -> Iterator[None]:
     """Let each test see its own folder, and what follows that of the environment."""
-    numba_cache.cache_folder.cache_clear()
+    numba_cache.code_folder.cache_clear()
     yield
-    numba_cache.cache_folder.cache_clear()
+    numba_cache.code_folder.cache_clear()
 
 
 def test_code_that_cannot_be_kept_is_compiled_all_the_same(
@@ -85,7 +85,7 @@ def compiled_name(parent: Path) -> str:
     """The only folder that there may be."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NUMBA_CACHE_DIR", str(parent))
-        folder = numba_cache.cache_folder()
+        folder = numba_cache.code_folder()
     assert folder is not None
     return folder.name
 
@@ -98,8 +98,8 @@ def test_other_sources_have_another_folder(monkeypatch: pytest.MonkeyPatch, tmp_
     folders = []
     for text in ("A = 1", "A = 2", "A = 3"):
         source.write_text(text)
-        numba_cache.cache_folder.cache_clear()
-        folder = numba_cache.cache_folder()
+        numba_cache.code_folder.cache_clear()
+        folder = numba_cache.code_folder()
         assert folder is not None and folder not in folders
         folders.append(folder)
         if text == "A = 2":

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fastdeit import UserError
 from fastdeit.files import take_lock
+from fastdeit.text.progress import say
 
 LOCK, JOURNAL, SPOOL = "lock", "journal", "spool"
 MAX_NAME_BYTES = 255  # of nearly all file systems
@@ -56,7 +56,7 @@ def locked_work(out: Path) -> Iterator[Path]:
         yield folder
     finally:
         if any(folder.rglob(JOURNAL)) or any(folder.glob(SPOOL)):
-            print(f"what was done is kept in {folder}, to go on with", file=sys.stderr)
+            say(f"what was done is kept in {folder}, to go on with")
         else:
             shutil.rmtree(folder)
         handle.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import tyro
 
 from fastdeit.errors import UserError
 from fastdeit.files import take_lock
-from fastdeit.text.progress import progress
+from fastdeit.text.progress import progress, say
 from fastdeit.tools.data.workers import num_workers
 
 FORMAT = 1
@@ -205,8 +204,3 @@ def check_scipy() -> None:
             "--layout ilsvrc needs scipy for meta.mat. Found: not installed. "
             "Install what it needs: pip install 'fastdeit[sample-data]'"
         )
-
-
-def say(text: str) -> None:
-    """Print a line for a person."""
-    print(text, file=sys.stderr)
