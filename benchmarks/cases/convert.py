@@ -1,4 +1,4 @@
-"""Conversion beside FFCV's own writer, on the same folder and the same cores.
+"""`fastdeit bench convert`: conversion beside FFCV's own writer, on the same folder and cores.
 
 Ours is measured as its user runs it, a whole program from start to exit; FFCV's writer without the
 start of Python and the imports, which are several seconds that it would have to add.
@@ -14,14 +14,19 @@ from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from fastdeit import UserError
+from fastdeit.benchmarks.harness.isolated import Part
+from fastdeit.benchmarks.harness.options import Out, Peers, Rounds, Threads, require_at_least
 from fastdeit.benchmarks.harness.record import Record
 from fastdeit.benchmarks.harness.rounds import Case, measure
+from fastdeit.benchmarks.harness.run import measure_parts
+from fastdeit.machine.threads import num_usable_cores
 from fastdeit.measured.rows import Row, with_bound
 from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
-from fastdeit.pipelines.open import is_installed
 
 MAX_SIDE, QUALITY = 500, 90
 IMAGES_A_SECOND = 20
@@ -29,32 +34,51 @@ IMAGES_A_SECOND = 20
 COPY = "bare copy of the files"
 
 
+def convert(
+    source: Annotated[Path, tyro.conf.arg(help="an ImageFolder.")],
+    threads: Threads = 0,
+    rounds: Rounds = 5,
+    peers: Peers = True,
+    out: Out = None,
+) -> int:
+    """Measure conversion beside FFCV's own writer and a bare copy of the files.
+
+    Returns:
+        0, or 1 if something could not be measured.
+    """
+    require_at_least(1, rounds=rounds)
+    require_at_least(0, threads=threads)
+    list_imagefolder(source)  # so that what is wrong with it is said at once
+    part = convert_part(source, threads or num_usable_cores(), rounds, peers)
+    return measure_parts([part], out)
+
+
+def convert_part(source: Path, threads: int, rounds: int, has_peers: bool) -> Part:
+    """The part that `measure_convert` does."""
+    options = {"source": source, "threads": threads, "rounds": rounds, "has_peers": has_peers}
+    return Part(name="convert", work=f"{__name__}:measure_convert", options=options)
+
+
 def measure_convert(
-    record: Record, source: Path, threads: int, rounds: int, has_peers: bool = True
+    record: Record, source: Path, threads: int, rounds: int, has_peers: bool
 ) -> None:
-    """Measure pass-through and re-encoding.
+    """Measure pass-through and re-encoding, with a limit of time of fewer of the images.
 
-    A row for each way. The bound of pass-through is a copy of the same files with cp. With a limit
-    of time fewer of the images are taken.
-
-    Args:
-        record: takes the rows of pass-through, and then of re-encoding.
-        source: an ImageFolder.
-        threads: worker processes of each.
-        rounds: of pass-through, and again of re-encoding.
-        has_peers: whether FFCV's writer is measured.
+    The bound of pass-through is a copy of the same files with cp.
     """
     if record.left_s is None:
-        measure_folder(record, source, threads, rounds, has_peers)
+        _measure_folder(record, source, threads, rounds, has_peers)
         return
     with fewer_images(source, int(IMAGES_A_SECOND * record.left_s)) as few:
-        measure_folder(record, few, threads, rounds, has_peers)
+        _measure_folder(record, few, threads, rounds, has_peers)
 
 
-def measure_folder(
+def _measure_folder(
     record: Record, source: Path, threads: int, rounds: int, has_peers: bool
 ) -> None:
     """The same of a folder as it is."""
+    from fastdeit.pipelines.open import is_installed
+
     _, names, _, _ = list_imagefolder(source)
     note = f"{len(names)} images, a whole program with its start"
     with TemporaryDirectory(prefix="fastdeit-bench-", dir=source.parent) as folder:
@@ -62,8 +86,8 @@ def measure_folder(
 
         def ours(name: str, *options: str) -> Case:
             def run() -> int:
-                convert(source, work / name, threads, options)
-                remove(work / name)
+                run_convert(source, work / name, threads, options)
+                _remove(work / name)
                 return len(names)
 
             kind = ".beton" if name.endswith(".beton") else "shards"
@@ -77,7 +101,7 @@ def measure_folder(
             return [
                 Case(
                     name=f"FFCV's DatasetWriter, re-encoded {size} q{QUALITY}",
-                    run=lambda: write_with_ffcv(source, work, threads, max_resolution),
+                    run=lambda: _write_with_ffcv(source, work, threads, max_resolution),
                     note="without the start of Python and imports; it cannot pass bytes through",
                     may_fail=True,
                 )
@@ -113,7 +137,7 @@ def fewer_images(source: Path, num_images: int) -> Iterator[Path]:
         yield Path(place)
 
 
-def convert(source: Path, out: Path, threads: int, options: tuple[str, ...]) -> None:
+def run_convert(source: Path, out: Path, threads: int, options: tuple[str, ...]) -> None:
     """Run `fastdeit convert` as a program.
 
     Raises:
@@ -127,7 +151,7 @@ def convert(source: Path, out: Path, threads: int, options: tuple[str, ...]) -> 
         raise UserError(f"{' '.join(program)} failed. Found: {done.stderr.strip()}. Try it alone.")
 
 
-def remove(out: Path) -> None:
+def _remove(out: Path) -> None:
     """Remove what a conversion wrote."""
     out.with_name(f"{out.name}.json").unlink()
     if out.is_dir():
@@ -136,7 +160,7 @@ def remove(out: Path) -> None:
         out.unlink()
 
 
-def write_with_ffcv(source: Path, work: Path, threads: int, max_resolution: int | None) -> int:
+def _write_with_ffcv(source: Path, work: Path, threads: int, max_resolution: int | None) -> int:
     """Convert with FFCV's own writer, as its ImageNet example does it."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter

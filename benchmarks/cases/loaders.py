@@ -1,4 +1,4 @@
-"""Loaders side by side on the same images: ours through each engine, and their peers.
+"""`fastdeit bench loaders`: ours through each engine, and their peers, on the same images.
 
 All deliver random-resized crops of one size as uint8 or as the tensors of their own way: FFCV's
 own decoder (area interpolation, the fast DCT), DALI's own operators, and DeiT's transform by timm
@@ -11,22 +11,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import tyro
 
-from fastdeit.batch import Batch
-from fastdeit.benchmarks.cases.ceilings import decode_case
+from fastdeit import UserError
 from fastdeit.benchmarks.harness.isolated import Part
+from fastdeit.benchmarks.harness.options import (
+    BATCH_SIZE,
+    IMAGE_SIZE,
+    Data,
+    ImageSize,
+    Out,
+    Peers,
+    Rounds,
+    Source,
+    Threads,
+    require_at_least,
+    require_peers,
+)
 from fastdeit.benchmarks.harness.record import Record
 from fastdeit.benchmarks.harness.rounds import MIN_ROUNDS, Case, measure
+from fastdeit.benchmarks.harness.run import measure_parts
 from fastdeit.benchmarks.peers.loaders import dali_own_epoch, deit_loader, ffcv_own_loader, spread
+from fastdeit.machine.threads import num_usable_cores
 from fastdeit.measured.rows import with_bound
+from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
-from fastdeit.pipelines.engines.decode import decode_with_pil
-from fastdeit.pipelines.engines.pipeline import PipelineOptions
-from fastdeit.pipelines.open import Engine, is_installed, open_pipeline
-from fastdeit.pipelines.plan.order import Plan
+
+if TYPE_CHECKING:
+    from fastdeit.pipelines.engines.pipeline import Pipeline
+    from fastdeit.pipelines.open import Engine
 
 DEIT = "DeiT's own (timm transform, torch DataLoader)"
 DEIT_PLAIN = "DeiT's own without RandAugment and erasing"
@@ -42,6 +58,49 @@ PEERS = (FFCV, DALI, DEIT)
 """What the ratios are to."""
 
 
+def loaders(
+    data: Data,
+    source: Source = None,
+    image_size: ImageSize = IMAGE_SIZE,
+    batch_size: Annotated[int, tyro.conf.arg(help="samples a step.")] = BATCH_SIZE,
+    num_images: Annotated[
+        int, tyro.conf.arg(help="a round is an epoch over so many images for each core.")
+    ] = ALL_IMAGES,
+    threads: Threads = 0,
+    rounds: Rounds = 5,
+    peers: Peers = True,
+    out: Out = None,
+) -> int:
+    """Measure every engine beside FFCV's, DALI's and DeiT's own loaders, on one core and on all.
+
+    Returns:
+        0, or 1 if something could not be measured.
+    """
+    require_at_least(1, rounds=rounds, batch_size=batch_size, num_images=num_images)
+    require_at_least(0, threads=threads)
+    require_at_least(16, image_size=image_size)
+    if batch_size > num_images:
+        raise UserError(
+            f"batch_size must be at most num_images ({num_images}). Found: {batch_size}. "
+            "Pass a smaller --batch-size or a larger --num-images."
+        )
+    require_peers(peers, source)
+    check_data(data, source)
+    parts = loader_parts(
+        data, source, image_size, batch_size, threads or num_usable_cores(), num_images, rounds,
+        peers,
+    )  # fmt: skip
+    return measure_parts(parts, out)
+
+
+def check_data(data: Path | None, source: Path | None) -> None:
+    """Say at once what is wrong with a dataset or an ImageFolder, if they were given."""
+    if data is not None:
+        open_dataset(data)
+    if source is not None:
+        list_imagefolder(source)
+
+
 def loader_parts(
     data: Path,
     source: Path | None,
@@ -50,43 +109,33 @@ def loader_parts(
     threads: int,
     num_images: int | None,
     rounds: int,
-    has_peers: bool = True,
+    has_peers: bool,
 ) -> list[Part]:
     """Parts that measure every loader that is installed: on one core, and on as many as `threads`.
 
-    Args:
-        data: what our engines read, preferably a .beton.
-        source: ImageFolder of the same images for DALI's and DeiT's own pipelines; None leaves
-            them out.
-        image_size: side of the crops.
-        batch_size: samples a step.
-        threads: cores, and threads or workers of each loader.
-        num_images: a round is one whole epoch over the first so many images for each core, or over
-            all if there are fewer; None takes as many as the part's time allows.
-        rounds: of each number of cores.
-        has_peers: whether others' loaders are measured.
+    A round is one whole epoch over the first `num_images` for each core, or over all if there are
+    fewer; None takes as many as the part's time allows.
     """
+    sizes = {"image_size": image_size, "batch_size": batch_size, "num_images": num_images}
+    options = {
+        "data": data,
+        "source": source if has_peers else None,
+        "rounds": rounds,
+        "has_peers": has_peers,
+        **sizes,
+    }
     return [
         Part(
-            name=f"loaders, {cores_of(cores)}",
+            name=f"loaders, {_cores_of(cores)}",
             work=f"{__name__}:measure_loaders",
-            options={
-                "data": data,
-                "source": source if has_peers else None,
-                "image_size": image_size,
-                "batch_size": batch_size,
-                "threads": cores,
-                "num_images": num_images,
-                "rounds": rounds,
-                "has_peers": has_peers,
-            },
+            options={**options, "threads": cores},
             cores=cores,
         )
         for cores in sorted({1, threads})
     ]
 
 
-def cores_of(number: int) -> str:
+def _cores_of(number: int) -> str:
     """A number of cores in words."""
     return f"{number} core" + "s" * (number > 1)
 
@@ -107,20 +156,21 @@ def measure_loaders(
     A row a loader. Its bound is what a core decodes, times the cores, times the copies that a
     decode serves.
     """
+    from fastdeit.pipelines.open import is_installed
+
     index = open_dataset(data)
     if num_images is None:
-        num_images = affordable_images(record.left_s, batch_size)
+        num_images = _affordable_images(record.left_s, batch_size)
     num_images = min(num_images * threads, len(index))
     sizes = (num_images, image_size, batch_size, threads)
     with ExitStack() as stack:
         cases = []
         if source is not None:
-            folder = source
             if is_installed("dali"):
                 cases.append(
                     Case(
                         name=DALI,
-                        run=dali_own_epoch(folder, *sizes),
+                        run=dali_own_epoch(source, *sizes),
                         note="other crops and other pixels: DALI's cubic and its random numbers",
                         may_fail=True,
                     )
@@ -128,12 +178,12 @@ def measure_loaders(
             cases.append(
                 Case(
                     name=DEIT,
-                    run=epoch_of(deit_loader(folder, *sizes, with_augmentation=True)),
+                    run=epoch_of(deit_loader(source, *sizes, with_augmentation=True)),
                     note="RandAugment and erasing included, which fastdeit does on the device",
                     may_fail=True,
                 )
             )
-            plain = deit_loader(folder, *sizes, with_augmentation=False)
+            plain = deit_loader(source, *sizes, with_augmentation=False)
             cases.append(Case(name=DEIT_PLAIN, run=epoch_of(plain), may_fail=True))
         if has_peers and index.container == "beton" and is_installed("ffcv"):
             own = ffcv_own_loader(index, *sizes)
@@ -141,18 +191,11 @@ def measure_loaders(
             cases.append(Case(name=FFCV, run=epoch_of(own), note=note, may_fail=True))
         for engine in engines_for(index):
             for copies in COPIES:
-                plan = Plan(
-                    keys=index.keys[:num_images],
-                    batch_size=batch_size,
-                    image_size=image_size,
-                    is_training=True,
-                    repeats=copies,
-                )
-                options = PipelineOptions(threads=threads)
-                opened = stack.enter_context(open_pipeline(index, plan, engine, options))
+                opened = open_epochs(index, *sizes, engine, copies)
+                stack.enter_context(opened)
                 cases.append(Case(name=f"fastdeit {engine}{COPIES[copies]}", run=epoch_of(opened)))
-        decode, what = bare_decode(index, num_images)
-        cores = cores_of(threads)
+        decode, what = _bare_decode(index, num_images)
+        cores = _cores_of(threads)
         *rows, decoded = measure(
             f"loaders, {cores}",
             "img/s",
@@ -168,10 +211,12 @@ def measure_loaders(
     record.add([*bounded, decoded])
 
 
-def affordable_images(seconds: float | None, batch_size: int) -> int:
+def _affordable_images(seconds: float | None, batch_size: int) -> int:
     """How many images a core decodes in a round, so that all rounds take so many seconds."""
     if seconds is None:
         return ALL_IMAGES
+    from fastdeit.benchmarks.cases.ceiling_rates import decode_case
+
     decode_s = 1 / decode_case().time()
     # An untimed round and the least of timed ones, and as long again for what is slower.
     affordable = seconds / ((MIN_ROUNDS + 2) * COST_OF_LOADERS * decode_s)
@@ -180,6 +225,8 @@ def affordable_images(seconds: float | None, batch_size: int) -> int:
 
 def engines_for(index: DatasetIndex) -> list[Engine]:
     """Our engines that are installed and read the container."""
+    from fastdeit.pipelines.open import is_installed
+
     engines: list[Engine] = []
     if index.container == "beton" and is_installed("ffcv"):
         engines.append("ffcv")
@@ -189,8 +236,33 @@ def engines_for(index: DatasetIndex) -> list[Engine]:
     return engines
 
 
+def open_epochs(
+    index: DatasetIndex,
+    num_images: int,
+    image_size: int,
+    batch_size: int,
+    threads: int,
+    engine: Engine,
+    copies: int = 3,
+) -> Pipeline:
+    """The first images of a dataset through an engine of ours; the caller closes it."""
+    from fastdeit.pipelines.engines.pipeline import PipelineOptions
+    from fastdeit.pipelines.open import open_pipeline
+    from fastdeit.pipelines.plan.order import Plan
+
+    plan = Plan(
+        keys=index.keys[:num_images],
+        batch_size=batch_size,
+        image_size=image_size,
+        is_training=True,
+        repeats=copies,
+    )
+    return open_pipeline(index, plan, engine, PipelineOptions(threads=threads))
+
+
 def epoch_of(batches: Any) -> Callable[[], int]:
     """A round: one whole pass. It begins with nothing prefetched and leaves nothing half done."""
+    from fastdeit.batch import Batch
 
     def run() -> int:
         count = 0
@@ -202,8 +274,11 @@ def epoch_of(batches: Any) -> Callable[[], int]:
     return run
 
 
-def bare_decode(index: DatasetIndex, num_images: int) -> tuple[Callable[[], int], str]:
+def _bare_decode(index: DatasetIndex, num_images: int) -> tuple[Callable[[], int], str]:
     """Decode images spread over the first `num_images`, one after another, and do nothing else."""
+    from fastdeit.pipelines.engines.decode import decode_with_pil
+    from fastdeit.pipelines.open import is_installed
+
     numbers = spread(num_images, DECODE_IMAGES)
     if not is_installed("ffcv"):
 

@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from fastdeit.benchmarks.cases.step import AUGMENTATION, STEP, Files, StepBench
+from fastdeit.benchmarks.cases.step import STEP, Files
+from fastdeit.benchmarks.cases.step_bench import AUGMENTATION, StepBench
 from fastdeit.benchmarks.cases.step_phases import write_trace
 from fastdeit.benchmarks.harness.record import Record
 from fastdeit.benchmarks.harness.rounds import measure

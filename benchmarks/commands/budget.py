@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from fastdeit.benchmarks.budget.scaling import MACHINES, Machine
-from fastdeit.benchmarks.commands.models import GPU_BATCH, Wanted
-from fastdeit.benchmarks.commands.shared import Precision, require_at_least
+from fastdeit.benchmarks.cases.step import GPU_BATCH, Wanted
+from fastdeit.benchmarks.harness.options import Precision, require_at_least
 from fastdeit.errors import UserError, require
 from fastdeit.text.figures import parse_hours
 from fastdeit.text.progress import say

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from fastdeit.benchmarks.harness.record import Record
-from fastdeit.machine.torch_compile import load_compiled, write_compiled
 
 COMPILED = "compiled.zip"
 """In an --out folder."""
@@ -21,12 +18,9 @@ class CompiledFile:
         self.path, self._is_begun = path, False
 
     def add(self, artifacts: bytes, fits: dict[str, str]) -> None:
-        """Add a part's code.
+        """Add a part's code: what `compiled_artifacts` and, the same for all, `code_fits` give."""
+        from fastdeit.machine.torch_compile import write_compiled
 
-        Args:
-            artifacts: from `compiled_artifacts`.
-            fits: from `code_fits`, the same for all parts.
-        """
         write_compiled(self.path, artifacts, fits, is_added=self._is_begun)
         self._is_begun = True
 
@@ -37,5 +31,9 @@ def load(record: Record, path: Path, device: str) -> None:
     Raises:
         UserError: it is of no use here.
     """
+    import torch
+
+    from fastdeit.machine.torch_compile import load_compiled
+
     num = load_compiled(path, torch.device(device))
     record.say(f"compiled code of {num} parts: {path}")

@@ -6,14 +6,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastdeit import UserError
 from fastdeit.benchmarks.harness.rounds import Effort
-from fastdeit.machine.torch_compile import code_fits, compiled_artifacts
 from fastdeit.measured.rows import Row
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Event(NamedTuple):
@@ -75,6 +75,8 @@ class Record:
 
     def hand_over_code(self, device: torch.device) -> None:
         """Hand over the compiled code of this process."""
+        from fastdeit.machine.torch_compile import code_fits, compiled_artifacts
+
         artifacts = compiled_artifacts()
         if artifacts is not None:
             self._send(Event("compiled", (artifacts, code_fits(device))))
@@ -131,7 +133,7 @@ class Record:
         self.fail(what, reason_of(error))
         if not isinstance(error, UserError):
             traceback.print_exception(error)
-            if is_lost(error):
+            if _is_lost(error):
                 raise DeviceLost from error
 
 
@@ -144,8 +146,10 @@ def reason_of(error: BaseException) -> str:
     return f"{name}: {text[:300]}" if text else name
 
 
-def is_lost(error: BaseException) -> bool:
+def _is_lost(error: BaseException) -> bool:
     """Whether a GPU's context is gone with an error: each further call would fail with it."""
+    import torch
+
     if isinstance(error, torch.OutOfMemoryError) or not torch.cuda.is_initialized():
         return False
     try:

@@ -169,6 +169,23 @@ class BenchRun:
                 raise
             return result
 
+    def load_compiled(self, path: Path | None) -> None:
+        """Put the compiled code of an earlier run where the parts find it.
+
+        Raises:
+            UserError: it is of no use here.
+        """
+        if path is None:
+            return
+        part = Part(
+            name="loading compiled code",
+            work="fastdeit.benchmarks.harness.compiled_file:load",
+            options={"path": path, "device": self.environment["device"]},
+        )
+        self.measure(part)
+        if part.name in self.failed:
+            raise UserError(self.failed.pop(part.name))
+
     def _after(self, name: str, items: tuple[str, ...], error: PartFailed) -> tuple[str, ...]:
         """Say that a part failed; the items that another process goes on with."""
         item = self._item
@@ -304,6 +321,14 @@ class BenchRun:
             from fastdeit.paper.figure1 import plot_figure1
 
             plot_figure1(self.rows, self.out / "figure1.png")
+
+
+def measure_parts(parts: Iterable[Part], out: Path | None, device: str = "cpu") -> int:
+    """Measure parts, one after another, and end; returns the exit code."""
+    with BenchRun(out, device) as run:
+        for part in parts:
+            run.measure(part)
+        return run.end()
 
 
 def how_ended(error: BaseException) -> str:

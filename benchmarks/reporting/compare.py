@@ -1,4 +1,4 @@
-"""What became faster or slower between two sets of rows, beyond noise.
+"""`fastdeit bench compare`: what became faster or slower between two sets of rows, beyond noise.
 
 Where both have a ratio to the same baseline with its spread, that is compared: the two took turns,
 so it holds on a noisy machine. Else the rates are, which hold on the same hardware only.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
 
 from fastdeit import UserError
-from fastdeit.measured.rows import Kept, Row
+from fastdeit.measured.rows import Kept, Row, read_all
 from fastdeit.text.figures import rounded
 from fastdeit.text.tables import text_table
 
@@ -23,6 +27,49 @@ HARDWARE = {"gpu": "GPU", "cpu": "CPU", "num_cores": "number of cores", "device"
 NOT_VERSIONS = (*HARDWARE, "date", "memory_gib")
 MAX_LISTED = 5
 """Rows of one side that are named in the table."""
+
+
+def compare(
+    old: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OLD")],
+    new: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="NEW")],
+    threshold: str = "5%",
+) -> int:
+    """Say what became faster or slower beyond noise between two folders or files of rows.
+
+    Compared is the ratio to the baseline where both have the same one with its spread, else the
+    rate. Beyond noise is what lies apart from p20 to p80 and is larger than the threshold. A rate
+    on other hardware and that of a baseline itself are shown, and are no regressions. The table
+    goes to stderr; the last line on stdout is one JSON object.
+
+    Args:
+        old: an --out folder, a folder of kept results, or a file of rows.
+        new: likewise, measured later.
+        threshold: changes up to this count for nothing, such as 5%.
+
+    Returns:
+        0, or 1 if something became worse beyond noise.
+    """
+    least = _as_part(threshold)
+    before = [kept for rows in read_all(old).values() for kept in rows]
+    after = [kept for rows in read_all(new).values() for kept in rows]
+    found = compare_rows(before, after, least)
+    print(found.text, file=sys.stderr)
+    print(json.dumps(found.facts))
+    return 1 if found.num_regressions else 0
+
+
+def _as_part(text: str) -> float:
+    """A threshold in percent as a part of 1."""
+    try:
+        part = float(text.removesuffix("%")) / 100
+    except ValueError:
+        part = -1.0
+    if not text.endswith("%") or not 0 <= part < 1:
+        raise UserError(
+            f"threshold must be a percentage from 0% to below 100%. Found: {text}. Pass "
+            "--threshold 5%."
+        )
+    return part
 
 
 @dataclass(frozen=True, slots=True)

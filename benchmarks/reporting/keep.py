@@ -1,20 +1,54 @@
-"""Filing rows among the kept results: CASE_HARDWARE_YYYYMM_COMMIT.jsonl."""
+"""`fastdeit bench keep`: files rows among the kept ones: CASE_HARDWARE_YYYYMM_COMMIT.jsonl."""
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from fastdeit import UserError
+from fastdeit.benchmarks.reporting.report import RESULTS
 from fastdeit.measured.environment import describe_commit, source_digest
-from fastdeit.measured.rows import Kept, read_rows, write_rows
+from fastdeit.measured.rows import Kept, read_all, read_rows, write_rows
 
 MAKERS = ("amd", "geforce", "instinct", "nvidia", "radeon", "tesla")
 """Words of a GPU's name that do not tell it from others."""
 SERIES = ("gtx", "quadro", "rtx", "titan")
 """Words that belong to the one behind them."""
+
+
+def keep(
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")],
+    results: Path = RESULTS,
+    dirty: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """File the rows of an --out folder among the kept results.
+
+    A file holds one benchmark and is named CASE_HARDWARE_YYYYMM_COMMIT.jsonl.
+
+    Args:
+        folder: the --out of earlier measurements, or a file of rows.
+        results: folder of the kept ones.
+        dirty: also keep rows of a checkout with changes that were not committed; their files' names
+            say so.
+        overwrite: where a file of the same name holds other rows, those that were measured again
+            are replaced, and the rest stays.
+
+    Returns:
+        0.
+    """
+    rows = [kept for own in read_all(folder).values() for kept in own]
+    files = keep_rows(rows, results, dirty, overwrite)
+    for path in files:
+        print(path, file=sys.stderr)
+    print(json.dumps({"num_rows": len(rows), "files": [str(path) for path in files]}))
+    return 0
 
 
 def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> list[Path]:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastdeit import UserError
+from fastdeit.benchmarks.cases.inference.architectures import DEIT_B
 from fastdeit.benchmarks.cases.loaders import COPIES
 from fastdeit.benchmarks.cases.step import STEP
 from fastdeit.benchmarks.reporting.markdown import bound, escaped, spread, table, times
 from fastdeit.benchmarks.reporting.report import benchmark_of, hardware, is_on_gpu
-from fastdeit.benchmarks.reporting.targets import MODELS
 from fastdeit.measured.rows import Kept, Row
 from fastdeit.text.figures import rounded
 
@@ -50,7 +50,7 @@ TOPICS = (
     ),
     Topic(
         "inference of DeiT-B, as in Table 5",
-        lambda row: benchmark_of(row) == "table5" and row.model == MODELS["DeiT-B"],
+        lambda row: benchmark_of(row) == "table5" and row.model == DEIT_B,
     ),
     Topic(
         "conversion",

@@ -1,4 +1,4 @@
-"""The report: all kept rows as one Markdown text, the same for the same rows.
+"""`fastdeit bench report`: all kept rows as one Markdown text, the same for the same rows.
 
 It holds nothing but what the rows say: no clock, no date of today, no order of a file system.
 """
@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import tyro
+
+from fastdeit import UserError
 from fastdeit.benchmarks.reporting.markdown import case_lines, escaped, table
-from fastdeit.benchmarks.reporting.targets import CORES, GPU, TARGETS
-from fastdeit.measured.rows import Kept, Row
+from fastdeit.files import replace_file
+from fastdeit.measured.rows import Kept, Row, read_all
 
+RESULTS = Path("benchmarks/results")
+REPORT = Path("benchmarks/REPORT.md")
 HEAD = "<!-- Made by `fastdeit bench report` from kept rows: measure, keep, make it again. -->"
 """First line of each report."""
 
@@ -80,6 +86,44 @@ NOT_VERSIONS = (
 ).split()
 
 
+def report(
+    results: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULTS")] = RESULTS,
+    out: Path = REPORT,
+    readme: Path | None = None,
+) -> int:
+    """Write the report of kept results; the same rows give the same bytes.
+
+    Args:
+        results: folder of kept results, an --out folder, or a file of rows.
+        out: the report, in Markdown; an older report there is replaced.
+        readme: a README.md whose table of the main rows is replaced too; it stands between
+            `<!-- bench:begin -->` and `<!-- bench:end -->`.
+
+    Returns:
+        0.
+    """
+    kept = read_all(results)
+    from fastdeit.benchmarks.reporting.readme_table import readme_table, with_table
+
+    if out.exists() and not out.read_text("utf-8", "replace").startswith(HEAD):
+        raise UserError(
+            f"out must be a new file or an older report. Found: {out}, which is something else. "
+            "Give another --out."
+        )
+    new_readme = None if readme is None else with_table(readme.read_text(), readme_table(kept))
+    replace_file(out, report_text(kept).encode())
+    if readme is not None and new_readme is not None:
+        replace_file(readme, new_readme.encode())
+    facts = {
+        "report": str(out),
+        "readme": None if readme is None else str(readme),
+        "files": sorted(kept),
+        "num_rows": sum(map(len, kept.values())),
+    }
+    print(json.dumps(facts))
+    return 0
+
+
 def report_text(kept: dict[str, list[Kept]]) -> str:
     """The report of some files of rows.
 
@@ -102,7 +146,6 @@ def report_text(kept: dict[str, list[Kept]]) -> str:
             where = hardware(group[0].environment)
             lines += [f"### {escaped(case)}", "", f"On {escaped(where)} (`{file}`)", ""]
             lines += case_lines([each.row for each in group])
-    lines += ["## Targets", "", *target_lines(everything)]
     lines += ["## Not measured yet", "", *missing_lines(files)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -187,16 +230,6 @@ def hardware(environment: dict[str, Any]) -> str:
     gpu = f"{environment['gpu']}, " if environment.get("gpu") else ""
     cpu = f"{gpu}{environment.get('cpu') or 'unknown CPU'}"
     return f"{cpu}, {environment.get('num_cores') or 'n/a'} cores"
-
-
-def target_lines(kept: list[Kept]) -> list[str]:
-    """What is aimed at beside what is measured."""
-    lines = [target.lines(kept) for target in TARGETS]
-    return [
-        f"On one {GPU} with {CORES} CPU cores:",
-        "",
-        *table(["what", "target", "measured", "reached"], lines),
-    ]
 
 
 def gpu_text(environment: dict[str, Any]) -> str:

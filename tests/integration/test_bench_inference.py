@@ -20,8 +20,8 @@ from fastdeit.benchmarks.cases.inference.architectures import (
     find_architecture,
     table5_architectures,
 )
+from fastdeit.benchmarks.cases.inference.command import Protocol, Sizes, inference_part
 from fastdeit.benchmarks.cases.inference.forward import Fit, Forward, Network, Way, largest_batch
-from fastdeit.benchmarks.cases.inference.measure import Protocol, Sizes, inference_part
 from fastdeit.benchmarks.harness.run import BenchRun
 from fastdeit.benchmarks.reporting.table import format_table
 from fastdeit.machine.device import choose_compute

@@ -18,7 +18,7 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from fastdeit import UserError
-from fastdeit.benchmarks.cases import step as step_module
+from fastdeit.benchmarks.cases import step_bench as step_module
 from fastdeit.benchmarks.cases.step_part import measure_step
 from fastdeit.benchmarks.peers import deit_loop as published_module
 from fastdeit.benchmarks.peers.deit_loop import make_criterion, make_mixup, published_loop

@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-import timm
-
 from fastdeit import UserError
 from fastdeit.paper import resolutions, rows_of_architecture, table5
 
@@ -71,6 +69,8 @@ def find_architecture(name: str) -> Architecture:
     for row in table5():
         if name.casefold() in (row.name.casefold(), row.timm):
             return in_table5(*row.architecture)
+    import timm
+
     if timm.is_model(name):
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
         size = config.input_size[-1] if config is not None else USUAL_SIZE

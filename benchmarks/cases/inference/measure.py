@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from fastdeit import UserError
-from fastdeit.benchmarks.cases.ceilings import Ceiling
+from fastdeit.benchmarks.cases.ceiling_rates import Ceiling
 from fastdeit.benchmarks.cases.inference.architectures import Architecture
+from fastdeit.benchmarks.cases.inference.command import PAPERS, PROTOCOLS, Protocol, Sizes
 from fastdeit.benchmarks.cases.inference.forward import (
     Fit,
     Forward,
@@ -28,27 +29,12 @@ from fastdeit.benchmarks.cases.inference.forward import (
     saying,
     timed_at,
 )
-from fastdeit.benchmarks.harness.isolated import Part
 from fastdeit.benchmarks.harness.record import Record
 from fastdeit.benchmarks.harness.rounds import MIN_ROUNDS
 from fastdeit.machine.device import Compute, choose_compute
 from fastdeit.measured.rows import Row, with_bound
 from fastdeit.models.flops import precision_of
 
-Protocol = Literal["fp32", "tf32", "bf16", "bf16-compiled"]
-PAPERS: Protocol = "fp32"
-"""The paper's own protocol, which the others are compared with."""
-PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
-    "cpu": ("fp32",),
-    "cuda": ("fp32", "tf32", "bf16", "bf16-compiled"),
-}
-"""What is measured unless told otherwise."""
-MAX_BATCH = {"cpu": 64, "cuda": 1024}
-"""Images of the largest batch that is tried unless told otherwise. timm's own benchmark takes 1,024
-too; a CPU is busy with far fewer, and its memory is no limit worth finding."""
-QUICK_BATCH = {"cpu": 8, "cuda": 128}
-QUICK_BATCH_S = 0.1
-"""In a hurry no batch may take longer, beside one image."""
 LEAST_PASSES = 2 + 1 + MIN_ROUNDS
 """Forward passes that a row takes at least: two to find the batch, a warm-up, the rounds."""
 PASSES = 2 * LEAST_PASSES
@@ -57,78 +43,6 @@ COMPILE_S = 45.0
 """What compiling a model is thought to take until one was compiled."""
 LEAST_ROW_S = 2.0
 """Share of a row in a limit of time, at least."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sizes:
-    """How large batches are, and how many of them."""
-
-    rounds: int = 30
-    """Timed batches."""
-    batch_size: int | None = None
-    """Images of a batch; None finds the largest that fits."""
-    max_batch_size: int
-    """No larger one is tried."""
-    batch_s: float | None = None
-    """No batch is tried that would take longer, in seconds, beside one image."""
-
-    @classmethod
-    def of(
-        cls,
-        kind: str,
-        rounds: int | None = None,
-        batch_size: int | None = None,
-        max_batch_size: int | None = None,
-        quick: bool = False,
-    ) -> Sizes:
-        """What a user asked for, and the defaults of a kind of device for the rest."""
-        most = (QUICK_BATCH if quick else MAX_BATCH)[kind]
-        return cls(
-            rounds=rounds or (5 if quick else 30),
-            batch_size=batch_size,
-            max_batch_size=max_batch_size or most,
-            batch_s=QUICK_BATCH_S if quick else None,
-        )
-
-    def words(self, has_limit: bool) -> str:
-        """What rows must agree on to be compared."""
-        if self.batch_size is not None:
-            return str(self.batch_size)
-        brief = ", brief" if has_limit or self.batch_s is not None else ""
-        return f"at most {self.max_batch_size}{brief}"
-
-
-def inference_part(
-    case: str,
-    architectures: list[Architecture],
-    protocols: tuple[Protocol, ...],
-    device: str,
-    sizes: Sizes,
-    has_limit: bool = False,
-    hands_over_code: bool = False,
-) -> Part:
-    """The part that `measure_inference` does, an architecture after another.
-
-    With a limit of time the paper's own models come first, then the others from the fastest to the
-    slowest, and none is begun that would probably end too late.
-    """
-    if has_limit:
-        architectures = sorted(
-            architectures, key=lambda each: (not each.is_deit, -(each.paper or 0))
-        )
-    return Part(
-        name=case,
-        work=f"{__name__}:measure_inference",
-        options={
-            "case": case,
-            "architectures": architectures,
-            "protocols": protocols,
-            "device": device,
-            "sizes": sizes,
-            "hands_over_code": hands_over_code,
-        },
-        items=tuple(architecture.label for architecture in architectures),
-    )
 
 
 def measure_inference(

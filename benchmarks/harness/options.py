@@ -1,0 +1,73 @@
+"""Options that several commands have, each with one description, and what is refused of them.
+
+Nothing here, nor what a module of a command imports at once, imports torch: help and errors are
+quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fastdeit.errors import require
+
+IMAGE_SIZE, BATCH_SIZE = 224, 64
+"""Of loaders and augmentation, unless told otherwise."""
+
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+Out = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        help="folder for the rows, a report and charts, bench-DATE unless given; rows of other "
+        "benchmarks there stay."
+    ),
+]
+Device = Annotated[str, tyro.conf.arg(help="where: auto, cpu, cuda or cuda:N.")]
+Rounds = Annotated[int, tyro.conf.arg(help="timed rounds of each.")]
+Threads = Annotated[
+    int, tyro.conf.arg(help="threads or workers of each; 0 takes every usable core.")
+]
+Data = Annotated[Path, tyro.conf.arg(help="dataset for our engines, best a .beton.")]
+Source = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        help="ImageFolder of the same images, for DALI's and DeiT's own pipelines; they are left "
+        "out without it."
+    ),
+]
+ImageSize = Annotated[int, tyro.conf.arg(help="side of the images in pixels.")]
+Peers = Annotated[bool, tyro.conf.arg(help="whether others are measured beside ours.")]
+
+
+def require_at_least(least: int, **values: int | None) -> None:
+    """Refuse numbers that are too small.
+
+    Args:
+        least: what each must be at least.
+        values: numbers by their options' names; None passes.
+
+    Raises:
+        UserError: one is smaller.
+    """
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        require(
+            value is None or value >= least,
+            name,
+            value,
+            f"must be at least {least}",
+            f"Leave out --{option}.",
+        )
+
+
+def require_peers(peers: bool, source: Path | None) -> None:
+    """Refuse what others would read where they are not measured."""
+    require(
+        peers or source is None,
+        "source",
+        source,
+        "has no effect with --no-peers",
+        "Leave one of the two out.",
+    )
