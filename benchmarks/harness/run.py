@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from fastdeit.benchmarks.harness.machine import in_words, look_at
 from fastdeit.benchmarks.harness.record import Event, reason_of
 from fastdeit.benchmarks.reporting.bars import plot_bars
 from fastdeit.benchmarks.reporting.report import report_text
-from fastdeit.benchmarks.reporting.table import format_table, row_line
+from fastdeit.benchmarks.reporting.table import parts_line, row_line, tables_of
 from fastdeit.files import LOCK, FolderLock, replace_file
 from fastdeit.machine.stopping import comes_again
 from fastdeit.measured.rows import ROWS, Kept, Row, read_rows, write_rows
@@ -370,20 +370,3 @@ def check_folder(out: Path) -> list[Kept]:
             f"{foreign}. Give another --out."
         )
     return []
-
-
-def tables_of(rows: Sequence[Row]) -> str:
-    """A table for each benchmark, so that its columns are its own."""
-    parts = []
-    for family in dict.fromkeys(row.family for row in rows):
-        own = [row for row in rows if row.family == family]
-        parts.append(format_table(own))
-        parts += [parts_line(row) for row in own if row.phases_ms]
-        parts.append("")
-    return "\n".join(parts[:-1])
-
-
-def parts_line(row: Row) -> str:
-    """The parts of a step in words."""
-    parts = ", ".join(f"{name} {took:.3g} ms" for name, took in row.phases_ms.items())
-    return f"{row.case}: {row.name}, one after another: {parts}"

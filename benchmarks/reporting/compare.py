@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from fastdeit import UserError
-from fastdeit.measured.rows import Kept, Row, read_all
+from fastdeit.measured.rows import Kept, Row, read_folder
 from fastdeit.text.figures import rounded
 from fastdeit.text.tables import text_table
 
@@ -50,9 +50,7 @@ def compare(
         0, or 1 if something became worse beyond noise.
     """
     least = _as_part(threshold)
-    before = [kept for rows in read_all(old).values() for kept in rows]
-    after = [kept for rows in read_all(new).values() for kept in rows]
-    found = compare_rows(before, after, least)
+    found = compare_rows(read_folder(old), read_folder(new), least)
     print(found.text, file=sys.stderr)
     print(json.dumps(found.facts))
     return 1 if found.num_regressions else 0

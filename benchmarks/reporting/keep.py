@@ -14,7 +14,7 @@ import tyro
 from fastdeit import UserError
 from fastdeit.benchmarks.reporting.report import RESULTS
 from fastdeit.measured.environment import describe_commit, source_digest
-from fastdeit.measured.rows import Kept, read_all, read_rows, write_rows
+from fastdeit.measured.rows import Kept, read_folder, read_rows, write_rows
 
 MAKERS = ("amd", "geforce", "instinct", "nvidia", "radeon", "tesla")
 """Words of a GPU's name that do not tell it from others."""
@@ -43,7 +43,7 @@ def keep(
     Returns:
         0.
     """
-    rows = [kept for own in read_all(folder).values() for kept in own]
+    rows = read_folder(folder)
     files = keep_rows(rows, results, dirty, overwrite)
     for path in files:
         print(path, file=sys.stderr)

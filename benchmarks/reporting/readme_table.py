@@ -10,10 +10,11 @@ from fastdeit import UserError
 from fastdeit.benchmarks.cases.inference.architectures import DEIT_B
 from fastdeit.benchmarks.cases.loaders import COPIES
 from fastdeit.benchmarks.cases.step import STEP
-from fastdeit.benchmarks.reporting.markdown import bound, escaped, spread, table, times
 from fastdeit.benchmarks.reporting.report import benchmark_of, hardware, is_on_gpu
+from fastdeit.benchmarks.reporting.table import bound, escaped, spread, times
 from fastdeit.measured.rows import Kept, Row
 from fastdeit.text.figures import rounded
+from fastdeit.text.tables import markdown_lines
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 """What the table stands between."""
@@ -71,7 +72,7 @@ def readme_table(kept: dict[str, list[Kept]]) -> str:
     """
     lines = [line for topic in TOPICS for line in topic_lines(topic, kept)]
     header = ["what", "rate (p20 to p80)", "hardware", "ratio", "part of the bound"]
-    return "\n".join(table(header, lines)).rstrip()
+    return "\n".join(markdown_lines([header, *lines])).rstrip()
 
 
 def topic_lines(topic: Topic, kept: dict[str, list[Kept]]) -> list[list[str]]:

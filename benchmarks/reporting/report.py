@@ -13,9 +13,10 @@ from typing import Annotated, Any
 import tyro
 
 from fastdeit import UserError
-from fastdeit.benchmarks.reporting.markdown import case_lines, escaped, table
+from fastdeit.benchmarks.reporting.table import case_lines, escaped
 from fastdeit.files import replace_file
 from fastdeit.measured.rows import Kept, Row, read_all
+from fastdeit.text.tables import markdown_lines
 
 RESULTS = Path("benchmarks/results")
 REPORT = Path("benchmarks/REPORT.md")
@@ -185,7 +186,11 @@ def machine_lines(files: dict[str, list[Kept]]) -> list[str]:
     if not lines:
         return ["n/a", ""]
     first = [text for text in versions(environments[0]) if text in common]
-    return [*table(header, lines), f"Everywhere: {escaped(', '.join(first)) or 'n/a'}.", ""]
+    return [
+        *markdown_lines([header, *lines]),
+        f"Everywhere: {escaped(', '.join(first)) or 'n/a'}.",
+        "",
+    ]
 
 
 def versions(environment: dict[str, Any]) -> list[str]:
@@ -260,7 +265,7 @@ def missing_lines(files: dict[str, list[Kept]]) -> list[str]:
         lines.append([escaped(name), BENCHMARKS[name][1], *marks])
     host = ", ".join(ON_HOST)
     return [
-        *table(["benchmark", "what", "on a GPU", "on a CPU"], lines),
+        *markdown_lines([["benchmark", "what", "on a GPU", "on a CPU"], *lines]),
         f"For {host}, which work on the host, `on a GPU` means on a machine that has one. Accuracy",
         "on ImageNet is no matter of this report.",
         "",

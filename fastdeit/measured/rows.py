@@ -228,3 +228,8 @@ def read_all(path: Path) -> dict[str, list[Kept]]:
             "was its --out, or a file of rows."
         )
     return kept
+
+
+def read_folder(path: Path) -> list[Kept]:
+    """The same, file after file."""
+    return [kept for rows in read_all(path).values() for kept in rows]
