@@ -27,7 +27,7 @@ from fastdeit.augment import (
 )
 from fastdeit.augment.timm_on_pil import apply_with_pil, timm_policy
 from fastdeit.batch import Batch
-from fastdeit.benchmarks.cases.augment import PAPER
+from fastdeit.benchmarks.cases.augment import PAPER, AugmentOptions
 from fastdeit.benchmarks.harness.record import Record
 from fastdeit.benchmarks.harness.rounds import Case, Effort, measure
 from fastdeit.config.augment import AugmentConfig
@@ -48,35 +48,18 @@ OPERATIONS = (
 NUM_CLASSES = 1000
 
 
-def measure_augment(
-    record: Record,
-    num_images: int,
-    image_size: int,
-    device: str,
-    rounds: int,
-    has_peers: bool = True,
-    is_brief: bool = False,
-) -> None:
+def measure_augment(record: Record, asked: AugmentOptions, is_brief: bool) -> None:
     """Measure the augmentation on a device beside timm's on one core of the CPU.
 
     For each operation (at level 9) and policy a row of timm's on PIL and one of ours; then the
     whole stage in both ways, in the precision of training there. The bound of the stage is reading
-    its images and writing its result.
-
-    Args:
-        record: takes the rows of each as they come.
-        num_images: images of a batch.
-        image_size: their side in pixels.
-        device: where ours runs.
-        rounds: of each pair.
-        has_peers: whether timm's is measured.
-        is_brief: only the paper's policy and the whole stage.
+    its images and writing its result. Brief is only the paper's policy and the whole stage.
     """
-    compute = choose_compute(device)
+    compute, num_images = choose_compute(asked.device), asked.batch_size
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        batch = photographs(num_images, image_size, compute.device)
+        batch = photographs(num_images, asked.image_size, compute.device)
         dtype = compute.autocast_dtype or torch.float32
         makers: list[Callable[[], Pair]] = [
             partial(whole_stage, batch, dtype),
@@ -90,8 +73,8 @@ def measure_augment(
         for number, make in enumerate(makers):
             pair = make()
             with record.part(f"{case}: {pair.name}"):
-                effort = record.effort(rounds, 1 / (len(makers) - number))
-                record.add(pair.rows(case, num_images, effort, has_peers))
+                effort = record.effort(asked.rounds, 1 / (len(makers) - number))
+                record.add(pair.rows(case, num_images, effort, asked.peers))
     finally:
         torch.set_num_threads(threads)
 

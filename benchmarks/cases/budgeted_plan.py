@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fastdeit.benchmarks.cases.augment import augment_part
+from fastdeit.benchmarks.cases.augment import AugmentOptions
 from fastdeit.benchmarks.cases.ceilings import ceilings_part
-from fastdeit.benchmarks.cases.convert import convert_part
+from fastdeit.benchmarks.cases.convert import ConvertOptions
 from fastdeit.benchmarks.cases.inference.architectures import table5_architectures
 from fastdeit.benchmarks.cases.inference.command import Protocol, Sizes, inference_part
-from fastdeit.benchmarks.cases.loaders import ALL_IMAGES, loader_parts
-from fastdeit.benchmarks.cases.step import STEP, Wanted, step_part
+from fastdeit.benchmarks.cases.loaders import LoaderOptions
+from fastdeit.benchmarks.cases.step import StepJob, Wanted
 from fastdeit.benchmarks.harness.clock import Planned
 from fastdeit.benchmarks.harness.isolated import Part
-from fastdeit.benchmarks.harness.options import BATCH_SIZE, IMAGE_SIZE
-from fastdeit.measured.rows import Row
+from fastdeit.benchmarks.harness.options import BATCH_SIZE
 
 if TYPE_CHECKING:
     from fastdeit.benchmarks.cases.suite import Suite
@@ -112,9 +112,8 @@ def _augment(
     **times: Any,
 ) -> Planned:
     beside = ", beside timm's" if has_peers else ""
-    what = f"augment, batch {size}{beside}"
-    device = suite.asked.device
-    part = augment_part(what, size, IMAGE_SIZE, device, ALL_ROUNDS, has_peers, is_brief)
+    options = AugmentOptions(batch_size=size, device=suite.asked.device, peers=has_peers)
+    part = options.part(f"augment, batch {size}{beside}", is_brief)
     return Planned(name, topic, lambda _: [part], **times)
 
 
@@ -156,29 +155,25 @@ def _step_part(
     """The step of a recipe, and from files."""
     asked = suite.asked
     wanted = Wanted(threads=asked.cores, device=asked.device, precision=asked.precision)
-    config = wanted.resolve(recipe, batch_size, **way)
+    first = StepJob(recipe=FIRST_STEP[0], config=wanted.resolve(*FIRST_STEP), rounds=ALL_ROUNDS)
     is_first = (recipe, batch_size) == FIRST_STEP and not has_files and not way
-    trace = f"trace_{recipe}-{config.data.batch_size}.json.gz"
-    return step_part(
-        recipe,
-        config,
-        ALL_ROUNDS,
-        suite.files(has_peers) if has_files else None,
-        has_peers,
+    job = StepJob(
+        recipe=recipe,
+        config=wanted.resolve(recipe, batch_size, **way),
+        rounds=ALL_ROUNDS,
+        files=suite.files(has_peers) if has_files else None,
+        has_peers=has_peers,
         # On a GPU the step by itself is a part of its own, but for others' loop.
         has_step_case=suite.kind == "cpu" or has_peers or not has_files,
-        beside=_first_step(suite) if not is_first and recipe == FIRST_STEP[0] else None,
-        trace=suite.run.out / trace if is_first and asked.trace else None,
         # From files it is the same code.
         hands_over_code=asked.save_compiled and not has_files,
     )
-
-
-def _first_step(suite: Suite) -> tuple[str, Row] | None:
-    """What variants stand beside, if it was measured."""
-    case = "step: {}, batch {}".format(*FIRST_STEP)
-    row = next((row for row in suite.run.rows if (row.case, row.name) == (case, STEP)), None)
-    return None if row is None else (f"{STEP}, batch {FIRST_STEP[1]}", row)
+    if is_first and asked.trace:
+        trace = suite.run.out / "trace_{}-{}.json.gz".format(*FIRST_STEP)
+        job = replace(job, trace=trace)
+    if not is_first and recipe == FIRST_STEP[0]:
+        job = replace(job, beside=first.row_in(suite.run.rows))
+    return job.part
 
 
 def _table5(suite: Suite, is_brief: bool, **times: Any) -> Planned:
@@ -202,19 +197,13 @@ def _table5(suite: Suite, is_brief: bool, **times: Any) -> Planned:
 def _loaders(suite: Suite, **times: Any) -> Planned:
     """Every loader, on one core and on all."""
 
-    def parts(seconds: float | None) -> list[Part]:
+    def parts(_: float | None) -> list[Part]:
         asked, data = suite.asked, suite.data
         assert data is not None
-        return loader_parts(
-            data.beton,
-            data.source,
-            IMAGE_SIZE,
-            BATCH_SIZE,
-            asked.cores,
-            None if seconds is not None else ALL_IMAGES,
-            ALL_ROUNDS,
-            asked.peers,
+        options = LoaderOptions(
+            data=data.beton, source=data.source, threads=asked.cores, peers=asked.peers
         )
+        return options.parts
 
     return Planned("loaders", "loaders", parts, needs_data=True, **times)
 
@@ -224,6 +213,7 @@ def _convert(suite: Suite, **times: Any) -> Planned:
 
     def parts(_: float | None) -> list[Part]:
         assert suite.data is not None and suite.data.source is not None
-        return [convert_part(suite.data.source, suite.asked.cores, ALL_ROUNDS, suite.asked.peers)]
+        source, asked = suite.data.source, suite.asked
+        return [ConvertOptions(source=source, threads=asked.cores, peers=asked.peers).part]
 
     return Planned("convert", "convert", parts, needs_data=True, **times)

@@ -56,14 +56,8 @@ def measure_ceilings(record: Record, device: str, precision: str, rounds: int) -
     """Measure what the parts of a machine can do.
 
     Rows: copying within the device's memory (GB/s, read and written bytes both counted), a matrix
-    product in each precision (TFLOP/s), copying from the host to a GPU (GB/s), and decoding by PIL
-    on one core (img/s, of 500 x 375 pixels).
-
-    Args:
-        record: takes each row as it comes.
-        device: which.
-        precision: whose product comes first.
-        rounds: of each.
+    product in each precision, that of `precision` first (TFLOP/s), copying from the host to a GPU
+    (GB/s), and decoding by PIL on one core (img/s, of 500 x 375 pixels).
     """
     computes = all_precisions(choose_compute(device, precision))
     own = computes[0]

@@ -10,8 +10,7 @@ from fastdeit.benchmarks.harness.run import measure_parts
 def ceilings(device: Device = "auto", rounds: Rounds = 5, out: Out = None) -> int:
     """Measure what the machine can do: matrix products, memory, the way to the GPU, JPEG decoding.
 
-    Returns:
-        0, or 1 if something could not be measured.
+    The bounds of the other benchmarks' rates.
     """
     require_at_least(1, rounds=rounds)
     return measure_parts([ceilings_part(device, "auto", rounds)], out, device)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,51 +35,52 @@ IMAGES_A_SECOND = 20
 COPY = "bare copy of the files"
 
 
-def convert(
-    source: Annotated[Path, tyro.conf.arg(help="an ImageFolder.")],
-    threads: Threads = 0,
-    rounds: Rounds = 5,
-    peers: Peers = True,
-    out: Out = None,
-) -> int:
-    """Measure conversion beside FFCV's own writer and a bare copy of the files.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvertOptions:
+    """What `convert` may be asked for."""
 
-    Returns:
-        0, or 1 if something could not be measured.
-    """
-    require_at_least(1, rounds=rounds)
-    require_at_least(0, threads=threads)
-    list_imagefolder(source)  # so that what is wrong with it is said at once
-    part = convert_part(source, threads or num_usable_cores(), rounds, peers)
-    return measure_parts([part], out)
+    source: Path
+    """an ImageFolder."""
+    threads: Threads = 0
+    rounds: Rounds = 5
+    peers: Peers = True
+    out: Out = None
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        require_at_least(1, rounds=self.rounds)
+        require_at_least(0, threads=self.threads)
 
-def convert_part(source: Path, threads: int, rounds: int, has_peers: bool) -> Part:
-    """The part that `measure_convert` does."""
-    options = {"source": source, "threads": threads, "rounds": rounds, "has_peers": has_peers}
-    return Part(name="convert", work=f"{__name__}:measure_convert", options=options)
+    @property
+    def part(self) -> Part:
+        """In a process of its own."""
+        work = f"{__name__}:measure_convert"
+        return Part(name="convert", work=work, options={"asked": self})
 
 
-def measure_convert(
-    record: Record, source: Path, threads: int, rounds: int, has_peers: bool
-) -> None:
+def convert(asked: Annotated[ConvertOptions, tyro.conf.arg(name="")]) -> int:
+    """Measure conversion beside FFCV's own writer and a bare copy of the files."""
+    list_imagefolder(asked.source)  # so that what is wrong with it is said at once
+    return measure_parts([asked.part], asked.out)
+
+
+def measure_convert(record: Record, asked: ConvertOptions) -> None:
     """Measure pass-through and re-encoding, with a limit of time of fewer of the images.
 
     The bound of pass-through is a copy of the same files with cp.
     """
     if record.left_s is None:
-        _measure_folder(record, source, threads, rounds, has_peers)
+        _measure_folder(record, asked.source, asked)
         return
-    with fewer_images(source, int(IMAGES_A_SECOND * record.left_s)) as few:
-        _measure_folder(record, few, threads, rounds, has_peers)
+    with fewer_images(asked.source, int(IMAGES_A_SECOND * record.left_s)) as few:
+        _measure_folder(record, few, asked)
 
 
-def _measure_folder(
-    record: Record, source: Path, threads: int, rounds: int, has_peers: bool
-) -> None:
+def _measure_folder(record: Record, source: Path, asked: ConvertOptions) -> None:
     """The same of a folder as it is."""
     from fastdeit.pipelines.open import is_installed
 
+    threads = asked.threads or num_usable_cores()
     _, names, _, _ = list_imagefolder(source)
     note = f"{len(names)} images, a whole program with its start"
     with TemporaryDirectory(prefix="fastdeit-bench-", dir=source.parent) as folder:
@@ -95,7 +97,7 @@ def _measure_folder(
             return Case(name=f"fastdeit convert, {kind}, {what}", run=run, note=note)
 
         def peer(max_resolution: int | None) -> list[Case]:
-            if not has_peers or not is_installed("ffcv"):
+            if not asked.peers or not is_installed("ffcv"):
                 return []
             size = f"at {max_resolution} px" if max_resolution else "in full size"
             return [
@@ -114,7 +116,7 @@ def _measure_folder(
 
         def timed(peers: list[Case], others: list[Case], frac: float) -> list[Row]:
             baselines = [case.name for case in peers]
-            effort = record.effort(rounds, frac)
+            effort = record.effort(asked.rounds, frac)
             return measure("convert", "img/s", [*peers, *others], effort, baselines)
 
         own = [ours("x.beton"), ours("x"), Case(name=COPY, run=copy)]
@@ -138,11 +140,7 @@ def fewer_images(source: Path, num_images: int) -> Iterator[Path]:
 
 
 def run_convert(source: Path, out: Path, threads: int, options: tuple[str, ...]) -> None:
-    """Run `fastdeit convert` as a program.
-
-    Raises:
-        UserError: it failed; with what it said.
-    """
+    """Run `fastdeit convert` as a program; a UserError says what it said if it failed."""
     program = [sys.executable, "-m", "fastdeit.tools.cli", "convert", str(source), str(out)]
     done = subprocess.run(
         [*program, "--workers", str(threads), *options], capture_output=True, text=True, check=False

@@ -43,11 +43,7 @@ WATCH_S = 0.01
 def footprint(
     data: Data, image_size: ImageSize = IMAGE_SIZE, threads: Threads = 0, out: Out = None
 ) -> int:
-    """Measure the memory of a rank of each loader, and its overhead of a batch.
-
-    Returns:
-        0, or 1 if something could not be measured.
-    """
+    """Measure the memory of a rank of each loader, and its overhead of a batch."""
     require_at_least(0, threads=threads)
     require_at_least(16, image_size=image_size)
     cores, engines = threads or num_usable_cores(), engines_for(open_dataset(data))

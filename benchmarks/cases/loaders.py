@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
 
-from fastdeit import UserError
 from fastdeit.benchmarks.harness.isolated import Part
 from fastdeit.benchmarks.harness.options import (
     BATCH_SIZE,
@@ -35,6 +35,7 @@ from fastdeit.benchmarks.harness.record import Record
 from fastdeit.benchmarks.harness.rounds import MIN_ROUNDS, Case, measure
 from fastdeit.benchmarks.harness.run import measure_parts
 from fastdeit.benchmarks.peers.loaders import dali_own_epoch, deit_loader, ffcv_own_loader, spread
+from fastdeit.errors import require
 from fastdeit.machine.threads import num_usable_cores
 from fastdeit.measured.rows import with_bound
 from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
@@ -49,8 +50,6 @@ DEIT_PLAIN = "DeiT's own without RandAugment and erasing"
 FFCV = "FFCV's own (area interpolation, fast DCT)"
 DALI = "DALI's own on the CPU"
 DECODE_IMAGES = 200
-ALL_IMAGES = 1024
-"""Of a round for each core, where nothing limits the time."""
 COST_OF_LOADERS = 25
 """A round of all loaders on one core takes about as long as so many bare decodes an image."""
 COPIES = {1: "", 3: ", 3 copies"}
@@ -58,39 +57,56 @@ PEERS = (FFCV, DALI, DEIT)
 """What the ratios are to."""
 
 
-def loaders(
-    data: Data,
-    source: Source = None,
-    image_size: ImageSize = IMAGE_SIZE,
-    batch_size: Annotated[int, tyro.conf.arg(help="samples a step.")] = BATCH_SIZE,
-    num_images: Annotated[
-        int, tyro.conf.arg(help="a round is an epoch over so many images for each core.")
-    ] = ALL_IMAGES,
-    threads: Threads = 0,
-    rounds: Rounds = 5,
-    peers: Peers = True,
-    out: Out = None,
-) -> int:
-    """Measure every engine beside FFCV's, DALI's and DeiT's own loaders, on one core and on all.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoaderOptions:
+    """What `loaders` may be asked for."""
 
-    Returns:
-        0, or 1 if something could not be measured.
-    """
-    require_at_least(1, rounds=rounds, batch_size=batch_size, num_images=num_images)
-    require_at_least(0, threads=threads)
-    require_at_least(16, image_size=image_size)
-    if batch_size > num_images:
-        raise UserError(
-            f"batch_size must be at most num_images ({num_images}). Found: {batch_size}. "
-            "Pass a smaller --batch-size or a larger --num-images."
+    data: Data
+    source: Source = None
+    image_size: ImageSize = IMAGE_SIZE
+    batch_size: int = BATCH_SIZE
+    """samples a step."""
+    num_images: int = 1024
+    """a round is an epoch over so many images for each core."""
+    threads: Threads = 0
+    rounds: Rounds = 5
+    peers: Peers = True
+    out: Out = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        require_at_least(
+            1, rounds=self.rounds, batch_size=self.batch_size, num_images=self.num_images
         )
-    require_peers(peers, source)
-    check_data(data, source)
-    parts = loader_parts(
-        data, source, image_size, batch_size, threads or num_usable_cores(), num_images, rounds,
-        peers,
-    )  # fmt: skip
-    return measure_parts(parts, out)
+        require_at_least(0, threads=self.threads)
+        require_at_least(16, image_size=self.image_size)
+        require(
+            self.batch_size <= self.num_images,
+            "batch_size",
+            self.batch_size,
+            f"must be at most num_images ({self.num_images})",
+            "Pass a smaller --batch-size or a larger --num-images.",
+        )
+
+    @property
+    def parts(self) -> list[Part]:
+        """On one core, and on as many as there are threads."""
+        return [
+            Part(
+                name=f"loaders, {_cores_of(cores)}",
+                work=f"{__name__}:measure_loaders",
+                options={"asked": replace(self, threads=cores)},
+                cores=cores,
+            )
+            for cores in sorted({1, self.threads or num_usable_cores()})
+        ]
+
+
+def loaders(asked: Annotated[LoaderOptions, tyro.conf.arg(name="")]) -> int:
+    """Measure every engine beside FFCV's, DALI's and DeiT's own loaders, on one core and on all."""
+    require_peers(asked.peers, asked.source)
+    check_data(asked.data, asked.source)
+    return measure_parts(asked.parts, asked.out)
 
 
 def check_data(data: Path | None, source: Path | None) -> None:
@@ -101,68 +117,27 @@ def check_data(data: Path | None, source: Path | None) -> None:
         list_imagefolder(source)
 
 
-def loader_parts(
-    data: Path,
-    source: Path | None,
-    image_size: int,
-    batch_size: int,
-    threads: int,
-    num_images: int | None,
-    rounds: int,
-    has_peers: bool,
-) -> list[Part]:
-    """Parts that measure every loader that is installed: on one core, and on as many as `threads`.
-
-    A round is one whole epoch over the first `num_images` for each core, or over all if there are
-    fewer; None takes as many as the part's time allows.
-    """
-    sizes = {"image_size": image_size, "batch_size": batch_size, "num_images": num_images}
-    options = {
-        "data": data,
-        "source": source if has_peers else None,
-        "rounds": rounds,
-        "has_peers": has_peers,
-        **sizes,
-    }
-    return [
-        Part(
-            name=f"loaders, {_cores_of(cores)}",
-            work=f"{__name__}:measure_loaders",
-            options={**options, "threads": cores},
-            cores=cores,
-        )
-        for cores in sorted({1, threads})
-    ]
-
-
 def _cores_of(number: int) -> str:
     """A number of cores in words."""
     return f"{number} core" + "s" * (number > 1)
 
 
-def measure_loaders(
-    record: Record,
-    data: Path,
-    source: Path | None,
-    image_size: int,
-    batch_size: int,
-    threads: int,
-    num_images: int | None,
-    rounds: int,
-    has_peers: bool,
-) -> None:
-    """Measure loaders in a process that is bound to `threads` cores; see `loader_parts`.
+def measure_loaders(record: Record, asked: LoaderOptions) -> None:
+    """Measure every loader that is installed, in a process that is bound to `threads` cores.
 
-    A row a loader. Its bound is what a core decodes, times the cores, times the copies that a
-    decode serves.
+    A row a loader; a round is one whole epoch. Its bound is what a core decodes, times the cores,
+    times the copies that a decode serves. With a limit of time a round has as many images as that
+    allows.
     """
     from fastdeit.pipelines.open import is_installed
 
-    index = open_dataset(data)
-    if num_images is None:
-        num_images = _affordable_images(record.left_s, batch_size)
+    index, threads = open_dataset(asked.data), asked.threads
+    num_images = asked.num_images
+    if record.left_s is not None:
+        num_images = _affordable_images(record.left_s, asked.batch_size)
     num_images = min(num_images * threads, len(index))
-    sizes = (num_images, image_size, batch_size, threads)
+    source = asked.source if asked.peers else None
+    sizes = (num_images, asked.image_size, asked.batch_size, threads)
     with ExitStack() as stack:
         cases = []
         if source is not None:
@@ -185,7 +160,7 @@ def measure_loaders(
             )
             plain = deit_loader(source, *sizes, with_augmentation=False)
             cases.append(Case(name=DEIT_PLAIN, run=epoch_of(plain), may_fail=True))
-        if has_peers and index.container == "beton" and is_installed("ffcv"):
+        if asked.peers and index.container == "beton" and is_installed("ffcv"):
             own = ffcv_own_loader(index, *sizes)
             note = "area interpolation and fast DCT: other pixels than the paper's loader"
             cases.append(Case(name=FFCV, run=epoch_of(own), note=note, may_fail=True))
@@ -200,7 +175,7 @@ def measure_loaders(
             f"loaders, {cores}",
             "img/s",
             [*cases, Case(name=f"{what}, one core", run=decode)],
-            record.effort(rounds),
+            record.effort(asked.rounds),
             [name for name in PEERS if name in [case.name for case in cases]],
         )
     bounded = []
@@ -211,10 +186,8 @@ def measure_loaders(
     record.add([*bounded, decoded])
 
 
-def _affordable_images(seconds: float | None, batch_size: int) -> int:
+def _affordable_images(seconds: float, batch_size: int) -> int:
     """How many images a core decodes in a round, so that all rounds take so many seconds."""
-    if seconds is None:
-        return ALL_IMAGES
     from fastdeit.benchmarks.cases.ceiling_rates import decode_case
 
     decode_s = 1 / decode_case().time()

@@ -47,11 +47,7 @@ print(seconds, int(peak.split()[1]) / 1024, len(index))
 def scale(
     num_images: Annotated[int, tyro.conf.arg(help="how many.")] = 1_281_167, out: Out = None
 ) -> int:
-    """Convert as many tiny images as ImageNet has, in the temporary folder: time and memory.
-
-    Returns:
-        0, or 1 if something could not be measured.
-    """
+    """Convert as many tiny images as ImageNet has, in the temporary folder: time and memory."""
     require_at_least(1, num_images=num_images)
     options = {"folder": Path(gettempdir()), "num_images": num_images}
     return measure_parts(
@@ -63,11 +59,6 @@ def measure_scale(record: Record, folder: Path, num_images: int) -> None:
     """Convert an archive in the shape of ILSVRC2012_img_train.tar, and open the result.
 
     Rows: rate and peak memory of the conversion; time and memory to open.
-
-    Args:
-        record: takes each row.
-        folder: where some 5 GB go for a while, for 1,281,167 images.
-        num_images: how many images.
     """
 
     def add(name: str, unit: str, value: float, aim: float | None = None) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -91,9 +92,6 @@ class Wanted:
             recipe: its name.
             batch_size: images a step; None is the recipe's own.
             run: fields of `RunConfig`: compile, attention, another device or precision.
-
-        Raises:
-            UserError: there is no such recipe, or the changes do not fit to it.
         """
         data = {"image_size": self.image_size, "batch_size": batch_size}
         return changed(
@@ -148,6 +146,55 @@ class Files:
     """ImageFolder of the same images, for DeiT's own loader; None leaves it out."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepJob:
+    """What `measure_step` does for one recipe."""
+
+    recipe: str
+    """Its name."""
+    config: TrainConfig
+    """The recipe as it is measured, with device, precision and the threads of the engines."""
+    rounds: int
+    """Timed ones, of several steps each."""
+    files: Files | None = None
+    """What the steps from files read; None leaves their rows out."""
+    has_peers: bool = True
+    """Whether the published loop is measured."""
+    has_step_case: bool = True
+    """False puts all rows into the case `end-to-end`, where another part has those of the step."""
+    beside: tuple[str, Row] | None = None
+    """Another way of running our step and its row, which ours is compared with."""
+    trace: Path | None = None
+    """File for torch's profile of one step, as Chrome's viewer reads it."""
+    hands_over_code: bool = False
+    """Whether the run gets the compiled code."""
+
+    @property
+    def label(self) -> str:
+        """Recipe and batch, as the rows' cases name them."""
+        return f"{self.recipe}, batch {self.config.data.batch_size}"
+
+    @property
+    def name(self) -> str:
+        """Our step, with how it is compiled and its attention, where they were chosen."""
+        chosen = {"compile": self.config.run.compile, "attention": self.config.run.attention}
+        words = [f"{what} {name}" for what, name in chosen.items() if name != "auto"]
+        return ", ".join([STEP, *words])
+
+    @property
+    def part(self) -> Part:
+        """In a process of its own."""
+        words = self.name.removeprefix(STEP) + ", from files" * (self.files is not None)
+        work = "fastdeit.benchmarks.cases.step_part:measure_step"
+        return Part(name=f"step: {self.label}{words}", work=work, options={"job": self})
+
+    def row_in(self, rows: Iterable[Row]) -> tuple[str, Row] | None:
+        """Its row among others, as others stand `beside` it; None if it was not measured."""
+        case, batch = f"step: {self.label}", self.config.data.batch_size
+        row = next((row for row in rows if (row.case, row.name) == (case, self.name)), None)
+        return None if row is None else (f"{self.name}, batch {batch}", row)
+
+
 def step(asked: Annotated[StepOptions, tyro.conf.arg(name="")] = StepOptions()) -> int:
     """Measure the training step beside that of the published code, and where its time goes.
 
@@ -157,9 +204,6 @@ def step(asked: Annotated[StepOptions, tyro.conf.arg(name="")] = StepOptions()) 
 
     Several batch sizes, modes of compiling or implementations of attention are measured in each
     combination, in a process of its own, and stand beside the first one.
-
-    Returns:
-        0, or 1 if one of the recipes could not be measured.
     """
     for name, value, usual in (("engine", asked.engine, "auto"), ("threads", asked.threads, 0)):
         require(
@@ -188,9 +232,6 @@ def end_to_end(asked: Annotated[FileOptions, tyro.conf.arg(name="")]) -> int:
 
     Each engine's rate is compared with the step on images that lie on the device: what is missing
     to 1 is the time that the loader costs.
-
-    Returns:
-        0, or 1 if one of the recipes could not be measured.
     """
     require_peers(asked.peers, asked.source)
     check_data(asked.data, asked.source)
@@ -199,51 +240,6 @@ def end_to_end(asked: Annotated[FileOptions, tyro.conf.arg(name="")]) -> int:
     with BenchRun(asked.out, asked.device, asked.precision) as run:
         _measure_recipes(run, asked, files, [{}], False, False)
         return run.end()
-
-
-def step_name(config: TrainConfig) -> str:
-    """What our step is called: with how it is compiled and its attention, where they were chosen.
-
-    Args:
-        config: the recipe as it is measured.
-    """
-    chosen = {"compile": config.run.compile, "attention": config.run.attention}
-    words = [f"{what} {name}" for what, name in chosen.items() if name != "auto"]
-    return ", ".join([STEP, *words])
-
-
-def step_part(
-    recipe: str,
-    config: TrainConfig,
-    rounds: int,
-    files: Files | None,
-    has_peers: bool,
-    has_step_case: bool = True,
-    beside: tuple[str, Row] | None = None,
-    trace: Path | None = None,
-    hands_over_code: bool = False,
-) -> Part:
-    """The part that `measure_step` does, which says what the others are; `config` is the recipe."""
-    from fastdeit.pipelines.pace import usual_teacher
-
-    label = f"{recipe}, batch {config.data.batch_size}"
-    words = step_name(config).removeprefix(STEP)
-    return Part(
-        name=f"step: {label}{words}{', from files' if files is not None else ''}",
-        work="fastdeit.benchmarks.cases.step_part:measure_step",
-        options={
-            "label": label,
-            "config": config,
-            "stand_in": usual_teacher(recipe),
-            "files": files,
-            "has_peers": has_peers,
-            "rounds": rounds,
-            "has_step_case": has_step_case,
-            "beside": beside,
-            "trace": trace,
-            "hands_over_code": hands_over_code,
-        },
-    )
 
 
 def _measure_recipes(
@@ -258,27 +254,25 @@ def _measure_recipes(
     first: tuple[str, tuple[str, Row]] | None = None
     for recipe, batch_size in wanted.on(run.machine.kind):
         for number, way in enumerate(ways):
-            what = recipe if batch_size is None else f"{recipe}, batch {batch_size}"
             try:
                 config = wanted.resolve(recipe, batch_size, **way)
             except UserError as error:
+                what = recipe if batch_size is None else f"{recipe}, batch {batch_size}"
                 run.hear_failed(what, str(error))
                 continue
-            name = step_name(config)
-            label = f"{recipe}, batch {config.data.batch_size}"
-            slug = "-".join(re.findall(r"[\w]+", f"{label} {name.partition(',')[2]}"))
-            part = step_part(
-                recipe,
-                config,
-                wanted.rounds,
-                files,
-                wanted.peers and number == 0,
+            job = StepJob(
+                recipe=recipe,
+                config=config,
+                rounds=wanted.rounds,
+                files=files,
+                has_peers=wanted.peers and number == 0,
                 beside=first[1] if first is not None and first[0] == recipe else None,
-                trace=run.out / f"trace_{slug}.json.gz" if has_trace else None,
                 hands_over_code=hands_over_code,
             )
-            run.measure(part)
-            case = f"step: {label}"
-            row = next((row for row in run.rows if (row.case, row.name) == (case, name)), None)
-            if row is not None and (first is None or first[0] != recipe):
-                first = recipe, (f"{name}, batch {config.data.batch_size}", row)
+            if has_trace:
+                slug = "-".join(re.findall(r"\w+", f"{job.label} {job.name.partition(',')[2]}"))
+                job = replace(job, trace=run.out / f"trace_{slug}.json.gz")
+            run.measure(job.part)
+            found = job.row_in(run.rows)
+            if found is not None and (first is None or first[0] != recipe):
+                first = recipe, found

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastdeit.augment import augment, normalise
 from fastdeit.batch import Batch, BatchSource
 from fastdeit.benchmarks.cases.ceiling_rates import Ceiling
-from fastdeit.benchmarks.cases.step import Files, step_name
+from fastdeit.benchmarks.cases.step import Files, StepJob
 from fastdeit.benchmarks.cases.step_phases import Memory, count_flops, step_phases
 from fastdeit.benchmarks.harness.rounds import Case
 from fastdeit.benchmarks.peers.deit_loop import (
@@ -24,7 +24,6 @@ from fastdeit.benchmarks.peers.deit_loop import (
     published_note,
 )
 from fastdeit.benchmarks.peers.loaders import deit_loader
-from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.machine.device import Compute, choose_compile_mode
 from fastdeit.machine.threads import num_usable_cores
 from fastdeit.measured.rows import Row, compared_with, with_bound
@@ -40,6 +39,7 @@ from fastdeit.pipelines.pace import (
     is_taught,
     random_weights,
     stand_in_teacher,
+    usual_teacher,
     work_of,
 )
 from fastdeit.training.session import assemble
@@ -55,26 +55,19 @@ READ_AHEAD = 4
 class StepBench:
     """What `measure_step` sets up, measures and works out."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        stand_in: ModelConfig,
-        compute: Compute,
-        files: Files | None,
-        has_peers: bool,
-        stack: ExitStack,
-    ) -> None:
-        """Open the data, which `stack` closes, and build the models; see `measure_step`."""
-        self.config, self.compute, self.files = config, compute, files
-        self.name, self.has_peers = step_name(config), has_peers
+    def __init__(self, job: StepJob, compute: Compute, stack: ExitStack) -> None:
+        """Open the data, which `stack` closes, and build the models."""
+        config, has_peers, stand_in = job.config, job.has_peers, usual_teacher(job.recipe)
+        self.config, self.compute, self.files = config, compute, job.files
+        self.name, self.has_peers = job.name, has_peers
         self.flops: float | None = None
         """Of a step; None if they could not be counted."""
         self.num_steps = STEPS[compute.device.type]
         self.batch_size, size = config.data.batch_size, config.data.image_size
         self.opened: dict[str, BatchSource] = {}
         self.num_classes = NUM_CLASSES
-        if files is not None:
-            self.open(files, stack)
+        if job.files is not None:
+            self._open(job.files, stack)
         index = synthetic_index(max(256, self.batch_size * 8), self.num_classes)
         plan = train_plan(config.data, index, config.run)
         options = pipeline_options(config.data, compute.device)
@@ -104,7 +97,7 @@ class StepBench:
         self.steps = TrainingSteps(config, self.session, synthetic)
         self.wait_fracs: dict[str, list[float]] = {name: [] for name in self.opened}
 
-    def open(self, files: Files, stack: ExitStack) -> None:
+    def _open(self, files: Files, stack: ExitStack) -> None:
         """Open the dataset through each engine."""
         data = self.config.data
         index = open_dataset(files.data)
@@ -119,11 +112,11 @@ class StepBench:
     def baselines(self) -> list[str]:
         """What rows are compared with."""
         published = [BASELINE] if self.has_peers else []
-        own_loader = [PUBLISHED_FILES] if self.has_own_loader else []
+        own_loader = [PUBLISHED_FILES] if self._has_own_loader else []
         return [*published, *own_loader, self.name]
 
     @property
-    def has_own_loader(self) -> bool:
+    def _has_own_loader(self) -> bool:
         """Whether the published loop is measured with DeiT's own loader too."""
         return self.has_peers and self.files is not None and self.files.source is not None
 
@@ -134,7 +127,7 @@ class StepBench:
 
         def published() -> int:
             with memory[BASELINE].working():
-                return self.published(self.lying_there())
+                return self.published(self._lying_there())
 
         def step() -> int:
             with memory[self.name].working():
@@ -159,11 +152,11 @@ class StepBench:
                 f"average included; {self.compute.reason}, {self.how()}",
             )
         )
-        if self.has_own_loader:
-            cases.append(self.published_from_files())
-        cases += [self.from_files(name, files) for name, files in self.opened.items()]
+        if self._has_own_loader:
+            cases.append(self._published_from_files())
+        cases += [self._from_files(name, files) for name, files in self.opened.items()]
         cases.append(Case(name=AUGMENTATION, run=augmentation, note="flip, policy, erase, mix"))
-        cases += [self.loader_alone(files) for files in self.opened.values()]
+        cases += [self._loader_alone(files) for files in self.opened.values()]
         return cases
 
     def how(self) -> str:
@@ -173,12 +166,12 @@ class StepBench:
         attention = "torch's choice" if run.attention == "auto" else run.attention
         return f"compile {mode}, attention {attention}"
 
-    def lying_there(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _lying_there(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One batch again and again; a copy, for timm's Mixup writes into its images."""
         for _ in range(self.num_steps):
             yield self.images.clone(), self.batch.labels
 
-    def published_from_files(self) -> Case:
+    def _published_from_files(self) -> Case:
         """The published loop with DeiT's own loader, end to end."""
         assert self.files is not None and self.files.source is not None
         data = self.config.data
@@ -209,7 +202,7 @@ class StepBench:
             may_fail=True,
         )
 
-    def from_files(self, name: str, files: BatchSource) -> Case:
+    def _from_files(self, name: str, files: BatchSource) -> Case:
         """Our step, end to end."""
         steps = TrainingSteps(self.config, self.session, files)
 
@@ -231,7 +224,7 @@ class StepBench:
             "counts; a wait for the loader that a busy GPU hides counts as one",
         )
 
-    def loader_alone(self, files: Any) -> Case:
+    def _loader_alone(self, files: Any) -> Case:
         """The loader without a step, to the device."""
         stream = endless(files)
 
@@ -278,7 +271,7 @@ class StepBench:
             settings={"precision": precision_of(self.compute)},
         )
         # Rates from files are compared like with like: with the other one from files.
-        published = PUBLISHED_FILES if self.has_own_loader else BASELINE
+        published = PUBLISHED_FILES if self._has_own_loader else BASELINE
         wanted = {BASELINE: (), AUGMENTATION: (), self.name: (BASELINE,)}
         wanted |= {PUBLISHED_FILES: (BASELINE,)} | dict.fromkeys(
             self.opened, (published, self.name)

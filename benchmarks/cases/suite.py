@@ -122,9 +122,6 @@ def everything(asked: Annotated[Asked, tyro.conf.arg(name="")] = Asked()) -> int
     part runs in a process of its own: what fails is a line, and the others go on. A row is on disk
     when it is measured; table, report and the closing JSON come whatever happens. On a GPU the most
     telling comes first.
-
-    Returns:
-        0, or 1 if something could not be measured.
     """
     limit_s = None if asked.within is None else 3600 * parse_hours(asked.within)
     check_data(asked.data, asked.source)

@@ -26,11 +26,7 @@ class CompiledFile:
 
 
 def load(record: Record, path: Path, device: str) -> None:
-    """Put the code of a file into torch's caches, where the processes of the parts find it.
-
-    Raises:
-        UserError: it is of no use here.
-    """
+    """Put a file's code into torch's caches, where the processes of the parts find it."""
     import torch
 
     from fastdeit.machine.torch_compile import load_compiled

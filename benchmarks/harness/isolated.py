@@ -59,14 +59,7 @@ class PartFailed(Exception):
     def __init__(
         self, reason: str, is_told: bool = False, is_user: bool = False, is_late: bool = False
     ) -> None:
-        """Say how.
-
-        Args:
-            reason: in one line.
-            is_told: whether that was heard already.
-            is_user: whether it is a UserError's own text.
-            is_late: whether the limit of time ended it.
-        """
+        """Say why; whether that was heard already, is a UserError's own text, or was the limit."""
         super().__init__(reason)
         self.is_told, self.is_user, self.is_late = is_told, is_user, is_late
 
@@ -80,7 +73,7 @@ def run_isolated(
     log: Path | None = None,
     start: Start = "forkserver",
 ) -> Any:
-    """Do a part in a process of its own, and wait for its end.
+    """Do a part in a process of its own; returns what its function returned.
 
     Args:
         part: what.
@@ -91,9 +84,6 @@ def run_isolated(
         log: a file that what the process prints is added to, tracebacks of a crash among it; None
             leaves it where this process prints.
         start: how the process begins.
-
-    Returns:
-        What the function returned.
 
     Raises:
         PartFailed: it did not return: an exception, a signal, the limit.

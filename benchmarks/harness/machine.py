@@ -31,12 +31,7 @@ class Machine:
 
 
 def look_at(device: str, precision: str, call: Callable[..., Any] = run_isolated) -> Machine:
-    """Look at this machine.
-
-    Args:
-        device: auto, cpu, cuda or cuda:N, as it was asked for.
-        precision: likewise; what the device cannot do is refused now.
-        call: `run_isolated`, or what stands for it.
+    """Look at this machine; `call` is `run_isolated`, or what stands for it.
 
     Raises:
         UserError: the device is not there, or cannot do the precision.

@@ -42,15 +42,7 @@ Peers = Annotated[bool, tyro.conf.arg(help="whether others are measured beside o
 
 
 def require_at_least(least: int, **values: int | None) -> None:
-    """Refuse numbers that are too small.
-
-    Args:
-        least: what each must be at least.
-        values: numbers by their options' names; None passes.
-
-    Raises:
-        UserError: one is smaller.
-    """
+    """Refuse numbers, by their options' names, that are smaller than `least`; None passes."""
     for name, value in values.items():
         option = name.replace("_", "-")
         require(

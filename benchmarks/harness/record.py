@@ -107,25 +107,14 @@ class Record:
 
     @contextmanager
     def part(self, what: str) -> Iterator[None]:
-        """Measure something; if it cannot be, say so in one line and go on.
-
-        Args:
-            what: it, for the line.
-
-        Raises:
-            DeviceLost: after the line, if nothing can be measured in this process any more.
-        """
+        """Measure something; if it cannot be, say so as `not_measured` does, and go on."""
         try:
             yield
         except Exception as error:
             self.not_measured(what, error)
 
     def not_measured(self, what: str, error: Exception) -> None:
-        """Say in one line why something could not be measured.
-
-        Args:
-            what: it, for the line.
-            error: what was raised; its traceback goes to stderr unless it is a user's.
+        """Say in one line why not; the traceback goes to stderr unless the error is a user's.
 
         Raises:
             DeviceLost: after the line, if nothing can be measured in this process any more.

@@ -70,12 +70,7 @@ def measure(
 ) -> list[Row]:
     """Time cases in turn: one untimed round each, then A B C, A B C, ...
 
-    Args:
-        case: which benchmark.
-        unit: what the rates count.
-        cases: what to time.
-        effort: how many rounds, or how long.
-        baselines: names of the cases that the others are compared with, the main one first.
+    The others are compared with those that `baselines` names, the main one first.
 
     Returns:
         A row for each case, in their order; none for one that may fail and did.

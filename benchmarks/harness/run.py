@@ -48,9 +48,8 @@ class BenchRun:
         """Look at the machine and the folder, before anything is measured.
 
         Args:
-            out: folder for rows.jsonl, report.md, bench-log.txt and a chart of each benchmark; rows
-                of other measurements there stay, older ones of the same are replaced. None is
-                bench-DATE in the working folder.
+            out: folder of all that is written; rows of other measurements there stay, older ones of
+                the same are replaced. None is bench-DATE in the working folder.
             device: where models run, as it was asked for.
             precision: likewise.
             is_shown: which rows the closing table has.
@@ -59,7 +58,6 @@ class BenchRun:
             UserError: the device is not there, the folder holds anything but what a benchmark
                 wrote, or another run writes to it.
             RunError: the machine cannot be looked at.
-            OSError: the folder cannot be made or written to.
         """
         self.began = time.monotonic() - process_age_s()
         self.out = out or Path(f"bench-{datetime.date.today().isoformat()}")
@@ -128,15 +126,12 @@ class BenchRun:
         limit_s: float | None = None,
         seconds: float | None = None,
     ) -> Any:
-        """Measure something in a process of its own; if it cannot be, say so in one line.
+        """Measure a part; if it cannot be, say so in one line and return None.
 
         Args:
-            part: what.
+            part: what; what its function returned is returned.
             limit_s: it is ended after so many seconds; None sets no limit.
             seconds: how long it measures.
-
-        Returns:
-            What the part's function returned; None if it failed.
         """
         began, result = time.monotonic(), None
         self.setup_s, self._part_began = None, began
@@ -270,11 +265,7 @@ class BenchRun:
 
     # ---- the end ---------------------------------------------------------------------------------
     def end(self) -> int:
-        """Write the report and the charts, print a table on stderr and one JSON object on stdout.
-
-        Returns:
-            The exit code: 0, or 1 if something could not be measured.
-        """
+        """Write report and charts, a table on stderr, JSON on stdout; 1 if something failed."""
         self._bar.close()
         rows = [row for row in self.rows if self._is_shown(row)]
         if rows:
@@ -354,7 +345,6 @@ def check_folder(out: Path) -> list[Kept]:
 
     Raises:
         UserError: it holds something else.
-        OSError: it cannot be read.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"out must be a folder. Found: the file {out}. Give another --out.")

@@ -150,10 +150,7 @@ def is_mixed(config: AugmentConfig) -> bool:
 
 
 def make_mixup(config: AugmentConfig, num_classes: int) -> Mixup | None:
-    """Mixup of timm with the recipe's numbers; None where the recipe does not mix.
-
-    Source: deit main.py, `mixup_active`.
-    """
+    """Mixup of timm with the recipe's numbers, or None; source: deit main.py, `mixup_active`."""
     if not is_mixed(config):
         return None
     return Mixup(
@@ -169,10 +166,7 @@ def make_mixup(config: AugmentConfig, num_classes: int) -> Mixup | None:
 
 
 def make_criterion(config: TrainConfig) -> nn.Module:
-    """The loss of the class head, as the published code chooses it.
-
-    Source: deit main.py.
-    """
+    """The loss of the class head, as the published code chooses it; source: deit main.py."""
     criterion: nn.Module
     if config.optim.loss == "bce":
         if not is_mixed(config.augment):

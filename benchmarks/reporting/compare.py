@@ -201,10 +201,7 @@ def only_in(side: str, names: list[str]) -> list[str]:
 def compare_rows(old: list[Kept], new: list[Kept], threshold: float) -> Comparison:
     """Compare rows of the same measurement, on the same hardware if there are such.
 
-    Args:
-        old: rows from before; of several of one measurement the newest counts.
-        new: rows from after; likewise.
-        threshold: a change of at most this part is none, such as 0.05.
+    Of several rows of one measurement the newest counts. A change of at most `threshold` is none.
 
     Raises:
         UserError: they have no measurement in common.

@@ -52,21 +52,7 @@ def keep(
 
 
 def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> list[Path]:
-    """Write rows into files under their names, all or none.
-
-    Args:
-        rows: of any benchmarks and environments.
-        results: folder of the files; it is made.
-        dirty: also take rows of a checkout with changes that were not committed.
-        overwrite: rows of a file that were measured again are replaced; its others stay.
-
-    Returns:
-        The files of the rows, sorted; one that holds the same rows already is left as it is.
-
-    Raises:
-        UserError: a row does not know its commit, its checkout was dirty, or a file holds others.
-        OSError: a file cannot be written.
-    """
+    """Write rows into files under their names, all or none."""
     rows = [with_commit(kept) for kept in rows]
     num_dirty = sum(bool(kept.environment.get("dirty")) for kept in rows)
     if num_dirty and not dirty:
@@ -113,11 +99,7 @@ def holds(path: Path, rows: list[Kept]) -> bool:
 
 
 def name_of(kept: Kept) -> str:
-    """The name of the file that a row belongs into.
-
-    Raises:
-        UserError: its environment lacks the date or the commit.
-    """
+    """The name of the file that a row belongs into; one without date or commit is refused."""
     environment = kept.environment
     date, commit = environment.get("date"), environment.get("commit")
     if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,40}", commit):

@@ -62,13 +62,10 @@ TOPICS = (
 
 
 def readme_table(kept: dict[str, list[Kept]]) -> str:
-    """The main rows: of each topic those of one machine, best with a GPU, and of the newest file.
+    """The main rows, by the names of their files, as a Markdown table.
 
-    Args:
-        kept: rows by the name of their file.
-
-    Returns:
-        A Markdown table; a topic without rows says so.
+    Of each topic those of one machine, best with a GPU, and of the newest file; one without rows
+    says so.
     """
     lines = [line for topic in TOPICS for line in topic_lines(topic, kept)]
     header = ["what", "rate (p20 to p80)", "hardware", "ratio", "part of the bound"]

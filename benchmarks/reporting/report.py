@@ -126,14 +126,7 @@ def report(
 
 
 def report_text(kept: dict[str, list[Kept]]) -> str:
-    """The report of some files of rows.
-
-    Args:
-        kept: rows by the name of their file, in any order of the files.
-
-    Returns:
-        Markdown, the same for the same rows.
-    """
+    """The report, in Markdown, of rows by the names of their files, whose order does not matter."""
     files = {name: kept[name] for name in sorted(kept)}
     everything = [each for rows in files.values() for each in rows]
     lines = [HEAD, "", "# Measured so far", "", *how_to_read(everything)]

@@ -57,11 +57,9 @@ def in_table5(model: str, image_size: int) -> Architecture:
 
 
 def find_architecture(name: str) -> Architecture:
-    """The architecture that a user names.
+    """The architecture that a user names: a row of Table 5, in whatever case, or a timm model.
 
-    Args:
-        name: of a row of Table 5 (upper and lower case are alike), or of a timm model, which is
-            measured at the size of Table 5 if it is there, otherwise at timm's.
+    A timm model is measured at the size of Table 5 if it is there, otherwise at timm's.
 
     Raises:
         UserError: neither knows it.
@@ -86,11 +84,7 @@ def find_architecture(name: str) -> Architecture:
 
 
 def at_resolution(image_size: int) -> Architecture:
-    """DeiT-B for a size of image, as in Table 10; other sizes than the table's have no rate there.
-
-    Args:
-        image_size: side in pixels.
-    """
+    """DeiT-B for a size of image; sizes that Table 10 has not have no rate there."""
     found = {row.image_size: row.throughput for row in resolutions()}.get(image_size)
     return Architecture(
         label=f"DeiT-B at {image_size} px",

@@ -94,9 +94,6 @@ def table5(
     Each other protocol has rows of its own, beside those of fp32: TF32; bf16, by weights or
     autocast, whichever is faster; the same compiled and channels-last. Models that differ in their
     training only are measured once. The same command with the same --out goes on where it stopped.
-
-    Returns:
-        0, or 1 if something could not be measured.
     """
     with BenchRun(options.out, options.device) as run:
         found = [] if models else table5_architectures()
@@ -118,11 +115,7 @@ def resolutions(
     ] = (),
     options: AnyOptions = Options(),
 ) -> int:
-    """Measure DeiT-B at the resolutions of the paper's Table 10, as `table5` does.
-
-    Returns:
-        0, or 1 if something could not be measured.
-    """
+    """Measure DeiT-B at the resolutions of the paper's Table 10, as `table5` does."""
     for side in image_size:
         require_at_least(16, image_size=side)
     sides = image_size or tuple(row.image_size for row in paper_resolutions())

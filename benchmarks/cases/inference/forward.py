@@ -71,12 +71,7 @@ class Network:
 
     @classmethod
     def of(cls, architecture: Architecture, device: torch.device) -> Network:
-        """Build it.
-
-        Raises:
-            UserError: timm cannot build it for that size, or it does not fit.
-            RuntimeError: it does not fit.
-        """
+        """Build it; an error of timm's or torch's says why it cannot be."""
         config = ModelConfig(model=architecture.model)
         module = make_model(config, NUM_CLASSES, architecture.image_size).eval()
         num_convolutions = sum(isinstance(each, nn.Conv2d) for each in module.modules())
@@ -117,13 +112,7 @@ class Forward:
     """A network's forward pass in one way; making another one of the same network ends it."""
 
     def __init__(self, network: Network, way: Way, compute: Compute) -> None:
-        """Bring the weights into the way's shape.
-
-        Args:
-            network: its weights are changed.
-            way: how it is run.
-            compute: where; its precision is the way's.
-        """
+        """Bring the network's weights, which change, into the way's shape."""
         self.network, self.way, self.compute = network, way, compute
         self.refused: str | None = None
         """Why the last batch that was too large failed, if not for want of memory."""
@@ -143,14 +132,7 @@ class Forward:
         return noise.to(memory_format=self.way.memory_format)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """A forward pass; has waited for the device.
-
-        Args:
-            images: from `images`.
-
-        Returns:
-            Logits (B, K).
-        """
+        """Logits (B, K) of what `images` made; has waited for the device."""
         with torch.inference_mode(), self._autocast():
             logits: Tensor = self.call(images)
         self.compute.synchronize()
@@ -160,13 +142,7 @@ class Forward:
         return self.compute.autocast() if self.way.has_autocast else nullcontext()
 
     def seconds_of(self, num: int) -> float | None:
-        """Try a batch.
-
-        Args:
-            num: its images.
-
-        Returns:
-            Seconds of a forward pass; None if so many do not fit.
+        """Seconds of a forward pass of `num` images; None if so many do not fit.
 
         Raises:
             RuntimeError: one image fails, and not for want of memory.
@@ -231,11 +207,7 @@ def timed_at(case: str, name: str, forward: Forward, batch: int, effort: Effort)
 
 
 def fastest_way(network: Network, protocol: str, compute: Compute, batch: int) -> tuple[Way, str]:
-    """Try the ways of a protocol for a moment each.
-
-    Returns:
-        (the fastest, what the others did in words).
-    """
+    """The fastest way of a protocol in a short trial, and what the others did in words."""
     ways = network.ways(protocol)
     if len(ways) == 1:
         return ways[0], ""
@@ -255,11 +227,7 @@ def fastest_way(network: Network, protocol: str, compute: Compute, batch: int) -
 
 @contextmanager
 def saying(architecture: Architecture, device: torch.device) -> Iterator[None]:
-    """Say in one line why a model cannot be built or run.
-
-    Raises:
-        UserError: torch raised an error.
-    """
+    """Say in one line, as a UserError, why a model cannot be built or run."""
     try:
         yield
     except RuntimeError as error:
@@ -274,17 +242,7 @@ def saying(architecture: Architecture, device: torch.device) -> Iterator[None]:
 def require_fit(
     batch: int, architecture: Architecture, device: torch.device, tried: int = 1
 ) -> None:
-    """Refuse a model that does not fit.
-
-    Args:
-        batch: images that fit.
-        architecture: the model.
-        device: into whose memory.
-        tried: images of the smallest batch that did not.
-
-    Raises:
-        UserError: batch is 0.
-    """
+    """Refuse a model of which no image fits; `tried` were in the smallest batch that did not."""
     smaller = "a smaller --batch-size or " if tried > 1 else ""
     require(
         batch > 0,

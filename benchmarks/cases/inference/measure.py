@@ -195,11 +195,7 @@ class InferenceBench:
 
     # ---- a row ---------------------------------------------------------------------------------
     def row_of(self, name: str, protocol: Protocol, network: Network) -> Row:
-        """Measure a row.
-
-        Raises:
-            UserError: not even one image fits, or the model cannot be run so.
-        """
+        """Measure a row; a UserError says that not even one image fits, or that it cannot run."""
         architecture, share_s = network.architecture, self.share_s()
         # Sets torch's switches for TF32.
         compute = choose_compute(str(self.device), protocol.removesuffix("-compiled"))
