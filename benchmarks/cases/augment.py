@@ -13,19 +13,18 @@ from fastdeit.benchmarks.harness.options import (
     IMAGE_SIZE,
     Device,
     ImageSize,
+    Numbers,
     Out,
     Peers,
     Rounds,
-    require_at_least,
 )
 from fastdeit.benchmarks.harness.run import measure_parts
 
 PAPER = "rand-m9-mstd0.5-inc1"
-"""The paper's policy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AugmentOptions:
+class AugmentOptions(Numbers):
     """What `augment` may be asked for."""
 
     image_size: ImageSize = IMAGE_SIZE
@@ -35,11 +34,6 @@ class AugmentOptions:
     rounds: Rounds = 5
     peers: Peers = True
     out: Out = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
-        require_at_least(1, rounds=self.rounds, batch_size=self.batch_size)
-        require_at_least(16, image_size=self.image_size)
 
     def part(self, name: str = "augment", is_brief: bool = False) -> Part:
         """All of it, or only the paper's policy and the whole stage."""

@@ -62,12 +62,12 @@ def measure_augment(record: Record, asked: AugmentOptions, is_brief: bool) -> No
         batch = photographs(num_images, asked.image_size, compute.device)
         dtype = compute.autocast_dtype or torch.float32
         makers: list[Callable[[], Pair]] = [
-            partial(whole_stage, batch, dtype),
-            partial(whole_policy, PAPER, batch),
+            partial(_whole_stage, batch, dtype),
+            partial(_whole_policy, PAPER, batch),
         ]
         if not is_brief:
-            makers += [partial(whole_policy, name, batch) for name in OTHER_POLICIES]
-            makers += [partial(one_operation, name, batch) for name in OPERATIONS]
+            makers += [partial(_whole_policy, name, batch) for name in OTHER_POLICIES]
+            makers += [partial(_one_operation, name, batch) for name in OPERATIONS]
         # On a GPU rates depend on the batch; on one core they do not.
         case = f"augment, batch {num_images}" if compute.device.type == "cuda" else "augment"
         for number, make in enumerate(makers):
@@ -93,12 +93,12 @@ def photographs(num: int, size: int, device: torch.device) -> Batch:
     return batch.to(device)
 
 
-def pil_images(batch: Batch) -> list[Image.Image]:
+def _pil_images(batch: Batch) -> list[Image.Image]:
     """The same pictures for PIL."""
     return [Image.fromarray(image) for image in batch.images_nhwc_u8.cpu().numpy()]
 
 
-def apply_all(batch: Batch, operations: Operations) -> Tensor:
+def _apply_all(batch: Batch, operations: Operations) -> Tensor:
     """Ours; returns when the device is done."""
     result = apply_operations(batch.images_nhwc_u8, operations)
     wait(result.device)
@@ -116,7 +116,6 @@ class Pair:
     """What timm does on PIL, and what ours does."""
 
     name: str
-    """What both do."""
     ours: Callable[[], object]
     """Does a batch, and waits for it."""
     theirs: Callable[[], object]
@@ -148,22 +147,17 @@ class Pair:
         return rows if self.bound is None else [with_bound(row, *self.bound) for row in rows]
 
 
-def one_operation(name: str, batch: Batch) -> Pair:
+def _one_operation(name: str, batch: Batch) -> Pair:
     """One operation at level 9, with a sign for each image."""
     num, height, width, _ = batch.images_nhwc_u8.shape
-    drawn = _one_operation(name, num, height, width)
-    images, op = pil_images(batch), NAMED_OPS[name].op
+    drawn = sample_operations(policy_of(name, LEVEL), _states(num), height, width)
+    images, op = _pil_images(batch), NAMED_OPS[name].op
 
     def theirs() -> None:
         for image, argument in zip(images, drawn.argument[0].tolist(), strict=True):
             apply_with_pil(image, op, argument, FILL)
 
-    return Pair(name=name, theirs=theirs, ours=lambda: apply_all(batch, drawn))
-
-
-def _one_operation(name: str, num: int, height: int, width: int) -> Operations:
-    states = _states(num)
-    return sample_operations(policy_of(name, LEVEL), states, height, width)
+    return Pair(name=name, theirs=theirs, ours=lambda: _apply_all(batch, drawn))
 
 
 def _states(num: int) -> keyed.U64:
@@ -171,12 +165,12 @@ def _states(num: int) -> keyed.U64:
     return keyed.sample_states(0, Purpose.POLICY, 0, keys, np.zeros(num, dtype=np.int64))
 
 
-def whole_policy(config: str, batch: Batch) -> Pair:
+def _whole_policy(config: str, batch: Batch) -> Pair:
     """A whole policy, drawing included, uint8 to uint8."""
     num, height, width, _ = batch.images_nhwc_u8.shape
     policy = parse_policy(config)
     assert policy is not None
-    images, transform, states = pil_images(batch), timm_policy(config), _states(num)
+    images, transform, states = _pil_images(batch), timm_policy(config), _states(num)
     random.seed(0)
     np.random.seed(0)
 
@@ -185,12 +179,12 @@ def whole_policy(config: str, batch: Batch) -> Pair:
             transform(image)
 
     def ours() -> None:
-        apply_all(batch, sample_operations(policy, states, height, width))
+        _apply_all(batch, sample_operations(policy, states, height, width))
 
     return Pair(name=config, theirs=theirs, ours=ours)
 
 
-def whole_stage(batch: Batch, dtype: torch.dtype) -> Pair:
+def _whole_stage(batch: Batch, dtype: torch.dtype) -> Pair:
     """From cropped uint8 images to what the model sees: flip, policy, normalise, erase, mix."""
     num, height, _, _ = batch.images_nhwc_u8.shape
     config, device = AugmentConfig(), batch.images_nhwc_u8.device
@@ -206,7 +200,7 @@ def whole_stage(batch: Batch, dtype: torch.dtype) -> Pair:
     # Its first step is a random crop, which is the loader's here.
     transform.transforms = transform.transforms[1:]
     mixup = Mixup(config.mixup_alpha, config.cutmix_alpha, num_classes=NUM_CLASSES)
-    images, labels = pil_images(batch), batch.labels.cpu()
+    images, labels = _pil_images(batch), batch.labels.cpu()
     images = images[: num // 2 * 2]
 
     def theirs() -> None:
@@ -228,11 +222,11 @@ def whole_stage(batch: Batch, dtype: torch.dtype) -> Pair:
         note=f"batch {num}, {height} px: flip, {PAPER}, normalise, erase, mix; to {words(dtype)} "
         f"on {device.type}",
         baseline="timm on PIL and torch",
-        bound=write_bound(batch, dtype),
+        bound=_write_bound(batch, dtype),
     )
 
 
-def write_bound(batch: Batch, dtype: torch.dtype) -> tuple[float, str]:
+def _write_bound(batch: Batch, dtype: torch.dtype) -> tuple[float, str]:
     """Images a second that can be read as uint8 and written in a dtype; and what that is."""
     images = batch.images_nhwc_u8
     out = torch.empty(images.shape, dtype=dtype, device=images.device)

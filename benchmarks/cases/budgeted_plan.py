@@ -10,7 +10,7 @@ from fastdeit.benchmarks.cases.augment import AugmentOptions
 from fastdeit.benchmarks.cases.ceilings import ceilings_part
 from fastdeit.benchmarks.cases.convert import ConvertOptions
 from fastdeit.benchmarks.cases.inference.architectures import table5_architectures
-from fastdeit.benchmarks.cases.inference.command import Protocol, Sizes, inference_part
+from fastdeit.benchmarks.cases.inference.command import Options, Protocol
 from fastdeit.benchmarks.cases.loaders import LoaderOptions
 from fastdeit.benchmarks.cases.step import StepJob, Wanted
 from fastdeit.benchmarks.harness.clock import Planned
@@ -184,12 +184,8 @@ def _table5(suite: Suite, is_brief: bool, **times: Any) -> Planned:
 
     def parts(seconds: float | None) -> list[Part]:
         has_limit = seconds is not None
-        sizes = Sizes.of(suite.kind, quick=has_limit)
-        keeps_code = asked.save_compiled
-        part = inference_part(
-            "table5", found, protocols, asked.device, sizes, has_limit, keeps_code
-        )
-        return [part]
+        options = Options(protocols=protocols, quick=has_limit, device=asked.device)
+        return [options.part("table5", found, suite.kind, has_limit, asked.save_compiled)]
 
     return Planned("table5", "table5", parts, **times)
 

@@ -39,7 +39,6 @@ class Ceiling:
     matrix_flops: float
     """Floating-point operations a second of a large matrix product."""
     what: str
-    """The same in words."""
 
     @classmethod
     def of(cls, compute: Compute) -> Ceiling:
@@ -62,27 +61,27 @@ def measure_ceilings(record: Record, device: str, precision: str, rounds: int) -
     computes = all_precisions(choose_compute(device, precision))
     own = computes[0]
     measures: dict[str, Callable[[Effort], Row]] = {
-        "copy within memory": partial(row_of, "GB/s", partial(copy_case, own)),
-        **{f"product in {precision_of(each)}": partial(product_row, each) for each in computes},
+        "copy within memory": partial(_row_of, "GB/s", partial(_copy_case, own)),
+        **{f"product in {precision_of(each)}": partial(_product_row, each) for each in computes},
     }
     if own.device.type == "cuda":
-        measures["copy from the host"] = partial(row_of, "GB/s", partial(transfer_case, own))
-    measures["decoding"] = partial(row_of, "img/s", decode_case)
+        measures["copy from the host"] = partial(_row_of, "GB/s", partial(_transfer_case, own))
+    measures["decoding"] = partial(_row_of, "img/s", decode_case)
     for number, (name, take) in enumerate(measures.items()):
         with record.part(f"ceilings: {name}"):
             record.add([take(record.effort(rounds, 1 / (len(measures) - number)))])
     own.set_switches()
 
 
-def row_of(unit: str, make: Callable[[], Case], effort: Effort) -> Row:
+def _row_of(unit: str, make: Callable[[], Case], effort: Effort) -> Row:
     """The row of a case, whose memory is free again."""
     (row,) = measure("ceilings", unit, [make()], effort)
     return row
 
 
-def product_row(compute: Compute, effort: Effort) -> Row:
+def _product_row(compute: Compute, effort: Effort) -> Row:
     """The row of a matrix product, beside the datasheet."""
-    return beside_datasheet(row_of("TFLOP/s", partial(matrix_case, compute), effort), compute)
+    return beside_datasheet(_row_of("TFLOP/s", partial(_matrix_case, compute), effort), compute)
 
 
 def all_precisions(compute: Compute) -> list[Compute]:
@@ -105,7 +104,7 @@ def beside_datasheet(row: Row, compute: Compute) -> Row:
     return row if rate is None else with_bound(row, rate / 1e12, what)
 
 
-def matrix_case(compute: Compute) -> Case:
+def _matrix_case(compute: Compute) -> Case:
     """A large matrix product."""
     side = MATRIX_SIDE[compute.device.type]
     dtype = compute.autocast_dtype or torch.float32
@@ -124,7 +123,7 @@ def matrix_case(compute: Compute) -> Case:
     return Case(name=name, run=run, before=compute.set_switches, note=compute.reason)
 
 
-def copy_case(compute: Compute) -> Case:
+def _copy_case(compute: Compute) -> Case:
     """A copy from the device's memory into it."""
     num_bytes = COPY_BYTES[compute.device.type]
     source = torch.ones(num_bytes, dtype=torch.uint8, device=compute.device)
@@ -140,7 +139,7 @@ def copy_case(compute: Compute) -> Case:
     return Case(name="copy within memory", run=run, note="bytes read and bytes written counted")
 
 
-def transfer_case(compute: Compute) -> Case:
+def _transfer_case(compute: Compute) -> Case:
     """A copy from pinned memory of the host to a GPU."""
     source = torch.ones(TRANSFER_BYTES, dtype=torch.uint8, pin_memory=True)
     target = torch.empty_like(source, device=compute.device)
@@ -155,7 +154,7 @@ def transfer_case(compute: Compute) -> Case:
 
 def decode_case() -> Case:
     """Decode JPEGs of photographs one after another."""
-    files = [jpeg_bytes(number) for number in range(NUM_JPEGS)]
+    files = [_jpeg_bytes(number) for number in range(NUM_JPEGS)]
 
     def run() -> int:
         for file in files:
@@ -167,7 +166,7 @@ def decode_case() -> Case:
     return Case(name="decode by PIL, 500 px q90, one core", run=run, note=note)
 
 
-def jpeg_bytes(number: int) -> bytes:
+def _jpeg_bytes(number: int) -> bytes:
     """One of our own pictures as a JPEG."""
     file = io.BytesIO()
     photograph(number).save(file, "JPEG", quality=90)

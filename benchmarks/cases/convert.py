@@ -21,7 +21,7 @@ import tyro
 
 from fastdeit import UserError
 from fastdeit.benchmarks.harness.isolated import Part
-from fastdeit.benchmarks.harness.options import Out, Peers, Rounds, Threads, require_at_least
+from fastdeit.benchmarks.harness.options import Numbers, Out, Peers, Rounds, Threads
 from fastdeit.benchmarks.harness.record import Record
 from fastdeit.benchmarks.harness.rounds import Case, measure
 from fastdeit.benchmarks.harness.run import measure_parts
@@ -36,7 +36,7 @@ COPY = "bare copy of the files"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ConvertOptions:
+class ConvertOptions(Numbers):
     """What `convert` may be asked for."""
 
     source: Path
@@ -45,11 +45,6 @@ class ConvertOptions:
     rounds: Rounds = 5
     peers: Peers = True
     out: Out = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
-        require_at_least(1, rounds=self.rounds)
-        require_at_least(0, threads=self.threads)
 
     @property
     def part(self) -> Part:

@@ -23,12 +23,12 @@ from fastdeit.benchmarks.harness.options import (
     IMAGE_SIZE,
     Data,
     ImageSize,
+    Numbers,
     Out,
     Peers,
     Rounds,
     Source,
     Threads,
-    require_at_least,
     require_peers,
 )
 from fastdeit.benchmarks.harness.record import Record
@@ -58,7 +58,7 @@ PEERS = (FFCV, DALI, DEIT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoaderOptions:
+class LoaderOptions(Numbers):
     """What `loaders` may be asked for."""
 
     data: Data
@@ -72,21 +72,6 @@ class LoaderOptions:
     rounds: Rounds = 5
     peers: Peers = True
     out: Out = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
-        require_at_least(
-            1, rounds=self.rounds, batch_size=self.batch_size, num_images=self.num_images
-        )
-        require_at_least(0, threads=self.threads)
-        require_at_least(16, image_size=self.image_size)
-        require(
-            self.batch_size <= self.num_images,
-            "batch_size",
-            self.batch_size,
-            f"must be at most num_images ({self.num_images})",
-            "Pass a smaller --batch-size or a larger --num-images.",
-        )
 
     @property
     def parts(self) -> list[Part]:
@@ -104,6 +89,13 @@ class LoaderOptions:
 
 def loaders(asked: Annotated[LoaderOptions, tyro.conf.arg(name="")]) -> int:
     """Measure every engine beside FFCV's, DALI's and DeiT's own loaders, on one core and on all."""
+    require(
+        asked.batch_size <= asked.num_images,
+        "batch_size",
+        asked.batch_size,
+        f"must be at most num_images ({asked.num_images})",
+        "Pass a smaller --batch-size or a larger --num-images.",
+    )
     require_peers(asked.peers, asked.source)
     check_data(asked.data, asked.source)
     return measure_parts(asked.parts, asked.out)

@@ -16,12 +16,12 @@ from fastdeit.benchmarks.harness.isolated import Part
 from fastdeit.benchmarks.harness.options import (
     Data,
     Device,
+    Numbers,
     Out,
     Precision,
     Rounds,
     Source,
     Threads,
-    require_at_least,
     require_peers,
 )
 from fastdeit.benchmarks.harness.run import BenchRun
@@ -46,7 +46,7 @@ Attention = Literal["auto", "flash", "cudnn", "efficient", "math"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class Wanted(Numbers):
     """Which steps are measured."""
 
     recipe: tuple[str, ...] = ()
@@ -71,14 +71,6 @@ class Wanted:
             help="whether the published loop is measured, beside the first combination of a batch."
         ),
     ] = True
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
-        require_at_least(0, threads=self.threads)
-        require_at_least(1, rounds=self.rounds)
-        require_at_least(16, image_size=self.image_size)
-        for batch_size in self.batch_size:
-            require_at_least(1, batch_size=batch_size)
 
     def on(self, kind: str) -> list[tuple[str, int | None]]:
         """Recipes and batch sizes on a kind of device; None is the recipe's own batch."""
@@ -151,7 +143,6 @@ class StepJob:
     """What `measure_step` does for one recipe."""
 
     recipe: str
-    """Its name."""
     config: TrainConfig
     """The recipe as it is measured, with device, precision and the threads of the engines."""
     rounds: int
@@ -159,7 +150,6 @@ class StepJob:
     files: Files | None = None
     """What the steps from files read; None leaves their rows out."""
     has_peers: bool = True
-    """Whether the published loop is measured."""
     has_step_case: bool = True
     """False puts all rows into the case `end-to-end`, where another part has those of the step."""
     beside: tuple[str, Row] | None = None
@@ -167,7 +157,6 @@ class StepJob:
     trace: Path | None = None
     """File for torch's profile of one step, as Chrome's viewer reads it."""
     hands_over_code: bool = False
-    """Whether the run gets the compiled code."""
 
     @property
     def label(self) -> str:

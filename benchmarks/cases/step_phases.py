@@ -26,7 +26,6 @@ class Memory:
     """How much GPU memory a case takes at most, without that of the others."""
 
     compute: Compute
-    """Where."""
     peak_gib: float | None = None
     """In the first round, its models included; None on a CPU."""
     _built: int = field(default=0)

@@ -20,10 +20,10 @@ from fastdeit.benchmarks.harness.clock import Clock, Planned
 from fastdeit.benchmarks.harness.isolated import Part
 from fastdeit.benchmarks.harness.options import (
     Device,
+    Numbers,
     Out,
     Precision,
     Threads,
-    require_at_least,
 )
 from fastdeit.benchmarks.harness.photographs import make_imagefolder, photograph
 from fastdeit.benchmarks.harness.record import Record, reason_of
@@ -49,7 +49,7 @@ def _listed(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class Asked(Numbers):
     """What a user wants of a run of everything."""
 
     within: str | None = None
@@ -88,7 +88,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         """Refuse topics that there are not, and what has no effect."""
-        require_at_least(0, threads=self.threads)
+        Numbers.__post_init__(self)
         require(
             self.source is None or self.data is not None,
             "source",

@@ -50,7 +50,6 @@ class Clock:
     limit_s: float | None
     """The whole time; None sets no limit."""
     kind: str = "cpu"
-    """Of the device."""
     begun: float = field(default_factory=lambda: time.perf_counter() - process_age_s())
     """When it began: with the process, whose imports count."""
     slowness: float = 1.0

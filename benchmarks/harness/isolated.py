@@ -41,7 +41,6 @@ class Part:
     """Something to measure in a process of its own."""
 
     name: str
-    """It, for whoever reads."""
     work: str
     """"module:function", which is called with a `Record` and the options."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -143,16 +142,10 @@ def begin_tracker() -> None:
 
 def call_here(part: Part, hear: Callable[[Event], None], **given: Any) -> Any:
     """The same in this process, for tests; an abort is one of all."""
-    record = Record(hear, given.get("seconds"), given.get("known", ()))
-    try:
-        return _function(part.work)(record, **_options(part))
-    except DeviceLost:
-        raise PartFailed("the device is lost", True) from None
-    except UserError as error:
-        raise PartFailed(reason_of(error), is_user=True) from error
-    except Exception as error:
-        traceback.print_exc()
-        raise PartFailed(reason_of(error)) from error
+    done = _done(part, Record(hear, given.get("seconds"), given.get("known", ())))
+    if done.kind == "error":
+        raise PartFailed(*done.values)
+    return done.values[0]
 
 
 def _context(start: Start) -> BaseContext:
@@ -230,29 +223,30 @@ def _work(
             sender.send(event)
 
     try:
-        result = _function(part.work)(Record(send, seconds, known), **_options(part))
+        send(_done(part, Record(send, seconds, known)))
     except KeyboardInterrupt:
         os._exit(130)
+    sender.close()
+
+
+def _done(part: Part, record: Record) -> Event:
+    """Do a part; its result, or why there is none."""
+    items = {"items": part.items} if part.items else {}
+    try:
+        return Event("result", (_function(part.work)(record, **part.options, **items),))
     except DeviceLost:
-        send(Event("error", ("the device is lost", True)))
+        return Event("error", ("the device is lost", True))
     except UserError as error:
-        send(Event("error", (reason_of(error), False, True)))
+        return Event("error", (reason_of(error), False, True))
     except Exception as error:
         traceback.print_exc()
-        send(Event("error", (reason_of(error),)))
-    else:
-        send(Event("result", (result,)))
-    sender.close()
+        return Event("error", (reason_of(error),))
 
 
 def _function(work: str) -> Callable[..., Any]:
     module, _, name = work.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function
-
-
-def _options(part: Part) -> dict[str, Any]:
-    return {**part.options, **({"items": part.items} if part.items else {})}
 
 
 def _end_with(lifeline: Connection) -> None:

@@ -27,7 +27,6 @@ class Machine:
     kind: str
     """Of the device: cpu or cuda."""
     start: Start = "forkserver"
-    """How processes begin here."""
 
 
 def look_at(device: str, precision: str, call: Callable[..., Any] = run_isolated) -> Machine:
@@ -50,9 +49,9 @@ def look_at(device: str, precision: str, call: Callable[..., Any] = run_isolated
         except PartFailed as error:
             failed = failed or error
         else:
-            if environment["gpu"] or device == "cpu" or start == starts[-1] or not has_gpu_file():
+            if environment["gpu"] or device == "cpu" or start == starts[-1] or not _has_gpu_file():
                 return Machine(environment, kind, start)
-        if not has_gpu_file():
+        if not _has_gpu_file():
             break
         # Perhaps a library woke the GPU while it was imported, before the process was forked.
     assert failed is not None
@@ -61,7 +60,7 @@ def look_at(device: str, precision: str, call: Callable[..., Any] = run_isolated
     raise RunError(f"the machine could not be looked at: {failed}. See above.")
 
 
-def has_gpu_file() -> bool:
+def _has_gpu_file() -> bool:
     """Whether a driver shows a GPU, without asking it."""
     return any(Path(name).exists() for name in GPU_FILES)
 

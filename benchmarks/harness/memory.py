@@ -34,7 +34,7 @@ def peak_memory(pid: int, kind: tuple[str, tuple[str, ...]], every_s: float) -> 
 
     def watch() -> None:
         while not done.wait(every_s):
-            total = sum(_memory(process, *kind) for process in tree_of(pid))
+            total = sum(_memory(process, *kind) for process in _tree_of(pid))
             peak.num_bytes = max(peak.num_bytes, total)
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -46,7 +46,7 @@ def peak_memory(pid: int, kind: tuple[str, tuple[str, ...]], every_s: float) -> 
         thread.join()
 
 
-def tree_of(pid: int) -> list[int]:
+def _tree_of(pid: int) -> list[int]:
     """A process and all below it."""
     found, waiting = [], [pid]
     while waiting:

@@ -6,6 +6,7 @@ quick.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,6 +40,29 @@ Source = Annotated[
 ]
 ImageSize = Annotated[int, tyro.conf.arg(help="side of the images in pixels.")]
 Peers = Annotated[bool, tyro.conf.arg(help="whether others are measured beside ours.")]
+
+
+LEAST = {
+    "rounds": 1,
+    "batch_size": 1,
+    "max_batch_size": 1,
+    "num_images": 1,
+    "threads": 0,
+    "image_size": 16,
+}
+"""Of numbers, by the options' names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Numbers:
+    """Options of which too small numbers are refused."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        for name, least in LEAST.items():
+            values = getattr(self, name, None)
+            for value in values if isinstance(values, tuple) else (values,):
+                require_at_least(least, **{name: value})
 
 
 def require_at_least(least: int, **values: int | None) -> None:

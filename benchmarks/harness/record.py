@@ -22,7 +22,6 @@ class Event(NamedTuple):
     kind: str
     """The name of the method of `BenchRun` that hears it, without `hear_`."""
     values: tuple[Any, ...] = ()
-    """Its arguments."""
 
 
 class DeviceLost(Exception):

@@ -39,11 +39,9 @@ class Case:
     """Something to measure."""
 
     name: str
-    """As in `Row.name`."""
     run: Callable[[], float]
     """One round; returns the number of units done."""
     note: str | None = None
-    """As in `Row.note`."""
     before: Callable[[], None] = lambda: None
     """Done before each round, untimed."""
     after: Callable[[], None] = lambda: None

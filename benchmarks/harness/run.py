@@ -17,10 +17,9 @@ from typing import Any
 from fastdeit import UserError
 from fastdeit.benchmarks.harness import isolated
 from fastdeit.benchmarks.harness.clock import process_age_s
-from fastdeit.benchmarks.harness.compiled_file import COMPILED, CompiledFile
 from fastdeit.benchmarks.harness.isolated import Part, PartFailed
 from fastdeit.benchmarks.harness.machine import in_words, look_at
-from fastdeit.benchmarks.harness.record import Event, reason_of
+from fastdeit.benchmarks.harness.record import Event, Record, reason_of
 from fastdeit.benchmarks.reporting.bars import plot_bars
 from fastdeit.benchmarks.reporting.report import report_text
 from fastdeit.benchmarks.reporting.table import parts_line, row_line, tables_of
@@ -30,7 +29,8 @@ from fastdeit.measured.rows import ROWS, Kept, Row, read_rows, write_rows
 from fastdeit.text.progress import progress, say
 
 REPORT = "report.md"
-"""Of all rows in an --out folder."""
+COMPILED = "compiled.zip"
+"""The compiled code of the parts; it grows by each, so that an end loses only the last."""
 LOG = "bench-log.txt"
 """What the processes of the parts printed: warnings, tracebacks."""
 
@@ -61,14 +61,11 @@ class BenchRun:
         """
         self.began = time.monotonic() - process_age_s()
         self.out = out or Path(f"bench-{datetime.date.today().isoformat()}")
-        """Folder of the rows."""
-        check_folder(self.out)  # before anything takes time
+        _check_folder(self.out)  # before anything takes time
         self.machine = look_at(device, precision, isolated.run_isolated)
         self.environment = self.machine.environment
         self.rows: list[Row] = []
-        """What this run measured, in order."""
         self.failed: dict[str, str] = {}
-        """What could not be measured, and why."""
         self.left_out: dict[str, str] = {}
         """What was not to be measured here, and why."""
         self.ended_by: str | None = None
@@ -77,7 +74,7 @@ class BenchRun:
         self._is_made = not self.out.exists()
         self.out.mkdir(parents=True, exist_ok=True)
         self._lock.take()
-        self._before = check_folder(self.out)
+        self._before = _check_folder(self.out)
         self._known = [each.row for each in self._before if self._is_here(each)]
         self._num_known = 0
         self._is_shown = is_shown
@@ -86,14 +83,14 @@ class BenchRun:
         self.setup_s: float | None = None
         """How long the last part took until everything had had its untimed round."""
         self._part_began = 0.0
-        self._code = CompiledFile(self.out / COMPILED)
+        self._has_code = False
         self._bar = progress(None, "measuring", unit="rounds")
 
     def __enter__(self) -> BenchRun:
         """Say what is measured on; a terminal that is closed ends the run as SIGTERM does."""
         if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
             with suppress(ValueError):  # not the main thread
-                self._on_hangup = signal.signal(signal.SIGHUP, hang_up)
+                self._on_hangup = signal.signal(signal.SIGHUP, _hang_up)
         for line in (*in_words(self.environment), f"rows go to {self.out / ROWS}"):
             say(line)
         return self
@@ -113,7 +110,7 @@ class BenchRun:
                 with suppress(OSError):
                     self.out.rmdir()
         elif error is not None:
-            self.ended_by = self.ended_by or how_ended(error)
+            self.ended_by = self.ended_by or _how_ended(error)
             self.end()
         self._lock.let_go()
         if self._on_hangup is not None:
@@ -159,7 +156,7 @@ class BenchRun:
             except Exception as error:  # the process could not be started, say
                 self._after(part.name, (), PartFailed(reason_of(error)))
             except BaseException as error:
-                self.ended_by = how_ended(error)
+                self.ended_by = _how_ended(error)
                 self.hear_failed(self._item or part.name, f"{self.ended_by} came")
                 raise
             return result
@@ -174,7 +171,7 @@ class BenchRun:
             return
         part = Part(
             name="loading compiled code",
-            work="fastdeit.benchmarks.harness.compiled_file:load",
+            work=f"{__name__}:load_code",
             options={"path": path, "device": self.environment["device"]},
         )
         self.measure(part)
@@ -232,8 +229,11 @@ class BenchRun:
             self.setup_s = time.monotonic() - self._part_began
 
     def hear_compiled(self, artifacts: bytes, fits: dict[str, str]) -> None:
-        """The compiled code of a part."""
-        self._code.add(artifacts, fits)
+        """The compiled code of a part; an older file stays until the first comes."""
+        from fastdeit.machine.torch_compile import write_compiled
+
+        write_compiled(self.out / COMPILED, artifacts, fits, is_added=self._has_code)
+        self._has_code = True
 
     # ---- rows ------------------------------------------------------------------------------------
     def add(self, rows: Iterable[Row]) -> None:
@@ -314,6 +314,16 @@ class BenchRun:
             plot_figure1(self.rows, self.out / "figure1.png")
 
 
+def load_code(record: Record, path: Path, device: str) -> None:
+    """Put a file's code into torch's caches, where the processes of the parts find it."""
+    import torch
+
+    from fastdeit.machine.torch_compile import load_compiled
+
+    num = load_compiled(path, torch.device(device))
+    record.say(f"compiled code of {num} parts: {path}")
+
+
 def measure_parts(parts: Iterable[Part], out: Path | None, device: str = "cpu") -> int:
     """Measure parts, one after another, and end; returns the exit code."""
     with BenchRun(out, device) as run:
@@ -322,7 +332,7 @@ def measure_parts(parts: Iterable[Part], out: Path | None, device: str = "cpu") 
         return run.end()
 
 
-def how_ended(error: BaseException) -> str:
+def _how_ended(error: BaseException) -> str:
     """What ended a run, in a word or a line."""
     if isinstance(error, KeyboardInterrupt):
         return "SIGINT"
@@ -334,13 +344,13 @@ def how_ended(error: BaseException) -> str:
 HUNG_UP = 128 + signal.SIGHUP
 
 
-def hang_up(number: int, frame: FrameType | None) -> None:
+def _hang_up(number: int, frame: FrameType | None) -> None:
     """End the program through every block that cleans up."""
     if not comes_again(number, frame):
         sys.exit(HUNG_UP)
 
 
-def check_folder(out: Path) -> list[Kept]:
+def _check_folder(out: Path) -> list[Kept]:
     """The rows that an --out folder holds, if there is one.
 
     Raises:

@@ -44,16 +44,16 @@ def keep(
         0.
     """
     rows = read_folder(folder)
-    files = keep_rows(rows, results, dirty, overwrite)
+    files = _keep_rows(rows, results, dirty, overwrite)
     for path in files:
         print(path, file=sys.stderr)
     print(json.dumps({"num_rows": len(rows), "files": [str(path) for path in files]}))
     return 0
 
 
-def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> list[Path]:
+def _keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> list[Path]:
     """Write rows into files under their names, all or none."""
-    rows = [with_commit(kept) for kept in rows]
+    rows = [_with_commit(kept) for kept in rows]
     num_dirty = sum(bool(kept.environment.get("dirty")) for kept in rows)
     if num_dirty and not dirty:
         raise UserError(
@@ -63,8 +63,8 @@ def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> 
         )
     files: dict[Path, list[Kept]] = {}
     for kept in rows:
-        files.setdefault(results / name_of(kept), []).append(kept)
-    changed = {path: own for path, own in files.items() if not holds(path, own)}
+        files.setdefault(results / _name_of(kept), []).append(kept)
+    changed = {path: own for path, own in files.items() if not _holds(path, own)}
     others = [path for path in sorted(changed) if path.exists()]
     if others and not overwrite:
         raise UserError(
@@ -78,7 +78,7 @@ def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> 
     return sorted(files)
 
 
-def with_commit(kept: Kept) -> Kept:
+def _with_commit(kept: Kept) -> Kept:
     """Rows that were measured from a copy without git, with the commit of the same files."""
     source = kept.environment.get("source")
     if kept.environment.get("commit") is not None or source is None:
@@ -93,12 +93,12 @@ def with_commit(kept: Kept) -> Kept:
     return replace(kept, environment={**kept.environment, **here, "source": None})
 
 
-def holds(path: Path, rows: list[Kept]) -> bool:
+def _holds(path: Path, rows: list[Kept]) -> bool:
     """Whether a file has just these rows."""
     return path.exists() and read_rows(path) == rows
 
 
-def name_of(kept: Kept) -> str:
+def _name_of(kept: Kept) -> str:
     """The name of the file that a row belongs into; one without date or commit is refused."""
     environment = kept.environment
     date, commit = environment.get("date"), environment.get("commit")

@@ -27,7 +27,6 @@ class Topic:
     what: str
     """It, for a line that says that it was not measured."""
     has: Callable[[Row], bool]
-    """Whether a row says it."""
     is_best_of_case: bool = False
     """Whether only the fastest row of a case is shown: engines stand beside each other."""
 
@@ -67,12 +66,12 @@ def readme_table(kept: dict[str, list[Kept]]) -> str:
     Of each topic those of one machine, best with a GPU, and of the newest file; one without rows
     says so.
     """
-    lines = [line for topic in TOPICS for line in topic_lines(topic, kept)]
+    lines = [line for topic in TOPICS for line in _topic_lines(topic, kept)]
     header = ["what", "rate (p20 to p80)", "hardware", "ratio", "part of the bound"]
     return "\n".join(markdown_lines([header, *lines])).rstrip()
 
 
-def topic_lines(topic: Topic, kept: dict[str, list[Kept]]) -> list[list[str]]:
+def _topic_lines(topic: Topic, kept: dict[str, list[Kept]]) -> list[list[str]]:
     """The cells of a topic."""
     groups: dict[tuple[bool, str, str, str], list[Kept]] = {}
     for file, rows in kept.items():
@@ -90,10 +89,10 @@ def topic_lines(topic: Topic, kept: dict[str, list[Kept]]) -> list[list[str]]:
         for each in chosen:
             cases.setdefault(each.row.case, []).append(each)
         chosen = [max(rows, key=lambda each: each.row.median) for rows in cases.values()]
-    return [row_cells(each) for each in chosen]
+    return [_row_cells(each) for each in chosen]
 
 
-def row_cells(kept: Kept) -> list[str]:
+def _row_cells(kept: Kept) -> list[str]:
     """A row's cells."""
     row = kept.row
     ratios = [

@@ -129,22 +129,22 @@ def report_text(kept: dict[str, list[Kept]]) -> str:
     """The report, in Markdown, of rows by the names of their files, whose order does not matter."""
     files = {name: kept[name] for name in sorted(kept)}
     everything = [each for rows in files.values() for each in rows]
-    lines = [HEAD, "", "# Measured so far", "", *how_to_read(everything)]
-    lines += ["## On what", "", *machine_lines(files)]
-    for name in order_of(everything):
+    lines = [HEAD, "", "# Measured so far", "", *_how_to_read(everything)]
+    lines += ["## On what", "", *_machine_lines(files)]
+    for name in _order_of(everything):
         lines += [f"## {escaped(name)}", ""]
         if name in BENCHMARKS:
             _, what, baseline = BENCHMARKS[name]
             lines += [f"Measured: {what}. Compared with {baseline}.", ""]
-        for case, file, group in cases_of(files, name):
+        for case, file, group in _cases_of(files, name):
             where = hardware(group[0].environment)
             lines += [f"### {escaped(case)}", "", f"On {escaped(where)} (`{file}`)", ""]
             lines += case_lines([each.row for each in group])
-    lines += ["## Not measured yet", "", *missing_lines(files)]
+    lines += ["## Not measured yet", "", *_missing_lines(files)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def how_to_read(kept: list[Kept]) -> list[str]:
+def _how_to_read(kept: list[Kept]) -> list[str]:
     """What the figures mean."""
     if not kept:
         return ["Nothing.", ""]
@@ -159,18 +159,18 @@ def how_to_read(kept: list[Kept]) -> list[str]:
     ]
 
 
-def machine_lines(files: dict[str, list[Kept]]) -> list[str]:
+def _machine_lines(files: dict[str, list[Kept]]) -> list[str]:
     """A line for each environment of each file."""
     environments = [each.environment for kept in files.values() for each in kept]
-    versions_of = [set(versions(environment)) for environment in environments]
+    versions_of = [set(_versions(environment)) for environment in environments]
     common = set.intersection(*versions_of) if versions_of else set()
     lines = []
     for name, kept in files.items():
-        for environment, rows in by_environment(kept):
-            own = [text for text in versions(environment) if text not in common]
+        for environment, rows in _by_environment(kept):
+            own = [text for text in _versions(environment) if text not in common]
             commit = environment.get("commit") or "n/a"
             dirty = ", dirty" if environment.get("dirty") else ""
-            cells = [gpu_text(environment), environment.get("cpu")]
+            cells = [_gpu_text(environment), environment.get("cpu")]
             cells += [environment.get(key) for key in ("num_cores", "memory_gib", "device")]
             cells += [environment.get("date"), f"{commit}{dirty}", ", ".join(own) or "as below"]
             text = ["n/a" if cell is None else escaped(str(cell)) for cell in cells]
@@ -178,7 +178,7 @@ def machine_lines(files: dict[str, list[Kept]]) -> list[str]:
     header = "file,rows,GPU,CPU,cores,memory GiB,device,date,commit,versions".split(",")
     if not lines:
         return ["n/a", ""]
-    first = [text for text in versions(environments[0]) if text in common]
+    first = [text for text in _versions(environments[0]) if text in common]
     return [
         *markdown_lines([header, *lines]),
         f"Everywhere: {escaped(', '.join(first)) or 'n/a'}.",
@@ -186,7 +186,7 @@ def machine_lines(files: dict[str, list[Kept]]) -> list[str]:
     ]
 
 
-def versions(environment: dict[str, Any]) -> list[str]:
+def _versions(environment: dict[str, Any]) -> list[str]:
     """What of an environment has no column of its own, such as `torch 2.11.0`."""
     return [
         f"{key} {value}"
@@ -195,7 +195,7 @@ def versions(environment: dict[str, Any]) -> list[str]:
     ]
 
 
-def by_environment(kept: list[Kept]) -> list[tuple[dict[str, Any], list[Kept]]]:
+def _by_environment(kept: list[Kept]) -> list[tuple[dict[str, Any], list[Kept]]]:
     """Rows of each environment, in the order of the first."""
     groups: dict[str, list[Kept]] = {}
     for each in kept:
@@ -208,16 +208,18 @@ def benchmark_of(row: Row) -> str:
     return next((name for name, of in BENCHMARKS.items() if row.family in of[0]), row.family)
 
 
-def order_of(kept: list[Kept]) -> list[str]:
+def _order_of(kept: list[Kept]) -> list[str]:
     """The benchmarks that have rows: known ones in their order, then others by name."""
     there = {benchmark_of(each.row) for each in kept}
     return [*(name for name in BENCHMARKS if name in there), *sorted(there - set(BENCHMARKS))]
 
 
-def cases_of(files: dict[str, list[Kept]], benchmark: str) -> Iterator[tuple[str, str, list[Kept]]]:
+def _cases_of(
+    files: dict[str, list[Kept]], benchmark: str
+) -> Iterator[tuple[str, str, list[Kept]]]:
     """Yield each case of a benchmark, its file and its rows, which have one environment."""
     for file, kept in files.items():
-        for _, rows in by_environment(kept):
+        for _, rows in _by_environment(kept):
             own = [each for each in rows if benchmark_of(each.row) == benchmark]
             for case in dict.fromkeys(each.row.case for each in own):
                 yield case, file, [each for each in own if each.row.case == case]
@@ -230,7 +232,7 @@ def hardware(environment: dict[str, Any]) -> str:
     return f"{cpu}, {environment.get('num_cores') or 'n/a'} cores"
 
 
-def gpu_text(environment: dict[str, Any]) -> str:
+def _gpu_text(environment: dict[str, Any]) -> str:
     """A GPU with its power limit, where that is known: a capped one is another machine."""
     watts = environment.get("gpu_power_limit_w")
     limit = "" if watts is None else f", {watts:g} W"
@@ -245,7 +247,7 @@ def is_on_gpu(kept: Kept) -> bool:
     return str(environment["device"]).startswith("cuda")
 
 
-def missing_lines(files: dict[str, list[Kept]]) -> list[str]:
+def _missing_lines(files: dict[str, list[Kept]]) -> list[str]:
     """For each benchmark whether there are rows with a GPU and without one."""
     there = {(benchmark_of(each.row), is_on_gpu(each)) for kept in files.values() for each in kept}
     missing = [name for name in PLANNED if not {(name, True), (name, False)} <= there]

@@ -43,7 +43,6 @@ _MORE = (
     _figure("paper V100", "{:,.5g}", lambda row: row.paper),
     _figure("x V100", "{:.3g}", lambda row: row.times_paper),
 )
-"""Where they are known."""
 _IN_OWN_WORDS = ("MFU", "paper V100", "x V100")
 """Those that have footnotes in Markdown."""
 

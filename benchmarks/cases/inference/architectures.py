@@ -39,10 +39,10 @@ class Architecture:
 def table5_architectures() -> list[Architecture]:
     """The architectures of Table 5, in its order; rows that differ in their training are one."""
     shared = dict.fromkeys(row.architecture for row in table5())
-    return [in_table5(model, image_size) for model, image_size in shared]
+    return [_in_table5(model, image_size) for model, image_size in shared]
 
 
-def in_table5(model: str, image_size: int) -> Architecture:
+def _in_table5(model: str, image_size: int) -> Architecture:
     """An architecture of Table 5; its label and rate are those of the first row that is it."""
     rows = rows_of_architecture(model, image_size)
     first = next(row for row in rows if row.timm == row.architecture[0])
@@ -66,7 +66,7 @@ def find_architecture(name: str) -> Architecture:
     """
     for row in table5():
         if name.casefold() in (row.name.casefold(), row.timm):
-            return in_table5(*row.architecture)
+            return _in_table5(*row.architecture)
     import timm
 
     if timm.is_model(name):

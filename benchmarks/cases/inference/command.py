@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import tyro
@@ -15,7 +15,7 @@ from fastdeit.benchmarks.cases.inference.architectures import (
     table5_architectures,
 )
 from fastdeit.benchmarks.harness.isolated import Part
-from fastdeit.benchmarks.harness.options import Device, Out, require_at_least
+from fastdeit.benchmarks.harness.options import Device, Numbers, Out, require_at_least
 from fastdeit.benchmarks.harness.run import BenchRun
 from fastdeit.errors import require
 from fastdeit.paper import resolutions as paper_resolutions
@@ -37,7 +37,7 @@ QUICK_BATCH_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(Numbers):
     """What both commands may be asked for."""
 
     protocols: tuple[Protocol, ...] = ()
@@ -56,12 +56,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        require_at_least(
-            1,
-            batch_size=self.batch_size,
-            max_batch_size=self.max_batch_size,
-            rounds=self.rounds,
-        )
+        Numbers.__post_init__(self)
         require(
             self.batch_size is None or self.max_batch_size is None,
             "max_batch_size",
@@ -70,12 +65,25 @@ class Options:
             "Leave one of the two out.",
         )
 
-    def part(self, case: str, architectures: list[Architecture], kind: str) -> Part:
+    def part(
+        self,
+        case: str,
+        architectures: list[Architecture],
+        kind: str,
+        has_limit: bool = False,
+        hands_over_code: bool = False,
+    ) -> Part:
         """What is measured on a kind of device; compiling takes long and is not quick."""
         usual = [each for each in PROTOCOLS[kind] if not (self.quick and each == "bf16-compiled")]
-        sizes = Sizes.of(kind, self.rounds, self.batch_size, self.max_batch_size, self.quick)
+        sizes = Sizes(
+            rounds=self.rounds or (5 if self.quick else 30),
+            batch_size=self.batch_size,
+            max_batch_size=self.max_batch_size or (QUICK_BATCH if self.quick else MAX_BATCH)[kind],
+            batch_s=QUICK_BATCH_S if self.quick else None,
+        )
         protocols = self.protocols or tuple(usual)
-        return inference_part(case, architectures, protocols, self.device, sizes)
+        job = InferenceJob(case, architectures, protocols, self.device, sizes, hands_over_code)
+        return job.part(has_limit)
 
 
 AnyOptions = Annotated[Options, tyro.conf.arg(name="")]
@@ -130,31 +138,11 @@ class Sizes:
     """How large batches are, and how many of them."""
 
     rounds: int = 30
-    """Timed batches."""
     batch_size: int | None = None
     """Images of a batch; None finds the largest that fits."""
     max_batch_size: int
-    """No larger one is tried."""
     batch_s: float | None = None
     """No batch is tried that would take longer, in seconds, beside one image."""
-
-    @classmethod
-    def of(
-        cls,
-        kind: str,
-        rounds: int | None = None,
-        batch_size: int | None = None,
-        max_batch_size: int | None = None,
-        quick: bool = False,
-    ) -> Sizes:
-        """What a user asked for, and the defaults of a kind of device for the rest."""
-        most = (QUICK_BATCH if quick else MAX_BATCH)[kind]
-        return cls(
-            rounds=rounds or (5 if quick else 30),
-            batch_size=batch_size,
-            max_batch_size=max_batch_size or most,
-            batch_s=QUICK_BATCH_S if quick else None,
-        )
 
     def words(self, has_limit: bool) -> str:
         """What rows must agree on to be compared."""
@@ -164,34 +152,28 @@ class Sizes:
         return f"at most {self.max_batch_size}{brief}"
 
 
-def inference_part(
-    case: str,
-    architectures: list[Architecture],
-    protocols: tuple[Protocol, ...],
-    device: str,
-    sizes: Sizes,
-    has_limit: bool = False,
-    hands_over_code: bool = False,
-) -> Part:
-    """The part that `measure_inference` does, an architecture after another.
+@dataclass(frozen=True, slots=True)
+class InferenceJob:
+    """What `measure_inference` does, an architecture after another."""
 
-    With a limit of time the paper's own models come first, then the others from the fastest to the
-    slowest, and none is begun that would probably end too late.
-    """
-    if has_limit:
-        architectures = sorted(
-            architectures, key=lambda each: (not each.is_deit, -(each.paper or 0))
+    case: str
+    architectures: list[Architecture]
+    protocols: tuple[Protocol, ...]
+    device: str
+    sizes: Sizes
+    hands_over_code: bool = False
+
+    def part(self, has_limit: bool = False) -> Part:
+        """With a limit of time the paper's own models come first, then from fast to slow.
+
+        None is begun then that would probably end too late.
+        """
+        order = self.architectures
+        if has_limit:
+            order = sorted(order, key=lambda each: (not each.is_deit, -(each.paper or 0)))
+        return Part(
+            name=self.case,
+            work="fastdeit.benchmarks.cases.inference.measure:measure_inference",
+            options={"job": replace(self, architectures=order)},
+            items=tuple(each.label for each in order),
         )
-    return Part(
-        name=case,
-        work="fastdeit.benchmarks.cases.inference.measure:measure_inference",
-        options={
-            "case": case,
-            "architectures": architectures,
-            "protocols": protocols,
-            "device": device,
-            "sizes": sizes,
-            "hands_over_code": hands_over_code,
-        },
-        items=tuple(architecture.label for architecture in architectures),
-    )

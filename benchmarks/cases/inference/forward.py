@@ -23,7 +23,6 @@ from fastdeit.models import make_model, num_parameters
 from fastdeit.models.flops import forward_flops
 
 NUM_CLASSES = 1000
-"""ImageNet's."""
 TRIAL_ROUNDS = 3
 """Timed batches that decide which way of running a model is the fastest."""
 
@@ -33,7 +32,6 @@ class Way:
     """How a model is run."""
 
     weights: torch.dtype = torch.float32
-    """What its weights are."""
     has_autocast: bool = False
     """Whether products are in bf16 beside weights in float32."""
     is_channels_last: bool = False
@@ -59,11 +57,9 @@ class Network:
     """A model with random weights on a device."""
 
     architecture: Architecture
-    """What it is."""
     module: nn.Module
     """In evaluation mode."""
     num_parameters: int
-    """How many."""
     flops: int
     """Floating-point operations of one image."""
     is_convnet: bool
@@ -150,11 +146,11 @@ class Forward:
         try:
             return self._time(num)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not _is_out_of_memory(error):
                 if num == 1:
                     raise
                 # Libraries refuse sizes too, such as tensors of more than 2^31 numbers.
-                self.refused = first_line(error)
+                self.refused = _first_line(error)
         free_memory(self.compute.device)  # outside of the block, which holds the pass's tensors
         return None
 
@@ -175,14 +171,14 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the host, has no more memory."""
     # cuBLAS and the host's allocator say so in words of their own.
     words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def first_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
@@ -200,7 +196,7 @@ def timed_at(case: str, name: str, forward: Forward, batch: int, effort: Effort)
 
         (row,) = measure(case, "img/s", [Case(name=name, run=run)], effort)
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
         return None
     return replace(row, batch_size=batch, gpu_memory_gib=forward.compute.peak_memory_gib())
@@ -231,11 +227,11 @@ def saying(architecture: Architecture, device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if is_out_of_memory(error):
+        if _is_out_of_memory(error):
             require_fit(0, architecture, device)
         raise UserError(
             f"{architecture.model} must run at {architecture.image_size} px on {device}. "
-            f"Found: {first_line(error)}. Leave it out, or take another --device."
+            f"Found: {_first_line(error)}. Leave it out, or take another --device."
         ) from error
 
 
