@@ -20,17 +20,8 @@ from fastdeit.benchmarks.harness.options import BATCH_SIZE
 if TYPE_CHECKING:
     from fastdeit.benchmarks.cases.suite import Suite
 
-TOPICS = (
-    "ceilings",
-    "augment",
-    "step",
-    "end-to-end",
-    "variants",
-    "table5",
-    "distilled",
-    "loaders",
-    "peers",
-    "convert",
+TOPICS = tuple(
+    "ceilings augment step end-to-end variants table5 distilled loaders peers convert".split()
 )
 """What --only and --skip may name; variants, distilled and peers are parts of their own on a GPU
 only."""

@@ -130,32 +130,23 @@ def measure_loaders(record: Record, asked: LoaderOptions) -> None:
     num_images = min(num_images * threads, len(index))
     source = asked.source if asked.peers else None
     sizes = (num_images, asked.image_size, asked.batch_size, threads)
+    cases: list[Case] = []
+
+    def add_peer(name: str, run: Callable[[], int], note: str | None = None) -> None:
+        cases.append(Case(name=name, run=run, note=note, may_fail=True))
+
     with ExitStack() as stack:
-        cases = []
         if source is not None:
             if is_installed("dali"):
-                cases.append(
-                    Case(
-                        name=DALI,
-                        run=dali_own_epoch(source, *sizes),
-                        note="other crops and other pixels: DALI's cubic and its random numbers",
-                        may_fail=True,
-                    )
-                )
-            cases.append(
-                Case(
-                    name=DEIT,
-                    run=epoch_of(deit_loader(source, *sizes, with_augmentation=True)),
-                    note="RandAugment and erasing included, which fastdeit does on the device",
-                    may_fail=True,
-                )
-            )
+                note = "other crops and other pixels: DALI's cubic and its random numbers"
+                add_peer(DALI, dali_own_epoch(source, *sizes), note)
+            note = "RandAugment and erasing included, which fastdeit does on the device"
+            add_peer(DEIT, epoch_of(deit_loader(source, *sizes, with_augmentation=True)), note)
             plain = deit_loader(source, *sizes, with_augmentation=False)
-            cases.append(Case(name=DEIT_PLAIN, run=epoch_of(plain), may_fail=True))
+            add_peer(DEIT_PLAIN, epoch_of(plain))
         if asked.peers and index.container == "beton" and is_installed("ffcv"):
-            own = ffcv_own_loader(index, *sizes)
             note = "area interpolation and fast DCT: other pixels than the paper's loader"
-            cases.append(Case(name=FFCV, run=epoch_of(own), note=note, may_fail=True))
+            add_peer(FFCV, epoch_of(ffcv_own_loader(index, *sizes)), note)
         for engine in engines_for(index):
             for copies in COPIES:
                 opened = open_epochs(index, *sizes, engine, copies)

@@ -78,13 +78,7 @@ class Wanted(Numbers):
         return list(itertools.product(self.recipe or RECIPES_OF[kind], self.batch_size or own))
 
     def resolve(self, recipe: str, batch_size: int | None, **run: str) -> TrainConfig:
-        """The recipe with what is changed in it; its paths are not used.
-
-        Args:
-            recipe: its name.
-            batch_size: images a step; None is the recipe's own.
-            run: fields of `RunConfig`: compile, attention, another device or precision.
-        """
+        """The recipe so changed; its paths are not used. `run` are fields of `RunConfig`."""
         data = {"image_size": self.image_size, "batch_size": batch_size}
         return changed(
             fill_recipe(recipe, Path("unused")),

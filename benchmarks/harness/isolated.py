@@ -80,8 +80,7 @@ def run_isolated(
         limit_s: the process is ended after so many seconds; None sets no limit.
         seconds: how long it measures, as `Record` says.
         known: rows of an earlier run.
-        log: a file that what the process prints is added to, tracebacks of a crash among it; None
-            leaves it where this process prints.
+        log: a file that what the process prints is added to, tracebacks of a crash among it.
         start: how the process begins.
 
     Raises:

@@ -37,13 +37,7 @@ class Record:
         seconds: float | None = None,
         known: Sequence[Row] = (),
     ) -> None:
-        """Begin.
-
-        Args:
-            send: takes each event at once.
-            seconds: how long the part may measure from now; None sets no limit.
-            known: rows of an earlier run in the same environment.
-        """
+        """Begin; `known` are rows of an earlier run, `seconds` how long to measure from now."""
         self._send = send
         self._end = None if seconds is None else time.monotonic() + seconds
         self._known = known

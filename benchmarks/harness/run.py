@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from fastdeit import UserError
@@ -95,12 +95,7 @@ class BenchRun:
             say(line)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """After an early end: the table, the report and the JSON of what there is."""
         self._bar.close()
         if isinstance(error, UserError) and not self.rows:
@@ -118,10 +113,7 @@ class BenchRun:
 
     # ---- parts -----------------------------------------------------------------------------------
     def measure(
-        self,
-        part: Part,
-        limit_s: float | None = None,
-        seconds: float | None = None,
+        self, part: Part, limit_s: float | None = None, seconds: float | None = None
     ) -> Any:
         """Measure a part; if it cannot be, say so in one line and return None.
 

@@ -267,10 +267,8 @@ def largest_batch(
     Args:
         seconds_of: tries a batch of so many images; how long it took, None if it does not fit.
         most: no larger batch is tried.
-        batch_s: no batch is tried that would probably take longer, in seconds; None tries all.
-
-    Returns:
-        The largest batch, to an eighth of the largest power of two that fits.
+        batch_s: nor one that would probably take longer; the result is to an eighth of the largest
+            power of two that fits.
     """
     low, size = 0, 1
     while True:
