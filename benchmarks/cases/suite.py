@@ -18,13 +18,7 @@ from fastdeit.benchmarks.cases.loaders import check_data, engines_for
 from fastdeit.benchmarks.cases.step import Files
 from fastdeit.benchmarks.harness.clock import Clock, Planned
 from fastdeit.benchmarks.harness.isolated import Part
-from fastdeit.benchmarks.harness.options import (
-    Device,
-    Numbers,
-    Out,
-    Precision,
-    Threads,
-)
+from fastdeit.benchmarks.harness.options import Device, Numbers, Out, Precision, Threads
 from fastdeit.benchmarks.harness.photographs import make_imagefolder, photograph
 from fastdeit.benchmarks.harness.record import Record, reason_of
 from fastdeit.benchmarks.harness.run import BenchRun

@@ -32,7 +32,7 @@ from fastdeit.benchmarks.cases.inference.forward import (
 from fastdeit.benchmarks.harness.record import Record
 from fastdeit.benchmarks.harness.rounds import MIN_ROUNDS
 from fastdeit.machine.device import Compute, choose_compute
-from fastdeit.measured.rows import Row, with_bound
+from fastdeit.measured.rows import Row, with_bound, with_ratio
 from fastdeit.models.flops import precision_of
 
 LEAST_PASSES = 2 + 1 + MIN_ROUNDS
@@ -121,7 +121,9 @@ class InferenceBench:
             with self.record.part(f"{self.case}: {name}"):
                 if row is None:
                     assert network is not None
-                    row = _beside_papers(self._row_of(name, protocol, network), papers)
+                    row = self._row_of(name, protocol, network)
+                    if papers is not None:  # they were not timed in turns
+                        row = with_ratio(row, papers.name, papers)
                     self.learn(row, architecture, protocol, time.monotonic() - begun)
                 papers = row if protocol == PAPERS else papers
                 self.record.add([row])
@@ -258,14 +260,6 @@ class InferenceBench:
             require_fit(
                 batch, forward.network.architecture, self.device, self.sizes.batch_size or 1
             )
-
-
-def _beside_papers(row: Row, papers: Row | None) -> Row:
-    """A row of a modern protocol beside that of the paper's; they were not timed in turns."""
-    if papers is None:
-        return row
-    ratio = row.median / papers.median
-    return replace(row, baseline=papers.name, ratio=ratio, ratios={papers.name: ratio})
 
 
 def _words_of(fit: Fit, refused: str | None) -> str:
