@@ -32,15 +32,19 @@ def peak_memory(pid: int, kind: tuple[str, tuple[str, ...]], every_s: float) -> 
     """
     peak, done = Peak(), threading.Event()
 
+    def look() -> None:
+        total = sum(_memory(process, *kind) for process in _tree_of(pid))
+        peak.num_bytes = max(peak.num_bytes, total)
+
     def watch() -> None:
         while not done.wait(every_s):
-            total = sum(_memory(process, *kind) for process in _tree_of(pid))
-            peak.num_bytes = max(peak.num_bytes, total)
+            look()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield peak
+        look()  # all may be over before the thread's first
     finally:
         done.set()
         thread.join()
