@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from fastdeit.benchmarks.commands.data import augment, ceilings, convert, footprint, loaders, scale
-from fastdeit.benchmarks.commands.inference import resolutions, table5
-from fastdeit.benchmarks.commands.models import end_to_end, step
-from fastdeit.benchmarks.commands.results import compare, keep, report
-from fastdeit.benchmarks.commands.suite import everything
+from fastdeit.benchmarks.cases.augment import augment
+from fastdeit.benchmarks.cases.ceilings import ceilings
+from fastdeit.benchmarks.cases.convert import convert
+from fastdeit.benchmarks.cases.footprint import footprint
+from fastdeit.benchmarks.cases.inference.command import resolutions, table5
+from fastdeit.benchmarks.cases.loaders import loaders
+from fastdeit.benchmarks.cases.scale import scale
+from fastdeit.benchmarks.cases.step import end_to_end, step
+from fastdeit.benchmarks.cases.suite import everything
+from fastdeit.benchmarks.reporting.compare import compare
+from fastdeit.benchmarks.reporting.keep import keep
+from fastdeit.benchmarks.reporting.report import report
 
 
 def bench() -> int:

@@ -1,4 +1,4 @@
-"""Conversion beside FFCV's own writer, on the same folder and the same cores.
+"""`fastdeit bench convert`: conversion beside FFCV's own writer, on the same folder and cores.
 
 Ours is measured as its user runs it, a whole program from start to exit; FFCV's writer without the
 start of Python and the imports, which are several seconds that it would have to add.
@@ -11,17 +11,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from fastdeit import UserError
+from fastdeit.benchmarks.harness.isolated import Part
+from fastdeit.benchmarks.harness.options import Numbers, Out, Peers, Rounds, Threads
 from fastdeit.benchmarks.harness.record import Record
 from fastdeit.benchmarks.harness.rounds import Case, measure
+from fastdeit.benchmarks.harness.run import measure_parts
+from fastdeit.machine.threads import num_usable_cores
 from fastdeit.measured.rows import Row, with_bound
 from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
-from fastdeit.pipelines.open import is_installed
 
 MAX_SIDE, QUALITY = 500, 90
 IMAGES_A_SECOND = 20
@@ -29,32 +35,47 @@ IMAGES_A_SECOND = 20
 COPY = "bare copy of the files"
 
 
-def measure_convert(
-    record: Record, source: Path, threads: int, rounds: int, has_peers: bool = True
-) -> None:
-    """Measure pass-through and re-encoding.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvertOptions(Numbers):
+    """What `convert` may be asked for."""
 
-    A row for each way. The bound of pass-through is a copy of the same files with cp. With a limit
-    of time fewer of the images are taken.
+    source: Path
+    """an ImageFolder."""
+    threads: Threads = 0
+    rounds: Rounds = 5
+    peers: Peers = True
+    out: Out = None
 
-    Args:
-        record: takes the rows of pass-through, and then of re-encoding.
-        source: an ImageFolder.
-        threads: worker processes of each.
-        rounds: of pass-through, and again of re-encoding.
-        has_peers: whether FFCV's writer is measured.
+    @property
+    def part(self) -> Part:
+        """In a process of its own."""
+        work = f"{__name__}:measure_convert"
+        return Part(name="convert", work=work, options={"asked": self})
+
+
+def convert(asked: Annotated[ConvertOptions, tyro.conf.arg(name="")]) -> int:
+    """Measure conversion beside FFCV's own writer and a bare copy of the files."""
+    list_imagefolder(asked.source)  # so that what is wrong with it is said at once
+    return measure_parts([asked.part], asked.out)
+
+
+def measure_convert(record: Record, asked: ConvertOptions) -> None:
+    """Measure pass-through and re-encoding, with a limit of time of fewer of the images.
+
+    The bound of pass-through is a copy of the same files with cp.
     """
     if record.left_s is None:
-        measure_folder(record, source, threads, rounds, has_peers)
+        _measure_folder(record, asked.source, asked)
         return
-    with fewer_images(source, int(IMAGES_A_SECOND * record.left_s)) as few:
-        measure_folder(record, few, threads, rounds, has_peers)
+    with fewer_images(asked.source, int(IMAGES_A_SECOND * record.left_s)) as few:
+        _measure_folder(record, few, asked)
 
 
-def measure_folder(
-    record: Record, source: Path, threads: int, rounds: int, has_peers: bool
-) -> None:
+def _measure_folder(record: Record, source: Path, asked: ConvertOptions) -> None:
     """The same of a folder as it is."""
+    from fastdeit.pipelines.open import is_installed
+
+    threads = asked.threads or num_usable_cores()
     _, names, _, _ = list_imagefolder(source)
     note = f"{len(names)} images, a whole program with its start"
     with TemporaryDirectory(prefix="fastdeit-bench-", dir=source.parent) as folder:
@@ -62,8 +83,8 @@ def measure_folder(
 
         def ours(name: str, *options: str) -> Case:
             def run() -> int:
-                convert(source, work / name, threads, options)
-                remove(work / name)
+                run_convert(source, work / name, threads, options)
+                _remove(work / name)
                 return len(names)
 
             kind = ".beton" if name.endswith(".beton") else "shards"
@@ -71,13 +92,13 @@ def measure_folder(
             return Case(name=f"fastdeit convert, {kind}, {what}", run=run, note=note)
 
         def peer(max_resolution: int | None) -> list[Case]:
-            if not has_peers or not is_installed("ffcv"):
+            if not asked.peers or not is_installed("ffcv"):
                 return []
             size = f"at {max_resolution} px" if max_resolution else "in full size"
             return [
                 Case(
                     name=f"FFCV's DatasetWriter, re-encoded {size} q{QUALITY}",
-                    run=lambda: write_with_ffcv(source, work, threads, max_resolution),
+                    run=lambda: _write_with_ffcv(source, work, threads, max_resolution),
                     note="without the start of Python and imports; it cannot pass bytes through",
                     may_fail=True,
                 )
@@ -90,7 +111,7 @@ def measure_folder(
 
         def timed(peers: list[Case], others: list[Case], frac: float) -> list[Row]:
             baselines = [case.name for case in peers]
-            effort = record.effort(rounds, frac)
+            effort = record.effort(asked.rounds, frac)
             return measure("convert", "img/s", [*peers, *others], effort, baselines)
 
         own = [ours("x.beton"), ours("x"), Case(name=COPY, run=copy)]
@@ -113,12 +134,8 @@ def fewer_images(source: Path, num_images: int) -> Iterator[Path]:
         yield Path(place)
 
 
-def convert(source: Path, out: Path, threads: int, options: tuple[str, ...]) -> None:
-    """Run `fastdeit convert` as a program.
-
-    Raises:
-        UserError: it failed; with what it said.
-    """
+def run_convert(source: Path, out: Path, threads: int, options: tuple[str, ...]) -> None:
+    """Run `fastdeit convert` as a program; a UserError says what it said if it failed."""
     program = [sys.executable, "-m", "fastdeit.tools.cli", "convert", str(source), str(out)]
     done = subprocess.run(
         [*program, "--workers", str(threads), *options], capture_output=True, text=True, check=False
@@ -127,7 +144,7 @@ def convert(source: Path, out: Path, threads: int, options: tuple[str, ...]) -> 
         raise UserError(f"{' '.join(program)} failed. Found: {done.stderr.strip()}. Try it alone.")
 
 
-def remove(out: Path) -> None:
+def _remove(out: Path) -> None:
     """Remove what a conversion wrote."""
     out.with_name(f"{out.name}.json").unlink()
     if out.is_dir():
@@ -136,7 +153,7 @@ def remove(out: Path) -> None:
         out.unlink()
 
 
-def write_with_ffcv(source: Path, work: Path, threads: int, max_resolution: int | None) -> int:
+def _write_with_ffcv(source: Path, work: Path, threads: int, max_resolution: int | None) -> int:
     """Convert with FFCV's own writer, as its ImageNet example does it."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter

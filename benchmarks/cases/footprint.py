@@ -1,55 +1,62 @@
-"""What a loader costs beside its time: memory of a rank, and the host's own work for a batch."""
+"""`fastdeit bench footprint`: memory of a rank, and the host's own work for a batch."""
 
 from __future__ import annotations
 
-import threading
+import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastdeit.benchmarks.cases.loaders import engines_for, epoch_of
+from fastdeit.benchmarks.cases.loaders import engines_for, epoch_of, open_epochs
 from fastdeit.benchmarks.harness.isolated import Part
+from fastdeit.benchmarks.harness.memory import PRIVATE, peak_memory
+from fastdeit.benchmarks.harness.options import (
+    IMAGE_SIZE,
+    Data,
+    ImageSize,
+    Out,
+    Threads,
+    require_at_least,
+)
 from fastdeit.benchmarks.harness.record import Record
-from fastdeit.measured.rows import Row
+from fastdeit.benchmarks.harness.rounds import row_of_values
+from fastdeit.benchmarks.harness.run import measure_parts
+from fastdeit.machine.threads import num_usable_cores
 from fastdeit.pipelines.datasets.beton import BetonWriter
 from fastdeit.pipelines.datasets.index import RAW_MODE, open_dataset
-from fastdeit.pipelines.engines.pipeline import PipelineOptions
-from fastdeit.pipelines.open import Engine, open_pipeline
-from fastdeit.pipelines.plan.order import Plan
+
+if TYPE_CHECKING:
+    from fastdeit.pipelines.open import Engine
 
 MEMORY_BATCH = 256
 OVERHEAD_BATCH = 1024
 TINY_IMAGES = 8 * OVERHEAD_BATCH
+PASSES = 5
+WATCH_S = 0.01
 
 
-def footprint_parts(data: Path, image_size: int, threads: int) -> list[Part]:
-    """Parts that measure memory and overhead of each engine.
-
-    For each engine the peak of its own memory in MB at 256 samples a batch (the page cache not
-    counted), and for the threaded ones what a batch of 1,024 costs in ms on one core if there is
-    next to nothing to decode.
-
-    Args:
-        data: what our engines read, preferably a .beton.
-        image_size: side of the crops.
-        threads: threads of each loader.
-    """
-    engines = engines_for(open_dataset(data))
-    sizes = {"data": data, "image_size": image_size, "threads": threads}
+def footprint(
+    data: Data, image_size: ImageSize = IMAGE_SIZE, threads: Threads = 0, out: Out = None
+) -> int:
+    """Measure the memory of a rank of each loader, and its overhead of a batch."""
+    require_at_least(0, threads=threads)
+    require_at_least(16, image_size=image_size)
+    cores, engines = threads or num_usable_cores(), engines_for(open_dataset(data))
     parts = [
         Part(
             name=f"memory of a rank, {engine}",
             work=f"{__name__}:measure_memory",
-            options={"engine": engine, **sizes},
-            cores=threads,
+            options={"engine": engine, "data": data, "image_size": image_size, "threads": cores},
+            cores=cores,
         )
         for engine in engines
     ]
-    return parts + [
+    parts += [
         Part(
             name=f"overhead, {engine}",
             work=f"{__name__}:measure_overhead",
@@ -59,42 +66,33 @@ def footprint_parts(data: Path, image_size: int, threads: int) -> list[Part]:
         for engine in engines
         if engine != "pil"  # whose work is in other processes
     ]
+    return measure_parts(parts, out)
 
 
 def measure_memory(
     record: Record, engine: Engine, data: Path, image_size: int, threads: int
 ) -> None:
-    """The peak of this process's own memory, and of its workers', over one epoch."""
+    """The peak of this process's own memory, and of its workers', over one epoch, in MB.
+
+    The page cache, which all processes share, is not counted.
+    """
+    import_module("fastdeit.models")  # as a training program does
     index = open_dataset(data)
     batch_size = min(MEMORY_BATCH, len(index))
-    plan = Plan(
-        keys=index.keys,
-        batch_size=batch_size,
-        image_size=image_size,
-        is_training=True,
-        repeats=3,
-    )
-    options = PipelineOptions(threads=threads)
-    with peak_memory() as peak, open_pipeline(index, plan, engine, options) as batches:
+    with (
+        peak_memory(os.getpid(), PRIVATE, WATCH_S) as peak,
+        open_epochs(index, len(index), image_size, batch_size, threads, engine) as batches,
+    ):
         epoch_of(batches)()
     record.on_round()
     note = "anonymous memory of all its processes, the imports of a training program included"
-    peak_mb, name = peak[0] / 1e6, f"fastdeit {engine}, batch {batch_size}"
-    row = Row(
-        case="memory of a rank",
-        name=name,
-        unit="MB",
-        n=1,
-        median=peak_mb,
-        p20=peak_mb,
-        p80=peak_mb,
-        note=note,
-    )
-    record.add([row])
+    name = f"fastdeit {engine}, batch {batch_size}"
+    row = row_of_values("memory of a rank", name, "MB", [peak.num_bytes / 1e6])
+    record.add([replace(row, note=note)])
 
 
 def measure_overhead(record: Record, engine: Engine) -> None:
-    """Milliseconds for a batch of images of 2 x 2 pixels, cut to 16 x 16."""
+    """Milliseconds for a batch of images of 2 x 2 pixels, cut to 16 x 16, on one core."""
     with TemporaryDirectory() as folder:
         writer = BetonWriter(Path(folder), TINY_IMAGES, 12)
         for _ in range(TINY_IMAGES):
@@ -109,76 +107,14 @@ def measure_overhead(record: Record, engine: Engine) -> None:
             "keys": keys,
         }
         index = open_dataset(writer.finish({}, columns))
-        plan = Plan(
-            keys=keys,
-            batch_size=OVERHEAD_BATCH,
-            image_size=16,
-            is_training=True,
-            repeats=3,
-        )
-        with open_pipeline(index, plan, engine, PipelineOptions(threads=1)) as batches:
+        with open_epochs(index, TINY_IMAGES, 16, OVERHEAD_BATCH, 1, engine) as batches:
             list(batches)
             took = []
-            for _ in range(5):
+            for _ in range(PASSES):
                 started = time.perf_counter()
                 count = len(list(batches))
                 took.append((time.perf_counter() - started) / count * 1e3)
                 record.on_round()
     note = "next to nothing to decode: what is left is mostly Python's share; one core"
-    took.sort()
-    row = Row(
-        case="overhead",
-        name=f"fastdeit {engine}, batch {OVERHEAD_BATCH} of tiny images",
-        unit="ms",
-        n=len(took),
-        median=took[2],
-        p20=took[1],
-        p80=took[3],
-        note=note,
-    )
-    record.add([row])
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """The highest anonymous memory of this process and its children inside the block, in bytes."""
-    highest = [0]
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.01):
-            highest[0] = max(highest[0], sum(map(anonymous_memory, family())))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield highest
-    finally:
-        done.set()
-        thread.join()
-
-
-def family() -> list[str]:
-    """The process ids of this process and all that descend from it."""
-    found, waiting = [], ["self"]
-    while waiting:
-        process = waiting.pop()
-        found.append(process)
-        try:
-            for task in Path(f"/proc/{process}/task").iterdir():
-                waiting += (task / "children").read_text().split()
-        except OSError:  # it ended
-            continue
-    return found
-
-
-def anonymous_memory(process: str) -> int:
-    """Memory of a process that is no file's, in bytes; 0 if it ended."""
-    try:
-        text = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return 0
-    kilobytes = [
-        line.split()[1] for line in text.splitlines() if line.startswith(("RssAnon", "RssShmem"))
-    ]
-    return 1024 * sum(map(int, kilobytes))
+    name = f"fastdeit {engine}, batch {OVERHEAD_BATCH} of tiny images"
+    record.add([replace(row_of_values("overhead", name, "ms", took), note=note)])

@@ -1,56 +1,123 @@
-"""The training step: the published one beside ours, on batches that lie there and from files."""
+"""`fastdeit bench step` and `end-to-end`: training, without and with its loader."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator
-from contextlib import ExitStack
+import itertools
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor
+import tyro
 
-from fastdeit.augment import augment, normalise
-from fastdeit.batch import Batch, BatchSource
-from fastdeit.benchmarks.cases.ceilings import Ceiling
-from fastdeit.benchmarks.cases.step_phases import Memory, count_flops, step_phases
-from fastdeit.benchmarks.harness.rounds import Case
-from fastdeit.benchmarks.peers.deit_loop import (
-    BASELINE,
-    published_compute,
-    published_loop,
-    published_note,
+from fastdeit.benchmarks.cases.loaders import check_data, engines_for
+from fastdeit.benchmarks.harness.isolated import Part
+from fastdeit.benchmarks.harness.options import (
+    Data,
+    Device,
+    Numbers,
+    Out,
+    Precision,
+    Rounds,
+    Source,
+    Threads,
+    require_peers,
 )
-from fastdeit.benchmarks.peers.loaders import deit_loader
-from fastdeit.config import ModelConfig, TrainConfig
-from fastdeit.machine.device import Compute, choose_compile_mode
-from fastdeit.machine.threads import num_usable_cores
-from fastdeit.measured.rows import Row, compared_with, with_bound
-from fastdeit.models import make_model
-from fastdeit.models.flops import precision_of
+from fastdeit.benchmarks.harness.run import BenchRun
+from fastdeit.config import TrainConfig
+from fastdeit.errors import UserError, require
+from fastdeit.measured.rows import Row
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.pipelines.engines.synthetic import synthetic_index
-from fastdeit.pipelines.open import Engine, open_pipeline, pipeline_options, train_plan
-from fastdeit.training.session import assemble
-from fastdeit.training.steps import (
-    NUM_CLASSES,
-    TrainingSteps,
-    endless,
-    is_taught,
-    random_weights,
-    stand_in_teacher,
-    work_of,
-)
+from fastdeit.recipes import fill_recipe
+from fastdeit.recipes.entry import changed
+
+if TYPE_CHECKING:
+    from fastdeit.pipelines.open import Engine
 
 STEP = "fastdeit step"
-AUGMENTATION = "fastdeit augmentation alone"
-PUBLISHED_FILES = f"{BASELINE} from files (its own loader)"
-STEPS = {"cpu": 8, "cuda": 30}
-"""Steps of a round."""
-READ_AHEAD = 4
-"""Steps before each round of what reads files: more than an engine has ready when it starts."""
+RECIPES_OF = {"cpu": ("demo",), "cuda": ("deit-ti", "deit-s", "deit-b", "deit-b-distilled")}
+"""Which recipes are measured unless told otherwise; the others take a CPU minutes a step."""
+GPU_BATCH = 256
+"""On a GPU unless told otherwise: the share of a step of 1,024 on four."""
+
+Compile = Literal["auto", "off", "default", "reduce-overhead", "max-autotune"]
+Attention = Literal["auto", "flash", "cudnn", "efficient", "math"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted(Numbers):
+    """Which steps are measured."""
+
+    recipe: tuple[str, ...] = ()
+    """whose steps; unless given deit-ti, deit-s, deit-b and deit-b-distilled on a GPU and demo on a
+    CPU."""
+    batch_size: tuple[int, ...] = ()
+    """images a step; several give each recipe several times. Unless given 256 on a GPU and the
+    recipe's on a CPU."""
+    model: str | None = None
+    """in place of the recipe's, a name of timm."""
+    image_size: int | None = None
+    """in place of the recipe's, in pixels."""
+    threads: Threads = 0
+    device: Device = "auto"
+    precision: Precision = "auto"
+    """of our step, as in `fastdeit train`: auto is bf16 on a GPU and fp32 on a CPU. The published
+    loop takes fp16 on a GPU and fp32 on a CPU."""
+    rounds: Rounds = 5
+    peers: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="whether the published loop is measured, beside the first combination of a batch."
+        ),
+    ] = True
+
+    def on(self, kind: str) -> list[tuple[str, int | None]]:
+        """Recipes and batch sizes on a kind of device; None is the recipe's own batch."""
+        own: tuple[int | None, ...] = (GPU_BATCH,) if kind == "cuda" else (None,)
+        return list(itertools.product(self.recipe or RECIPES_OF[kind], self.batch_size or own))
+
+    def resolve(self, recipe: str, batch_size: int | None, **run: str) -> TrainConfig:
+        """The recipe so changed; its paths are not used. `run` are fields of `RunConfig`."""
+        data = {"image_size": self.image_size, "batch_size": batch_size}
+        return changed(
+            fill_recipe(recipe, Path("unused")),
+            data={"threads": self.threads} | {n: v for n, v in data.items() if v is not None},
+            model={} if self.model is None else {"model": self.model},
+            run={"device": self.device, "precision": self.precision} | run,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepOptions(Wanted):
+    """What `step` may be asked for."""
+
+    compile: tuple[Compile, ...] = ("auto",)
+    """as in `fastdeit train`; several give each recipe several times."""
+    attention: tuple[Attention, ...] = ("auto",)
+    """as in `fastdeit train`; several likewise."""
+    data: Path | None = None
+    """dataset to decode, best a .beton, for the step from files and the loader alone."""
+    engine: Literal["auto", "ffcv", "dali", "pil"] = "auto"
+    """what decodes it."""
+    trace: bool = False
+    """write torch's profile of one step of each into the folder."""
+    save_compiled: bool = False
+    """write the compiled code into the folder, as compiled.zip."""
+    compiled: Path | None = None
+    """compiled code of an earlier run on the same kind of device."""
+    out: Out = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileOptions(Wanted):
+    """What `end-to-end` may be asked for."""
+
+    data: Data
+    source: Source = None
+    engine: tuple[Literal["ffcv", "dali", "pil"], ...] = ()
+    """which; unless given, all that are installed and read the dataset."""
+    out: Out = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,284 +132,130 @@ class Files:
     """ImageFolder of the same images, for DeiT's own loader; None leaves it out."""
 
 
-def step_name(config: TrainConfig) -> str:
-    """What our step is called: with how it is compiled and its attention, where they were chosen.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepJob:
+    """What `measure_step` does for one recipe."""
 
-    Args:
-        config: the recipe as it is measured.
+    recipe: str
+    config: TrainConfig
+    """The recipe as it is measured, with device, precision and the threads of the engines."""
+    rounds: int
+    """Timed ones, of several steps each."""
+    files: Files | None = None
+    """What the steps from files read; None leaves their rows out."""
+    has_peers: bool = True
+    has_step_case: bool = True
+    """False puts all rows into the case `end-to-end`, where another part has those of the step."""
+    beside: tuple[str, Row] | None = None
+    """Another way of running our step and its row, which ours is compared with."""
+    trace: Path | None = None
+    """File for torch's profile of one step, as Chrome's viewer reads it."""
+    hands_over_code: bool = False
+
+    @property
+    def label(self) -> str:
+        """Recipe and batch, as the rows' cases name them."""
+        return f"{self.recipe}, batch {self.config.data.batch_size}"
+
+    @property
+    def name(self) -> str:
+        """Our step, with how it is compiled and its attention, where they were chosen."""
+        chosen = {"compile": self.config.run.compile, "attention": self.config.run.attention}
+        words = [f"{what} {name}" for what, name in chosen.items() if name != "auto"]
+        return ", ".join([STEP, *words])
+
+    @property
+    def part(self) -> Part:
+        """In a process of its own."""
+        words = self.name.removeprefix(STEP) + ", from files" * (self.files is not None)
+        work = "fastdeit.benchmarks.cases.step_part:measure_step"
+        return Part(name=f"step: {self.label}{words}", work=work, options={"job": self})
+
+    def row_in(self, rows: Iterable[Row]) -> tuple[str, Row] | None:
+        """Its row among others, as others stand `beside` it; None if it was not measured."""
+        case, batch = f"step: {self.label}", self.config.data.batch_size
+        row = next((row for row in rows if (row.case, row.name) == (case, self.name)), None)
+        return None if row is None else (f"{self.name}, batch {batch}", row)
+
+
+def step(asked: Annotated[StepOptions, tyro.conf.arg(name="")] = StepOptions()) -> int:
+    """Measure the training step beside that of the published code, and where its time goes.
+
+    Compared things take turns in one run, so read the ratios: they hold on a noisy machine, where
+    single rates do not. The images are noise that lies on the device. Random weights of the paper's
+    regnety_160 teach a distilled recipe, or of demo-teacher's model for demo.
+
+    Several batch sizes, modes of compiling or implementations of attention are measured in each
+    combination, in a process of its own, and stand beside the first one.
     """
-    chosen = {"compile": config.run.compile, "attention": config.run.attention}
-    words = [f"{what} {name}" for what, name in chosen.items() if name != "auto"]
-    return ", ".join([STEP, *words])
+    for name, value, usual in (("engine", asked.engine, "auto"), ("threads", asked.threads, 0)):
+        require(
+            asked.data is not None or value == usual,
+            name,
+            value,
+            "has no effect without a dataset to decode",
+            f"Pass --data X.beton too, or leave out --{name}.",
+        )
+    for name, values in (("compile", asked.compile), ("attention", asked.attention)):
+        require(len(values) > 0, name, "none", "must be some", f"Leave out --{name}.")
+    check_data(asked.data, None)
+    files = None if asked.data is None else Files(asked.data, (asked.engine,))
+    ways: list[dict[str, str]] = [
+        {"compile": mode, "attention": attention}
+        for mode, attention in itertools.product(asked.compile, asked.attention)
+    ]
+    with BenchRun(asked.out, asked.device, asked.precision) as run:
+        run.load_compiled(asked.compiled)
+        _measure_recipes(run, asked, files, ways, asked.trace, asked.save_compiled)
+        return run.end()
 
 
-class StepBench:
-    """What `measure_step` sets up, measures and works out."""
+def end_to_end(asked: Annotated[FileOptions, tyro.conf.arg(name="")]) -> int:
+    """Measure training from files on disk through each engine, beside DeiT's own pipeline.
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        stand_in: ModelConfig,
-        compute: Compute,
-        files: Files | None,
-        has_peers: bool,
-        stack: ExitStack,
-    ) -> None:
-        """Open the data and build the models; see `measure_step`.
+    Each engine's rate is compared with the step on images that lie on the device: what is missing
+    to 1 is the time that the loader costs.
+    """
+    require_peers(asked.peers, asked.source)
+    check_data(asked.data, asked.source)
+    engines = tuple(asked.engine or engines_for(open_dataset(asked.data)))
+    files = Files(asked.data, engines, asked.source)
+    with BenchRun(asked.out, asked.device, asked.precision) as run:
+        _measure_recipes(run, asked, files, [{}], False, False)
+        return run.end()
 
-        Args:
-            config: see there.
-            stand_in: see there.
-            compute: device and precision.
-            files: see there.
-            has_peers: see there.
-            stack: closes what is opened.
-        """
-        self.config, self.compute, self.files = config, compute, files
-        self.name, self.has_peers = step_name(config), has_peers
-        self.flops: float | None = None
-        """Of a step; None if they could not be counted."""
-        self.num_steps = STEPS[compute.device.type]
-        self.batch_size, size = config.data.batch_size, config.data.image_size
-        self.opened: dict[str, BatchSource] = {}
-        self.num_classes = NUM_CLASSES
-        if files is not None:
-            self.open(files, stack)
-        index = synthetic_index(max(256, self.batch_size * 8), self.num_classes)
-        plan = train_plan(config.data, index, config.run)
-        options = pipeline_options(config.data, compute.device)
-        synthetic = stack.enter_context(open_pipeline(index, plan, "synthetic", options))
-        self.batch: Batch = next(iter(synthetic)).to(compute.device)
 
-        def teacher() -> torch.nn.Module | None:
-            return stand_in_teacher(config, self.num_classes, stand_in) if taught else None
-
-        taught = is_taught(config)
-        teaches = f", taught by {random_weights(stand_in)}" if taught else ""
-        self.label = f"{config.model.model}, {size} px, batch {self.batch_size}{teaches}"
-        self.memory = {name: Memory(compute) for name in (BASELINE, self.name)}
-        # ---- the published loop, as timm makes its models ----
-        if has_peers:
-            with self.memory[BASELINE].building():
-                self.images = normalise(self.batch.images_nhwc_u8).contiguous()
-                self.published = published_loop(config, teacher(), compute.device, self.num_classes)
-        # ---- ours ----
-        with self.memory[self.name].building():
-            model = make_model(config.model, self.num_classes, size, config.run.seed)
-            ours = teacher()
-            self.work = work_of(model, ours, size)
-            placed = None if ours is None else compute.place(ours)
-            self.session = assemble(config, model, placed, compute)
-        self.synthetic = synthetic
-        self.steps = TrainingSteps(config, self.session, synthetic)
-        self.wait_fracs: dict[str, list[float]] = {name: [] for name in self.opened}
-
-    def open(self, files: Files, stack: ExitStack) -> None:
-        """Open the dataset through each engine."""
-        data = self.config.data
-        index = open_dataset(files.data)
-        self.num_classes = len(index.class_names)
-        plan = train_plan(data, index, self.config.run)
-        for asked in files.engines:
-            options = pipeline_options(data, self.compute.device)
-            batches = stack.enter_context(open_pipeline(index, plan, asked, options))
-            self.opened[f"{self.name} from files ({batches.name})"] = batches
-
-    @property
-    def baselines(self) -> list[str]:
-        """What rows are compared with."""
-        published = [BASELINE] if self.has_peers else []
-        own_loader = [PUBLISHED_FILES] if self.has_own_loader else []
-        return [*published, *own_loader, self.name]
-
-    @property
-    def has_own_loader(self) -> bool:
-        """Whether the published loop is measured with DeiT's own loader too."""
-        return self.has_peers and self.files is not None and self.files.source is not None
-
-    # ---- what is measured ----------------------------------------------------------------------
-    def cases(self) -> list[Case]:
-        """What is measured, in turn."""
-        images, memory = self.num_steps * self.batch_size, self.memory
-
-        def published() -> int:
-            with memory[BASELINE].working():
-                return self.published(self.lying_there())
-
-        def step() -> int:
-            with memory[self.name].working():
-                self.steps.take(self.num_steps)
-            return images
-
-        def augmentation() -> int:
-            for _ in range(self.num_steps):
-                augment(self.batch, self.config.augment, self.config.run.seed)
-            self.compute.synchronize()
-            return images
-
-        cases = []
-        if self.has_peers:
-            note = f"{self.label}; {published_note(self.config, self.compute)}"
-            cases.append(Case(name=BASELINE, run=published, note=note, may_fail=True))
-        cases.append(
-            Case(
-                name=self.name,
-                run=step,
-                note=f"{self.label}; noise that lies on the device; augmentation, optimiser and "
-                f"average included; {self.compute.reason}, {self.how()}",
+def _measure_recipes(
+    run: BenchRun,
+    wanted: Wanted,
+    files: Files | None,
+    ways: list[dict[str, str]],
+    has_trace: bool,
+    hands_over_code: bool,
+) -> None:
+    """Measure each recipe in each way; what cannot be is said, and the others go on."""
+    first: tuple[str, tuple[str, Row]] | None = None
+    for recipe, batch_size in wanted.on(run.machine.kind):
+        for number, way in enumerate(ways):
+            try:
+                config = wanted.resolve(recipe, batch_size, **way)
+            except UserError as error:
+                what = recipe if batch_size is None else f"{recipe}, batch {batch_size}"
+                run.hear_failed(what, str(error))
+                continue
+            job = StepJob(
+                recipe=recipe,
+                config=config,
+                rounds=wanted.rounds,
+                files=files,
+                has_peers=wanted.peers and number == 0,
+                beside=first[1] if first is not None and first[0] == recipe else None,
+                hands_over_code=hands_over_code,
             )
-        )
-        if self.has_own_loader:
-            cases.append(self.published_from_files())
-        cases += [self.from_files(name, files) for name, files in self.opened.items()]
-        cases.append(Case(name=AUGMENTATION, run=augmentation, note="flip, policy, erase, mix"))
-        cases += [self.loader_alone(files) for files in self.opened.values()]
-        return cases
-
-    def how(self) -> str:
-        """How the model is compiled, and which attention it has."""
-        run = self.config.run
-        mode = choose_compile_mode(run.compile, self.compute) or "off"
-        attention = "torch's choice" if run.attention == "auto" else run.attention
-        return f"compile {mode}, attention {attention}"
-
-    def lying_there(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One batch again and again; a copy, for timm's Mixup writes into its images."""
-        for _ in range(self.num_steps):
-            yield self.images.clone(), self.batch.labels
-
-    def published_from_files(self) -> Case:
-        """The published loop with DeiT's own loader, end to end."""
-        assert self.files is not None and self.files.source is not None
-        data = self.config.data
-        workers = data.threads or num_usable_cores()
-        loader = deit_loader(
-            self.files.source,
-            None,
-            data.image_size,
-            self.batch_size,
-            workers,
-            with_augmentation=True,
-            pin_memory=self.compute.device.type == "cuda",
-        )
-        stream: Any = endless(loader)
-
-        def take(num_steps: int) -> int:
-            return self.published(next(stream) for _ in range(num_steps))
-
-        def before() -> None:
-            take(2 * workers)  # what they read ahead in others' turns
-
-        return Case(
-            name=PUBLISHED_FILES,
-            run=lambda: take(self.num_steps),
-            before=before,
-            note=f"{self.label}; {self.files.source}; RandAugment and erasing by its workers, "
-            "whatever the recipe's",
-            may_fail=True,
-        )
-
-    def from_files(self, name: str, files: BatchSource) -> Case:
-        """Our step, end to end."""
-        steps = TrainingSteps(self.config, self.session, files)
-
-        def run() -> int:
-            seconds, wait_s = steps.take(self.num_steps)
-            self.wait_fracs[name].append(wait_s / seconds)
-            return self.num_steps * self.batch_size
-
-        def before() -> None:
-            steps.take(READ_AHEAD)
-
-        assert self.files is not None
-        return Case(
-            name=name,
-            run=run,
-            before=before,
-            after=steps.rest,
-            note=f"{self.label}; {self.files.data}, {len(files)} steps an epoch, whose start "
-            "counts; a wait for the loader that a busy GPU hides counts as one",
-        )
-
-    def loader_alone(self, files: Any) -> Case:
-        """The loader without a step, to the device."""
-        stream = endless(files)
-
-        def before() -> None:
-            nonlocal stream
-            stream = endless(files)
-            for _ in range(READ_AHEAD):
-                next(stream)
-
-        def run() -> int:
-            for _ in range(self.num_steps):
-                next(stream)
-            self.compute.synchronize()
-            return self.num_steps * self.batch_size
-
-        return Case(
-            name=f"fastdeit loader alone ({files.name})",
-            run=run,
-            before=before,
-            after=lambda: stream.close(),
-            note="crops as uint8 on the device",
-        )
-
-    # ---- what is made of it --------------------------------------------------------------------
-    def ceilings(self) -> dict[str, Ceiling]:
-        """What the device can do, by the names of the rows that it bounds."""
-        own = Ceiling.of(self.compute)
-        bounds = dict.fromkeys((self.name, *self.opened), own)
-        if not self.has_peers:
-            return bounds
-        theirs = published_compute(self.compute)
-        is_alike = precision_of(theirs) == precision_of(self.compute)
-        published = own if is_alike else Ceiling.of(theirs)
-        return {**bounds, BASELINE: published, PUBLISHED_FILES: published}
-
-    def completed(self, row: Row, ceilings: dict[str, Ceiling]) -> Row:
-        """A row with its bound, MFU, and what else is known of it."""
-        row = replace(
-            row,
-            step_ms=1000 * self.batch_size / row.median,
-            model=self.config.model.model,
-            image_size=self.config.data.image_size,
-            batch_size=self.batch_size,
-            settings={"precision": precision_of(self.compute)},
-        )
-        # Rates from files are compared like with like: with the other one from files.
-        published = PUBLISHED_FILES if self.has_own_loader else BASELINE
-        wanted = {BASELINE: (), AUGMENTATION: (), self.name: (BASELINE,)}
-        wanted |= {PUBLISHED_FILES: (BASELINE,)} | dict.fromkeys(
-            self.opened, (published, self.name)
-        )
-        of_loader_alone = (self.name,)
-        names = [name for name in wanted.get(row.name, of_loader_alone) if name in row.ratios]
-        row = compared_with(row, {name: row.ratios[name] for name in names})
-        ceiling, memory = ceilings.get(row.name), self.memory.get(row.name)
-        if ceiling is None:  # a part of a step
-            return row
-        waits = self.wait_fracs.get(row.name)
-        row = replace(
-            row,
-            mfu=row.median * self.work.train_flops / ceiling.peak.flops_per_s,
-            peak_what=f"{ceiling.peak.flops_per_s / 1e12:.4g} TFLOP/s, {ceiling.peak.source}",
-            # The first round is the warm-up.
-            data_wait_frac=None if waits is None else statistics.median(waits[1:]),
-            gpu_memory_gib=None if memory is None else memory.peak_gib,
-        )
-        if self.flops is None:
-            return row
-        return with_bound(row, ceiling.matrix_flops * self.batch_size / self.flops, ceiling.what)
-
-    def phases(self) -> dict[str, float]:
-        """The parts of our step, with batches from files if there are any."""
-        source = next(iter(self.opened.values()), self.synthetic)
-        return step_phases(self.config, self.session, source)
-
-    def step_flops(self) -> float:
-        """Floating-point operations of one of our steps, counted by torch on two of its images."""
-        shown = augment(self.batch, self.config.augment, self.config.run.seed)
-        few = next(shown.parts(max(1, self.batch_size // 2)))
-        session = replace(self.session, forward=self.session.model)  # compiled code is not seen
-        return count_flops(self.config, session, few) * self.batch_size / len(few.images)
+            if has_trace:
+                slug = "-".join(re.findall(r"\w+", f"{job.label} {job.name.partition(',')[2]}"))
+                job = replace(job, trace=run.out / f"trace_{slug}.json.gz")
+            run.measure(job.part)
+            found = job.row_in(run.rows)
+            if found is not None and (first is None or first[0] != recipe):
+                first = recipe, found

@@ -26,7 +26,6 @@ class Memory:
     """How much GPU memory a case takes at most, without that of the others."""
 
     compute: Compute
-    """Where."""
     peak_gib: float | None = None
     """In the first round, its models included; None on a CPU."""
     _built: int = field(default=0)
@@ -62,16 +61,9 @@ PHASE_STEPS = {"cpu": 3, "cuda": 20}
 def step_phases(config: TrainConfig, session: Session, source: BatchSource) -> dict[str, float]:
     """Milliseconds of the parts of a step, one after another, in a pass of its own.
 
-    Here nothing overlaps; in training the next batch is augmented while a step runs.
-
-    Args:
-        config: the recipe.
-        session: takes the steps.
-        source: its batches.
-
-    Returns:
-        Data wait (on the host), augmentation, forward, backward, optimizer, and average if there
-        is one, in their order; on a GPU as its events say.
+    Data wait (on the host), augmentation, forward, backward, optimizer, and average if there is
+    one; on a GPU as its events say. Nothing overlaps; in training the next batch is augmented while
+    a step runs.
     """
     compute = session.compute
     num_steps = PHASE_STEPS[compute.device.type]

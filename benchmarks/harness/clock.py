@@ -18,7 +18,7 @@ LEAST_LIMIT_S = 120.0
 """On a CPU, where each part does the least that tells something, no part is ended before that."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Planned:
     """A part of the run, before it is known how much time there is for it."""
 
@@ -26,6 +26,8 @@ class Planned:
     """It, as it is said when it is left out."""
     topic: str
     """What --only and --skip call it."""
+    parts: Callable[[float | None], list[Part]]
+    """What is done in so many seconds, in turn; None sets no limit."""
     setup_s: float = 0.0
     """On a GPU: what comes before its first timed round, thought of an H100 with 16 cores; what
     others took corrects it."""
@@ -39,8 +41,6 @@ class Planned:
     """Whether most of that is compiling."""
     needs_data: bool = False
     """Whether it reads photographs."""
-    parts: Callable[[float | None], list[Part]]
-    """What is done in so many seconds, in turn; None sets no limit."""
 
 
 @dataclass(slots=True)
@@ -50,7 +50,6 @@ class Clock:
     limit_s: float | None
     """The whole time; None sets no limit."""
     kind: str = "cpu"
-    """Of the device."""
     begun: float = field(default_factory=lambda: time.perf_counter() - process_age_s())
     """When it began: with the process, whose imports count."""
     slowness: float = 1.0

@@ -41,7 +41,6 @@ class Part:
     """Something to measure in a process of its own."""
 
     name: str
-    """It, for whoever reads."""
     work: str
     """"module:function", which is called with a `Record` and the options."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -59,14 +58,7 @@ class PartFailed(Exception):
     def __init__(
         self, reason: str, is_told: bool = False, is_user: bool = False, is_late: bool = False
     ) -> None:
-        """Say how.
-
-        Args:
-            reason: in one line.
-            is_told: whether that was heard already.
-            is_user: whether it is a UserError's own text.
-            is_late: whether the limit of time ended it.
-        """
+        """Say why; whether that was heard already, is a UserError's own text, or was the limit."""
         super().__init__(reason)
         self.is_told, self.is_user, self.is_late = is_told, is_user, is_late
 
@@ -80,7 +72,7 @@ def run_isolated(
     log: Path | None = None,
     start: Start = "forkserver",
 ) -> Any:
-    """Do a part in a process of its own, and wait for its end.
+    """Do a part in a process of its own; returns what its function returned.
 
     Args:
         part: what.
@@ -88,12 +80,8 @@ def run_isolated(
         limit_s: the process is ended after so many seconds; None sets no limit.
         seconds: how long it measures, as `Record` says.
         known: rows of an earlier run.
-        log: a file that what the process prints is added to, tracebacks of a crash among it; None
-            leaves it where this process prints.
+        log: a file that what the process prints is added to, tracebacks of a crash among it.
         start: how the process begins.
-
-    Returns:
-        What the function returned.
 
     Raises:
         PartFailed: it did not return: an exception, a signal, the limit.
@@ -153,16 +141,10 @@ def begin_tracker() -> None:
 
 def call_here(part: Part, hear: Callable[[Event], None], **given: Any) -> Any:
     """The same in this process, for tests; an abort is one of all."""
-    record = Record(hear, given.get("seconds"), given.get("known", ()))
-    try:
-        return _function(part.work)(record, **_options(part))
-    except DeviceLost:
-        raise PartFailed("the device is lost", True) from None
-    except UserError as error:
-        raise PartFailed(reason_of(error), is_user=True) from error
-    except Exception as error:
-        traceback.print_exc()
-        raise PartFailed(reason_of(error)) from error
+    done = _done(part, Record(hear, given.get("seconds"), given.get("known", ())))
+    if done.kind == "error":
+        raise PartFailed(*done.values)
+    return done.values[0]
 
 
 def _context(start: Start) -> BaseContext:
@@ -240,29 +222,30 @@ def _work(
             sender.send(event)
 
     try:
-        result = _function(part.work)(Record(send, seconds, known), **_options(part))
+        send(_done(part, Record(send, seconds, known)))
     except KeyboardInterrupt:
         os._exit(130)
+    sender.close()
+
+
+def _done(part: Part, record: Record) -> Event:
+    """Do a part; its result, or why there is none."""
+    items = {"items": part.items} if part.items else {}
+    try:
+        return Event("result", (_function(part.work)(record, **part.options, **items),))
     except DeviceLost:
-        send(Event("error", ("the device is lost", True)))
+        return Event("error", ("the device is lost", True))
     except UserError as error:
-        send(Event("error", (reason_of(error), False, True)))
+        return Event("error", (reason_of(error), False, True))
     except Exception as error:
         traceback.print_exc()
-        send(Event("error", (reason_of(error),)))
-    else:
-        send(Event("result", (result,)))
-    sender.close()
+        return Event("error", (reason_of(error),))
 
 
 def _function(work: str) -> Callable[..., Any]:
     module, _, name = work.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function
-
-
-def _options(part: Part) -> dict[str, Any]:
-    return {**part.options, **({"items": part.items} if part.items else {})}
 
 
 def _end_with(lifeline: Connection) -> None:

@@ -27,16 +27,10 @@ class Machine:
     kind: str
     """Of the device: cpu or cuda."""
     start: Start = "forkserver"
-    """How processes begin here."""
 
 
 def look_at(device: str, precision: str, call: Callable[..., Any] = run_isolated) -> Machine:
-    """Look at this machine.
-
-    Args:
-        device: auto, cpu, cuda or cuda:N, as it was asked for.
-        precision: likewise; what the device cannot do is refused now.
-        call: `run_isolated`, or what stands for it.
+    """Look at this machine; `call` is `run_isolated`, or what stands for it.
 
     Raises:
         UserError: the device is not there, or cannot do the precision.
@@ -55,9 +49,9 @@ def look_at(device: str, precision: str, call: Callable[..., Any] = run_isolated
         except PartFailed as error:
             failed = failed or error
         else:
-            if environment["gpu"] or device == "cpu" or start == starts[-1] or not has_gpu_file():
+            if environment["gpu"] or device == "cpu" or start == starts[-1] or not _has_gpu_file():
                 return Machine(environment, kind, start)
-        if not has_gpu_file():
+        if not _has_gpu_file():
             break
         # Perhaps a library woke the GPU while it was imported, before the process was forked.
     assert failed is not None
@@ -66,7 +60,7 @@ def look_at(device: str, precision: str, call: Callable[..., Any] = run_isolated
     raise RunError(f"the machine could not be looked at: {failed}. See above.")
 
 
-def has_gpu_file() -> bool:
+def _has_gpu_file() -> bool:
     """Whether a driver shows a GPU, without asking it."""
     return any(Path(name).exists() for name in GPU_FILES)
 

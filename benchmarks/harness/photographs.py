@@ -23,14 +23,7 @@ NOISE = 6.0
 
 
 def photograph(number: int) -> Image.Image:
-    """The picture of a number.
-
-    Args:
-        number: also its seed.
-
-    Returns:
-        RGB, of one of `SIZES`.
-    """
+    """The picture of a number, which is also its seed: RGB, of one of `SIZES`."""
     generator = np.random.default_rng(number)
     width, height = SIZES[number % len(SIZES)]
     total = np.zeros((height, width, 3), dtype=np.float32)
@@ -57,14 +50,9 @@ def make_imagefolder(
     workers: int,
     on_image: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write an ImageFolder of distinct pictures.
+    """Write an ImageFolder of distinct pictures, spread evenly over the classes.
 
-    Args:
-        folder: is made; classes are its folders.
-        num_images: in all, spread evenly over the classes.
-        num_classes: how many.
-        workers: processes that draw.
-        on_image: called after each, for a progress bar.
+    `workers` processes draw; `on_image` is called after each picture.
     """
     for label in range(num_classes):
         (folder / f"class{label:04d}").mkdir(parents=True, exist_ok=True)

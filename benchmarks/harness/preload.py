@@ -9,7 +9,7 @@ from contextlib import suppress
 with suppress(Exception):  # a part says what is wrong with a library, and this process lives on
     import tyro
 
-    import fastdeit.benchmarks.cases.augment
+    import fastdeit.benchmarks.cases.augment_pairs
     import fastdeit.benchmarks.cases.inference.measure
     import fastdeit.benchmarks.cases.loaders
     import fastdeit.benchmarks.cases.step_part

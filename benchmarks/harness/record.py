@@ -6,14 +6,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastdeit import UserError
 from fastdeit.benchmarks.harness.rounds import Effort
-from fastdeit.machine.torch_compile import code_fits, compiled_artifacts
 from fastdeit.measured.rows import Row
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Event(NamedTuple):
@@ -22,7 +22,6 @@ class Event(NamedTuple):
     kind: str
     """The name of the method of `BenchRun` that hears it, without `hear_`."""
     values: tuple[Any, ...] = ()
-    """Its arguments."""
 
 
 class DeviceLost(Exception):
@@ -38,13 +37,7 @@ class Record:
         seconds: float | None = None,
         known: Sequence[Row] = (),
     ) -> None:
-        """Begin.
-
-        Args:
-            send: takes each event at once.
-            seconds: how long the part may measure from now; None sets no limit.
-            known: rows of an earlier run in the same environment.
-        """
+        """Begin; `known` are rows of an earlier run, `seconds` how long to measure from now."""
         self._send = send
         self._end = None if seconds is None else time.monotonic() + seconds
         self._known = known
@@ -75,6 +68,8 @@ class Record:
 
     def hand_over_code(self, device: torch.device) -> None:
         """Hand over the compiled code of this process."""
+        from fastdeit.machine.torch_compile import code_fits, compiled_artifacts
+
         artifacts = compiled_artifacts()
         if artifacts is not None:
             self._send(Event("compiled", (artifacts, code_fits(device))))
@@ -105,25 +100,14 @@ class Record:
 
     @contextmanager
     def part(self, what: str) -> Iterator[None]:
-        """Measure something; if it cannot be, say so in one line and go on.
-
-        Args:
-            what: it, for the line.
-
-        Raises:
-            DeviceLost: after the line, if nothing can be measured in this process any more.
-        """
+        """Measure something; if it cannot be, say so as `not_measured` does, and go on."""
         try:
             yield
         except Exception as error:
             self.not_measured(what, error)
 
     def not_measured(self, what: str, error: Exception) -> None:
-        """Say in one line why something could not be measured.
-
-        Args:
-            what: it, for the line.
-            error: what was raised; its traceback goes to stderr unless it is a user's.
+        """Say in one line why not; the traceback goes to stderr unless the error is a user's.
 
         Raises:
             DeviceLost: after the line, if nothing can be measured in this process any more.
@@ -131,7 +115,7 @@ class Record:
         self.fail(what, reason_of(error))
         if not isinstance(error, UserError):
             traceback.print_exception(error)
-            if is_lost(error):
+            if _is_lost(error):
                 raise DeviceLost from error
 
 
@@ -144,8 +128,10 @@ def reason_of(error: BaseException) -> str:
     return f"{name}: {text[:300]}" if text else name
 
 
-def is_lost(error: BaseException) -> bool:
+def _is_lost(error: BaseException) -> bool:
     """Whether a GPU's context is gone with an error: each further call would fail with it."""
+    import torch
+
     if isinstance(error, torch.OutOfMemoryError) or not torch.cuda.is_initialized():
         return False
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastdeit.measured.rows import Row
 
@@ -39,11 +39,9 @@ class Case:
     """Something to measure."""
 
     name: str
-    """As in `Row.name`."""
     run: Callable[[], float]
     """One round; returns the number of units done."""
     note: str | None = None
-    """As in `Row.note`."""
     before: Callable[[], None] = lambda: None
     """Done before each round, untimed."""
     after: Callable[[], None] = lambda: None
@@ -70,18 +68,13 @@ def measure(
 ) -> list[Row]:
     """Time cases in turn: one untimed round each, then A B C, A B C, ...
 
-    Args:
-        case: which benchmark.
-        unit: what the rates count.
-        cases: what to time.
-        effort: how many rounds, or how long.
-        baselines: names of the cases that the others are compared with, the main one first.
+    The others are compared with those that `baselines` names, the main one first.
 
     Returns:
         A row for each case, in their order; none for one that may fail and did.
     """
     begun = time.perf_counter()
-    cases = [one for one in cases if warmed_up(f"{case}: {one.name}", one, effort)]
+    cases = [one for one in cases if _warmed_up(f"{case}: {one.name}", one, effort)]
     baselines = [name for name in baselines if name in [one.name for one in cases]]
     effort.on_warm()
     rates: dict[str, list[float]] = {one.name: [] for one in cases}
@@ -94,10 +87,10 @@ def measure(
         for one in cases:
             rates[one.name].append(one.time())
             effort.on_round()
-    return [row_of(case, unit, one, rates, baselines) for one in cases]
+    return [_row_of(case, unit, one, rates, baselines) for one in cases]
 
 
-def warmed_up(what: str, case: Case, effort: Effort) -> bool:
+def _warmed_up(what: str, case: Case, effort: Effort) -> bool:
     """Do a case's untimed round; whether it can be timed."""
     try:
         case.time()
@@ -110,32 +103,41 @@ def warmed_up(what: str, case: Case, effort: Effort) -> bool:
     return True
 
 
-def row_of(
+def _row_of(
     case: str, unit: str, one: Case, rates: dict[str, list[float]], baselines: Sequence[str]
 ) -> Row:
     """What the rates of a case's rounds come to, beside those of its baselines."""
     own = rates[one.name]
+    row = row_of_values(case, one.name, unit, own)
     in_rounds = {
         baseline: [rate / base for rate, base in zip(own, rates[baseline], strict=True)]
         for baseline in baselines
         if one.name != baseline
     }
-    main = next(iter(in_rounds), None) if one.name != next(iter(baselines), None) else None
+    ratios = {name: statistics.median(values) for name, values in in_rounds.items()}
+    row = replace(row, mean=statistics.fmean(own), note=one.note, ratios=ratios)
+    if not in_rounds or one.name == baselines[0]:
+        return row
+    main = next(iter(in_rounds))
+    return replace(
+        row,
+        baseline=main,
+        ratio=ratios[main],
+        ratio_p20=percentile(in_rounds[main], 0.2),
+        ratio_p80=percentile(in_rounds[main], 0.8),
+    )
+
+
+def row_of_values(case: str, name: str, unit: str, values: Sequence[float]) -> Row:
+    """The row of some measured values, without what it is compared with."""
     return Row(
         case=case,
-        name=one.name,
+        name=name,
         unit=unit,
-        n=len(own),
-        median=statistics.median(own),
-        p20=percentile(own, 0.2),
-        p80=percentile(own, 0.8),
-        mean=statistics.fmean(own),
-        baseline=main,
-        ratio=None if main is None else statistics.median(in_rounds[main]),
-        ratio_p20=None if main is None else percentile(in_rounds[main], 0.2),
-        ratio_p80=None if main is None else percentile(in_rounds[main], 0.8),
-        note=one.note,
-        ratios={name: statistics.median(values) for name, values in in_rounds.items()},
+        n=len(values),
+        median=statistics.median(values),
+        p20=percentile(values, 0.2),
+        p80=percentile(values, 0.8),
     )
 
 

@@ -7,30 +7,30 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from fastdeit import UserError
 from fastdeit.benchmarks.harness import isolated
 from fastdeit.benchmarks.harness.clock import process_age_s
-from fastdeit.benchmarks.harness.compiled_file import COMPILED, CompiledFile
 from fastdeit.benchmarks.harness.isolated import Part, PartFailed
 from fastdeit.benchmarks.harness.machine import in_words, look_at
-from fastdeit.benchmarks.harness.record import Event, reason_of
+from fastdeit.benchmarks.harness.record import Event, Record, reason_of
 from fastdeit.benchmarks.reporting.bars import plot_bars
 from fastdeit.benchmarks.reporting.report import report_text
-from fastdeit.benchmarks.reporting.table import format_table, row_line
+from fastdeit.benchmarks.reporting.table import parts_line, row_line, tables_of
 from fastdeit.files import LOCK, FolderLock, replace_file
 from fastdeit.machine.stopping import comes_again
 from fastdeit.measured.rows import ROWS, Kept, Row, read_rows, write_rows
 from fastdeit.text.progress import progress, say
 
 REPORT = "report.md"
-"""Of all rows in an --out folder."""
+COMPILED = "compiled.zip"
+"""The compiled code of the parts; it grows by each, so that an end loses only the last."""
 LOG = "bench-log.txt"
 """What the processes of the parts printed: warnings, tracebacks."""
 
@@ -48,9 +48,8 @@ class BenchRun:
         """Look at the machine and the folder, before anything is measured.
 
         Args:
-            out: folder for rows.jsonl, report.md, bench-log.txt and a chart of each benchmark; rows
-                of other measurements there stay, older ones of the same are replaced. None is
-                bench-DATE in the working folder.
+            out: folder of all that is written; rows of other measurements there stay, older ones of
+                the same are replaced. None is bench-DATE in the working folder.
             device: where models run, as it was asked for.
             precision: likewise.
             is_shown: which rows the closing table has.
@@ -59,18 +58,14 @@ class BenchRun:
             UserError: the device is not there, the folder holds anything but what a benchmark
                 wrote, or another run writes to it.
             RunError: the machine cannot be looked at.
-            OSError: the folder cannot be made or written to.
         """
         self.began = time.monotonic() - process_age_s()
         self.out = out or Path(f"bench-{datetime.date.today().isoformat()}")
-        """Folder of the rows."""
-        check_folder(self.out)  # before anything takes time
+        _check_folder(self.out)  # before anything takes time
         self.machine = look_at(device, precision, isolated.run_isolated)
         self.environment = self.machine.environment
         self.rows: list[Row] = []
-        """What this run measured, in order."""
         self.failed: dict[str, str] = {}
-        """What could not be measured, and why."""
         self.left_out: dict[str, str] = {}
         """What was not to be measured here, and why."""
         self.ended_by: str | None = None
@@ -79,7 +74,7 @@ class BenchRun:
         self._is_made = not self.out.exists()
         self.out.mkdir(parents=True, exist_ok=True)
         self._lock.take()
-        self._before = check_folder(self.out)
+        self._before = _check_folder(self.out)
         self._known = [each.row for each in self._before if self._is_here(each)]
         self._num_known = 0
         self._is_shown = is_shown
@@ -88,24 +83,19 @@ class BenchRun:
         self.setup_s: float | None = None
         """How long the last part took until everything had had its untimed round."""
         self._part_began = 0.0
-        self._code = CompiledFile(self.out / COMPILED)
+        self._has_code = False
         self._bar = progress(None, "measuring", unit="rounds")
 
     def __enter__(self) -> BenchRun:
         """Say what is measured on; a terminal that is closed ends the run as SIGTERM does."""
         if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
             with suppress(ValueError):  # not the main thread
-                self._on_hangup = signal.signal(signal.SIGHUP, hang_up)
+                self._on_hangup = signal.signal(signal.SIGHUP, _hang_up)
         for line in (*in_words(self.environment), f"rows go to {self.out / ROWS}"):
             say(line)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """After an early end: the table, the report and the JSON of what there is."""
         self._bar.close()
         if isinstance(error, UserError) and not self.rows:
@@ -115,7 +105,7 @@ class BenchRun:
                 with suppress(OSError):
                     self.out.rmdir()
         elif error is not None:
-            self.ended_by = self.ended_by or how_ended(error)
+            self.ended_by = self.ended_by or _how_ended(error)
             self.end()
         self._lock.let_go()
         if self._on_hangup is not None:
@@ -123,20 +113,14 @@ class BenchRun:
 
     # ---- parts -----------------------------------------------------------------------------------
     def measure(
-        self,
-        part: Part,
-        limit_s: float | None = None,
-        seconds: float | None = None,
+        self, part: Part, limit_s: float | None = None, seconds: float | None = None
     ) -> Any:
-        """Measure something in a process of its own; if it cannot be, say so in one line.
+        """Measure a part; if it cannot be, say so in one line and return None.
 
         Args:
-            part: what.
+            part: what; what its function returned is returned.
             limit_s: it is ended after so many seconds; None sets no limit.
             seconds: how long it measures.
-
-        Returns:
-            What the part's function returned; None if it failed.
         """
         began, result = time.monotonic(), None
         self.setup_s, self._part_began = None, began
@@ -164,10 +148,27 @@ class BenchRun:
             except Exception as error:  # the process could not be started, say
                 self._after(part.name, (), PartFailed(reason_of(error)))
             except BaseException as error:
-                self.ended_by = how_ended(error)
+                self.ended_by = _how_ended(error)
                 self.hear_failed(self._item or part.name, f"{self.ended_by} came")
                 raise
             return result
+
+    def load_compiled(self, path: Path | None) -> None:
+        """Put the compiled code of an earlier run where the parts find it.
+
+        Raises:
+            UserError: it is of no use here.
+        """
+        if path is None:
+            return
+        part = Part(
+            name="loading compiled code",
+            work=f"{__name__}:load_code",
+            options={"path": path, "device": self.environment["device"]},
+        )
+        self.measure(part)
+        if part.name in self.failed:
+            raise UserError(self.failed.pop(part.name))
 
     def _after(self, name: str, items: tuple[str, ...], error: PartFailed) -> tuple[str, ...]:
         """Say that a part failed; the items that another process goes on with."""
@@ -220,8 +221,11 @@ class BenchRun:
             self.setup_s = time.monotonic() - self._part_began
 
     def hear_compiled(self, artifacts: bytes, fits: dict[str, str]) -> None:
-        """The compiled code of a part."""
-        self._code.add(artifacts, fits)
+        """The compiled code of a part; an older file stays until the first comes."""
+        from fastdeit.machine.torch_compile import write_compiled
+
+        write_compiled(self.out / COMPILED, artifacts, fits, is_added=self._has_code)
+        self._has_code = True
 
     # ---- rows ------------------------------------------------------------------------------------
     def add(self, rows: Iterable[Row]) -> None:
@@ -253,11 +257,7 @@ class BenchRun:
 
     # ---- the end ---------------------------------------------------------------------------------
     def end(self) -> int:
-        """Write the report and the charts, print a table on stderr and one JSON object on stdout.
-
-        Returns:
-            The exit code: 0, or 1 if something could not be measured.
-        """
+        """Write report and charts, a table on stderr, JSON on stdout; 1 if something failed."""
         self._bar.close()
         rows = [row for row in self.rows if self._is_shown(row)]
         if rows:
@@ -306,7 +306,25 @@ class BenchRun:
             plot_figure1(self.rows, self.out / "figure1.png")
 
 
-def how_ended(error: BaseException) -> str:
+def load_code(record: Record, path: Path, device: str) -> None:
+    """Put a file's code into torch's caches, where the processes of the parts find it."""
+    import torch
+
+    from fastdeit.machine.torch_compile import load_compiled
+
+    num = load_compiled(path, torch.device(device))
+    record.say(f"compiled code of {num} parts: {path}")
+
+
+def measure_parts(parts: Iterable[Part], out: Path | None, device: str = "cpu") -> int:
+    """Measure parts, one after another, and end; returns the exit code."""
+    with BenchRun(out, device) as run:
+        for part in parts:
+            run.measure(part)
+        return run.end()
+
+
+def _how_ended(error: BaseException) -> str:
     """What ended a run, in a word or a line."""
     if isinstance(error, KeyboardInterrupt):
         return "SIGINT"
@@ -318,18 +336,17 @@ def how_ended(error: BaseException) -> str:
 HUNG_UP = 128 + signal.SIGHUP
 
 
-def hang_up(number: int, frame: FrameType | None) -> None:
+def _hang_up(number: int, frame: FrameType | None) -> None:
     """End the program through every block that cleans up."""
     if not comes_again(number, frame):
         sys.exit(HUNG_UP)
 
 
-def check_folder(out: Path) -> list[Kept]:
+def _check_folder(out: Path) -> list[Kept]:
     """The rows that an --out folder holds, if there is one.
 
     Raises:
         UserError: it holds something else.
-        OSError: it cannot be read.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"out must be a folder. Found: the file {out}. Give another --out.")
@@ -345,20 +362,3 @@ def check_folder(out: Path) -> list[Kept]:
             f"{foreign}. Give another --out."
         )
     return []
-
-
-def tables_of(rows: Sequence[Row]) -> str:
-    """A table for each benchmark, so that its columns are its own."""
-    parts = []
-    for family in dict.fromkeys(row.family for row in rows):
-        own = [row for row in rows if row.family == family]
-        parts.append(format_table(own))
-        parts += [parts_line(row) for row in own if row.phases_ms]
-        parts.append("")
-    return "\n".join(parts[:-1])
-
-
-def parts_line(row: Row) -> str:
-    """The parts of a step in words."""
-    parts = ", ".join(f"{name} {took:.3g} ms" for name, took in row.phases_ms.items())
-    return f"{row.case}: {row.name}, one after another: {parts}"

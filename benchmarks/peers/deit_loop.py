@@ -31,7 +31,7 @@ def published_compute(compute: Compute) -> Compute:
 def published_note(config: TrainConfig, compute: Compute) -> str:
     """What the published loop does here, for who reads its rate."""
     does = [
-        "timm's Mixup" if is_mixed(config.augment) else "no Mixup, as the recipe",
+        "timm's Mixup" if _is_mixed(config.augment) else "no Mixup, as the recipe",
         {"adamw": "AdamW, not fused", "sgd": "SGD, not fused", "lamb": "timm's Lamb"}[
             config.optim.optimizer
         ],
@@ -71,7 +71,7 @@ def published_loop(
         fused.
     """
     batch_size = config.data.batch_size
-    if is_mixed(config.augment) and batch_size % 2:
+    if _is_mixed(config.augment) and batch_size % 2:
         raise UserError(
             f"batch_size must be even, for timm's Mixup takes pairs. Found: {batch_size}. "
             f"Pass --batch-size {batch_size + 1}."
@@ -144,17 +144,14 @@ def published_loop(
     return take
 
 
-def is_mixed(config: AugmentConfig) -> bool:
+def _is_mixed(config: AugmentConfig) -> bool:
     """Whether the published code makes a Mixup for the recipe."""
     return config.use_mixup or config.use_cutmix
 
 
 def make_mixup(config: AugmentConfig, num_classes: int) -> Mixup | None:
-    """Mixup of timm with the recipe's numbers; None where the recipe does not mix.
-
-    Source: deit main.py, `mixup_active`.
-    """
-    if not is_mixed(config):
+    """Mixup of timm with the recipe's numbers, or None; source: deit main.py, `mixup_active`."""
+    if not _is_mixed(config):
         return None
     return Mixup(
         mixup_alpha=config.mixup_alpha,
@@ -169,19 +166,16 @@ def make_mixup(config: AugmentConfig, num_classes: int) -> Mixup | None:
 
 
 def make_criterion(config: TrainConfig) -> nn.Module:
-    """The loss of the class head, as the published code chooses it.
-
-    Source: deit main.py.
-    """
+    """The loss of the class head, as the published code chooses it; source: deit main.py."""
     criterion: nn.Module
     if config.optim.loss == "bce":
-        if not is_mixed(config.augment):
+        if not _is_mixed(config.augment):
             raise UserError(
                 "the published code takes binary cross-entropy of mixed labels only. Found: a "
                 "recipe that does not mix. Take another --recipe."
             )
         criterion = nn.BCEWithLogitsLoss()
-    elif is_mixed(config.augment):
+    elif _is_mixed(config.augment):
         criterion = SoftTargetCrossEntropy()
     elif config.augment.smoothing > 0:
         criterion = LabelSmoothingCrossEntropy(smoothing=config.augment.smoothing)

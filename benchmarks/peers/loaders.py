@@ -22,14 +22,8 @@ def deit_loader(
 ) -> Any:
     """DeiT's own pipeline: ImageFolder, timm's training transform, workers.
 
-    Args:
-        source: ImageFolder.
-        num_images: how many of its images, spread over the classes; None takes all.
-        image_size: side of the crops.
-        batch_size: samples a step.
-        threads: worker processes.
-        pin_memory: copy batches where a GPU reads them faster, as DeiT does.
-        with_augmentation: RandAugment and erasing too, as DeiT has them here.
+    The images are spread over the classes; None takes all. Augmentation is RandAugment and erasing,
+    as DeiT has them here.
 
     Source: deit datasets.py:build_transform and main.py with the defaults of Table 9.
     """
@@ -88,11 +82,7 @@ def ffcv_own_loader(
 def dali_own_epoch(
     source: Path, num_images: int, image_size: int, batch_size: int, threads: int
 ) -> Callable[[], int]:
-    """DALI's own CPU pipeline: its file reader, random-crop decoding and cubic resize.
-
-    Returns:
-        One epoch, which gives the number of images.
-    """
+    """DALI's own CPU pipeline: its file reader, random-crop decoding and cubic resize; an epoch."""
     from nvidia.dali import fn, pipeline_def, types
     from torchvision.datasets import ImageFolder
 

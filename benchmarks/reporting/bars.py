@@ -14,9 +14,7 @@ OURS, OTHERS = "#2f6db5", "#a8a8a8"
 def plot_bars(rows: list[Row], path: Path) -> None:
     """Draw medians as bars, with whiskers from p20 to p80 and ticks at the bounds.
 
-    Args:
-        rows: a panel for each of their cases; ours are those whose name begins with fastdeit.
-        path: a .png; it appears when it is complete.
+    A panel for each case; ours are those whose name begins with fastdeit.
     """
     by_case: dict[str, list[Row]] = {}
     for row in rows:

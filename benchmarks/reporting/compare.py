@@ -1,4 +1,4 @@
-"""What became faster or slower between two sets of rows, beyond noise.
+"""`fastdeit bench compare`: what became faster or slower between two sets of rows, beyond noise.
 
 Where both have a ratio to the same baseline with its spread, that is compared: the two took turns,
 so it holds on a noisy machine. Else the rates are, which hold on the same hardware only.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
 
 from fastdeit import UserError
-from fastdeit.measured.rows import Kept, Row
+from fastdeit.measured.rows import Kept, Row, read_folder
 from fastdeit.text.figures import rounded
 from fastdeit.text.tables import text_table
 
@@ -23,6 +27,47 @@ HARDWARE = {"gpu": "GPU", "cpu": "CPU", "num_cores": "number of cores", "device"
 NOT_VERSIONS = (*HARDWARE, "date", "memory_gib")
 MAX_LISTED = 5
 """Rows of one side that are named in the table."""
+
+
+def compare(
+    old: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OLD")],
+    new: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="NEW")],
+    threshold: str = "5%",
+) -> int:
+    """Say what became faster or slower beyond noise between two folders or files of rows.
+
+    Compared is the ratio to the baseline where both have the same one with its spread, else the
+    rate. Beyond noise is what lies apart from p20 to p80 and is larger than the threshold. A rate
+    on other hardware and that of a baseline itself are shown, and are no regressions. The table
+    goes to stderr; the last line on stdout is one JSON object.
+
+    Args:
+        old: an --out folder, a folder of kept results, or a file of rows.
+        new: likewise, measured later.
+        threshold: changes up to this count for nothing, such as 5%.
+
+    Returns:
+        0, or 1 if something became worse beyond noise.
+    """
+    least = _as_part(threshold)
+    found = compare_rows(read_folder(old), read_folder(new), least)
+    print(found.text, file=sys.stderr)
+    print(json.dumps(found.facts))
+    return 1 if found.num_regressions else 0
+
+
+def _as_part(text: str) -> float:
+    """A threshold in percent as a part of 1."""
+    try:
+        part = float(text.removesuffix("%")) / 100
+    except ValueError:
+        part = -1.0
+    if not text.endswith("%") or not 0 <= part < 1:
+        raise UserError(
+            f"threshold must be a percentage from 0% to below 100%. Found: {text}. Pass "
+            "--threshold 5%."
+        )
+    return part
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +90,9 @@ class Change:
     """A measurement that both sets have."""
 
     name: str
-    """Case and name."""
     old: Figure
-    """Before."""
     new: Figure
-    """After."""
     less_is_better: bool
-    """Whether a smaller figure is a better one."""
     threshold: float
     """A change of at most this part is none."""
     excuse: str | None
@@ -90,11 +131,8 @@ class Comparison:
     """Two sets of rows beside each other."""
 
     changes: list[Change]
-    """What both have."""
     only_old: list[str]
-    """What the second has not."""
     only_new: list[str]
-    """What the first has not."""
     remarks: list[str]
     """What else differs, a line each; hardware first."""
 
@@ -116,7 +154,7 @@ class Comparison:
         text = [*self.remarks]
         if moved:
             text.append(text_table(lines, "l"))
-        text += only_in("old", self.only_old) + only_in("new", self.only_new)
+        text += _only_in("old", self.only_old) + _only_in("new", self.only_new)
         num_unchanged = len(self.changes) - len(moved)
         text.append(f"unchanged: {num_unchanged} of {len(self.changes)}")
         return "\n".join(text)
@@ -144,7 +182,7 @@ class Comparison:
         }
 
 
-def only_in(side: str, names: list[str]) -> list[str]:
+def _only_in(side: str, names: list[str]) -> list[str]:
     """The rows of one side, a line each, or how many of what if they are many."""
     if len(names) <= MAX_LISTED:
         return [f"only in the {side}: {name}" for name in names]
@@ -156,15 +194,12 @@ def only_in(side: str, names: list[str]) -> list[str]:
 def compare_rows(old: list[Kept], new: list[Kept], threshold: float) -> Comparison:
     """Compare rows of the same measurement, on the same hardware if there are such.
 
-    Args:
-        old: rows from before; of several of one measurement the newest counts.
-        new: rows from after; likewise.
-        threshold: a change of at most this part is none, such as 0.05.
+    Of several rows of one measurement the newest counts. A change of at most `threshold` is none.
 
     Raises:
         UserError: they have no measurement in common.
     """
-    before, after = newest(old), newest(new)
+    before, after = _newest(old), _newest(new)
     by_key = {key: kept for (key, _), kept in before.items()}
     pairs = [
         (before.get((key, hardware)) or by_key.get(key), kept)
@@ -179,40 +214,42 @@ def compare_rows(old: list[Kept], new: list[Kept], threshold: float) -> Comparis
     used = {id(then) for then, _ in both}
     baselines = {(kept.row.case, name) for kept in [*old, *new] for name in kept.row.all_ratios}
     remarks = [
-        *differences(both, HARDWARE, "other hardware"),
-        *differences(both, {name: name for name in versions_of(both)}, "other versions"),
+        *_differences(both, HARDWARE, "other hardware"),
+        *_differences(both, {name: name for name in _versions_of(both)}, "other versions"),
     ]
     passed_over = len(old) + len(new) - len(before) - len(after)
     if passed_over:
         remarks.append(f"measured again later: {passed_over} rows are passed over")
     return Comparison(
-        changes=[change_of(then, now, threshold, baselines) for then, now in both],
+        changes=[_change_of(then, now, threshold, baselines) for then, now in both],
         only_old=[label(kept.row) for kept in before.values() if id(kept) not in used],
         only_new=[label(now.row) for then, now in pairs if then is None],
         remarks=remarks,
     )
 
 
-def change_of(old: Kept, new: Kept, threshold: float, baselines: set[tuple[str, str]]) -> Change:
+def _change_of(old: Kept, new: Kept, threshold: float, baselines: set[tuple[str, str]]) -> Change:
     """Two rows of one measurement."""
-    first, second = ratio_of(old.row), ratio_of(new.row)
+    first, second = _ratio_of(old.row), _ratio_of(new.row)
     row = new.row
     if first is not None and second is not None and first.unit == second.unit:
         return Change(label(row), first, second, row.less_is_better, threshold, None)
     excuse = None
-    if hardware_of(old) != hardware_of(new):
+    if _hardware_of(old) != _hardware_of(new):
         excuse = "other hardware"
     elif (row.case, row.name) in baselines and row.ratio is None:
         excuse = "the baseline itself"
-    return Change(label(row), rate_of(old.row), rate_of(row), row.less_is_better, threshold, excuse)
+    return Change(
+        label(row), _rate_of(old.row), _rate_of(row), row.less_is_better, threshold, excuse
+    )
 
 
-def rate_of(row: Row) -> Figure:
+def _rate_of(row: Row) -> Figure:
     """The rate with its spread."""
     return Figure(row.median, row.p20, row.p80, row.unit)
 
 
-def ratio_of(row: Row) -> Figure | None:
+def _ratio_of(row: Row) -> Figure | None:
     """The ratio to the baseline, if it has one with its spread."""
     if row.ratio is None or row.ratio_p20 is None or row.ratio_p80 is None:
         return None
@@ -225,26 +262,26 @@ def label(row: Row) -> str:
     return f"{row.case}: {row.name}{settings}"
 
 
-def hardware_of(kept: Kept) -> str:
+def _hardware_of(kept: Kept) -> str:
     """What hardware a row was measured on, to be compared."""
     return json.dumps([kept.environment.get(name) for name in HARDWARE])
 
 
-def newest(rows: list[Kept]) -> dict[tuple[tuple[str, str, str], str], Kept]:
+def _newest(rows: list[Kept]) -> dict[tuple[tuple[str, str, str], str], Kept]:
     """The newest row of each measurement on each hardware; of one day the last."""
     found: dict[tuple[tuple[str, str, str], str], Kept] = {}
     for kept in sorted(rows, key=lambda kept: str(kept.environment.get("date"))):
-        found[kept.row.key, hardware_of(kept)] = kept
+        found[kept.row.key, _hardware_of(kept)] = kept
     return found
 
 
-def versions_of(pairs: Iterable[tuple[Kept, Kept]]) -> list[str]:
+def _versions_of(pairs: Iterable[tuple[Kept, Kept]]) -> list[str]:
     """What of their environments is neither hardware nor time."""
     names = {name: None for pair in pairs for kept in pair for name in kept.environment}
     return [name for name in names if name not in NOT_VERSIONS]
 
 
-def differences(pairs: list[tuple[Kept, Kept]], names: dict[str, str], what: str) -> list[str]:
+def _differences(pairs: list[tuple[Kept, Kept]], names: dict[str, str], what: str) -> list[str]:
     """A line that says how the environments of paired rows differ; none if they do not."""
     found: dict[str, None] = {}
     for then, now in pairs:

@@ -1,15 +1,20 @@
-"""Filing rows among the kept results: CASE_HARDWARE_YYYYMM_COMMIT.jsonl."""
+"""`fastdeit bench keep`: files rows among the kept ones: CASE_HARDWARE_YYYYMM_COMMIT.jsonl."""
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from fastdeit import UserError
+from fastdeit.benchmarks.reporting.report import RESULTS
 from fastdeit.measured.environment import describe_commit, source_digest
-from fastdeit.measured.rows import Kept, read_rows, write_rows
+from fastdeit.measured.rows import Kept, read_folder, read_rows, write_rows
 
 MAKERS = ("amd", "geforce", "instinct", "nvidia", "radeon", "tesla")
 """Words of a GPU's name that do not tell it from others."""
@@ -17,23 +22,38 @@ SERIES = ("gtx", "quadro", "rtx", "titan")
 """Words that belong to the one behind them."""
 
 
-def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> list[Path]:
-    """Write rows into files under their names, all or none.
+def keep(
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")],
+    results: Path = RESULTS,
+    dirty: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """File the rows of an --out folder among the kept results.
+
+    A file holds one benchmark and is named CASE_HARDWARE_YYYYMM_COMMIT.jsonl.
 
     Args:
-        rows: of any benchmarks and environments.
-        results: folder of the files; it is made.
-        dirty: also take rows of a checkout with changes that were not committed.
-        overwrite: rows of a file that were measured again are replaced; its others stay.
+        folder: the --out of earlier measurements, or a file of rows.
+        results: folder of the kept ones.
+        dirty: also keep rows of a checkout with changes that were not committed; their files' names
+            say so.
+        overwrite: where a file of the same name holds other rows, those that were measured again
+            are replaced, and the rest stays.
 
     Returns:
-        The files of the rows, sorted; one that holds the same rows already is left as it is.
-
-    Raises:
-        UserError: a row does not know its commit, its checkout was dirty, or a file holds others.
-        OSError: a file cannot be written.
+        0.
     """
-    rows = [with_commit(kept) for kept in rows]
+    rows = read_folder(folder)
+    files = _keep_rows(rows, results, dirty, overwrite)
+    for path in files:
+        print(path, file=sys.stderr)
+    print(json.dumps({"num_rows": len(rows), "files": [str(path) for path in files]}))
+    return 0
+
+
+def _keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> list[Path]:
+    """Write rows into files under their names, all or none."""
+    rows = [_with_commit(kept) for kept in rows]
     num_dirty = sum(bool(kept.environment.get("dirty")) for kept in rows)
     if num_dirty and not dirty:
         raise UserError(
@@ -43,8 +63,8 @@ def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> 
         )
     files: dict[Path, list[Kept]] = {}
     for kept in rows:
-        files.setdefault(results / name_of(kept), []).append(kept)
-    changed = {path: own for path, own in files.items() if not holds(path, own)}
+        files.setdefault(results / _name_of(kept), []).append(kept)
+    changed = {path: own for path, own in files.items() if not _holds(path, own)}
     others = [path for path in sorted(changed) if path.exists()]
     if others and not overwrite:
         raise UserError(
@@ -58,7 +78,7 @@ def keep_rows(rows: list[Kept], results: Path, dirty: bool, overwrite: bool) -> 
     return sorted(files)
 
 
-def with_commit(kept: Kept) -> Kept:
+def _with_commit(kept: Kept) -> Kept:
     """Rows that were measured from a copy without git, with the commit of the same files."""
     source = kept.environment.get("source")
     if kept.environment.get("commit") is not None or source is None:
@@ -73,17 +93,13 @@ def with_commit(kept: Kept) -> Kept:
     return replace(kept, environment={**kept.environment, **here, "source": None})
 
 
-def holds(path: Path, rows: list[Kept]) -> bool:
+def _holds(path: Path, rows: list[Kept]) -> bool:
     """Whether a file has just these rows."""
     return path.exists() and read_rows(path) == rows
 
 
-def name_of(kept: Kept) -> str:
-    """The name of the file that a row belongs into.
-
-    Raises:
-        UserError: its environment lacks the date or the commit.
-    """
+def _name_of(kept: Kept) -> str:
+    """The name of the file that a row belongs into; one without date or commit is refused."""
     environment = kept.environment
     date, commit = environment.get("date"), environment.get("commit")
     if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,40}", commit):

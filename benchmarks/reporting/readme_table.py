@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastdeit import UserError
+from fastdeit.benchmarks.cases.inference.architectures import DEIT_B
 from fastdeit.benchmarks.cases.loaders import COPIES
 from fastdeit.benchmarks.cases.step import STEP
-from fastdeit.benchmarks.reporting.markdown import bound, escaped, spread, table, times
 from fastdeit.benchmarks.reporting.report import benchmark_of, hardware, is_on_gpu
-from fastdeit.benchmarks.reporting.targets import MODELS
+from fastdeit.benchmarks.reporting.table import bound, escaped, spread, times
 from fastdeit.measured.rows import Kept, Row
 from fastdeit.text.figures import rounded
+from fastdeit.text.tables import markdown_lines
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 """What the table stands between."""
@@ -26,7 +27,6 @@ class Topic:
     what: str
     """It, for a line that says that it was not measured."""
     has: Callable[[Row], bool]
-    """Whether a row says it."""
     is_best_of_case: bool = False
     """Whether only the fastest row of a case is shown: engines stand beside each other."""
 
@@ -50,7 +50,7 @@ TOPICS = (
     ),
     Topic(
         "inference of DeiT-B, as in Table 5",
-        lambda row: benchmark_of(row) == "table5" and row.model == MODELS["DeiT-B"],
+        lambda row: benchmark_of(row) == "table5" and row.model == DEIT_B,
     ),
     Topic(
         "conversion",
@@ -61,20 +61,17 @@ TOPICS = (
 
 
 def readme_table(kept: dict[str, list[Kept]]) -> str:
-    """The main rows: of each topic those of one machine, best with a GPU, and of the newest file.
+    """The main rows, by the names of their files, as a Markdown table.
 
-    Args:
-        kept: rows by the name of their file.
-
-    Returns:
-        A Markdown table; a topic without rows says so.
+    Of each topic those of one machine, best with a GPU, and of the newest file; one without rows
+    says so.
     """
-    lines = [line for topic in TOPICS for line in topic_lines(topic, kept)]
+    lines = [line for topic in TOPICS for line in _topic_lines(topic, kept)]
     header = ["what", "rate (p20 to p80)", "hardware", "ratio", "part of the bound"]
-    return "\n".join(table(header, lines)).rstrip()
+    return "\n".join(markdown_lines([header, *lines])).rstrip()
 
 
-def topic_lines(topic: Topic, kept: dict[str, list[Kept]]) -> list[list[str]]:
+def _topic_lines(topic: Topic, kept: dict[str, list[Kept]]) -> list[list[str]]:
     """The cells of a topic."""
     groups: dict[tuple[bool, str, str, str], list[Kept]] = {}
     for file, rows in kept.items():
@@ -92,10 +89,10 @@ def topic_lines(topic: Topic, kept: dict[str, list[Kept]]) -> list[list[str]]:
         for each in chosen:
             cases.setdefault(each.row.case, []).append(each)
         chosen = [max(rows, key=lambda each: each.row.median) for rows in cases.values()]
-    return [row_cells(each) for each in chosen]
+    return [_row_cells(each) for each in chosen]
 
 
-def row_cells(kept: Kept) -> list[str]:
+def _row_cells(kept: Kept) -> list[str]:
     """A row's cells."""
     row = kept.row
     ratios = [

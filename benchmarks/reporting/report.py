@@ -1,4 +1,4 @@
-"""The report: all kept rows as one Markdown text, the same for the same rows.
+"""`fastdeit bench report`: all kept rows as one Markdown text, the same for the same rows.
 
 It holds nothing but what the rows say: no clock, no date of today, no order of a file system.
 """
@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastdeit.benchmarks.reporting.markdown import case_lines, escaped, table
-from fastdeit.benchmarks.reporting.targets import CORES, GPU, TARGETS
-from fastdeit.measured.rows import Kept, Row
+import tyro
 
+from fastdeit import UserError
+from fastdeit.benchmarks.reporting.table import case_lines, escaped
+from fastdeit.files import replace_file
+from fastdeit.measured.rows import Kept, Row, read_all
+from fastdeit.text.tables import markdown_lines
+
+RESULTS = Path("benchmarks/results")
+REPORT = Path("benchmarks/REPORT.md")
 HEAD = "<!-- Made by `fastdeit bench report` from kept rows: measure, keep, make it again. -->"
 """First line of each report."""
 
@@ -80,34 +87,64 @@ NOT_VERSIONS = (
 ).split()
 
 
-def report_text(kept: dict[str, list[Kept]]) -> str:
-    """The report of some files of rows.
+def report(
+    results: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULTS")] = RESULTS,
+    out: Path = REPORT,
+    readme: Path | None = None,
+) -> int:
+    """Write the report of kept results; the same rows give the same bytes.
 
     Args:
-        kept: rows by the name of their file, in any order of the files.
+        results: folder of kept results, an --out folder, or a file of rows.
+        out: the report, in Markdown; an older report there is replaced.
+        readme: a README.md whose table of the main rows is replaced too; it stands between
+            `<!-- bench:begin -->` and `<!-- bench:end -->`.
 
     Returns:
-        Markdown, the same for the same rows.
+        0.
     """
+    kept = read_all(results)
+    from fastdeit.benchmarks.reporting.readme_table import readme_table, with_table
+
+    if out.exists() and not out.read_text("utf-8", "replace").startswith(HEAD):
+        raise UserError(
+            f"out must be a new file or an older report. Found: {out}, which is something else. "
+            "Give another --out."
+        )
+    new_readme = None if readme is None else with_table(readme.read_text(), readme_table(kept))
+    replace_file(out, report_text(kept).encode())
+    if readme is not None and new_readme is not None:
+        replace_file(readme, new_readme.encode())
+    facts = {
+        "report": str(out),
+        "readme": None if readme is None else str(readme),
+        "files": sorted(kept),
+        "num_rows": sum(map(len, kept.values())),
+    }
+    print(json.dumps(facts))
+    return 0
+
+
+def report_text(kept: dict[str, list[Kept]]) -> str:
+    """The report, in Markdown, of rows by the names of their files, whose order does not matter."""
     files = {name: kept[name] for name in sorted(kept)}
     everything = [each for rows in files.values() for each in rows]
-    lines = [HEAD, "", "# Measured so far", "", *how_to_read(everything)]
-    lines += ["## On what", "", *machine_lines(files)]
-    for name in order_of(everything):
+    lines = [HEAD, "", "# Measured so far", "", *_how_to_read(everything)]
+    lines += ["## On what", "", *_machine_lines(files)]
+    for name in _order_of(everything):
         lines += [f"## {escaped(name)}", ""]
         if name in BENCHMARKS:
             _, what, baseline = BENCHMARKS[name]
             lines += [f"Measured: {what}. Compared with {baseline}.", ""]
-        for case, file, group in cases_of(files, name):
+        for case, file, group in _cases_of(files, name):
             where = hardware(group[0].environment)
             lines += [f"### {escaped(case)}", "", f"On {escaped(where)} (`{file}`)", ""]
             lines += case_lines([each.row for each in group])
-    lines += ["## Targets", "", *target_lines(everything)]
-    lines += ["## Not measured yet", "", *missing_lines(files)]
+    lines += ["## Not measured yet", "", *_missing_lines(files)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def how_to_read(kept: list[Kept]) -> list[str]:
+def _how_to_read(kept: list[Kept]) -> list[str]:
     """What the figures mean."""
     if not kept:
         return ["Nothing.", ""]
@@ -122,18 +159,18 @@ def how_to_read(kept: list[Kept]) -> list[str]:
     ]
 
 
-def machine_lines(files: dict[str, list[Kept]]) -> list[str]:
+def _machine_lines(files: dict[str, list[Kept]]) -> list[str]:
     """A line for each environment of each file."""
     environments = [each.environment for kept in files.values() for each in kept]
-    versions_of = [set(versions(environment)) for environment in environments]
+    versions_of = [set(_versions(environment)) for environment in environments]
     common = set.intersection(*versions_of) if versions_of else set()
     lines = []
     for name, kept in files.items():
-        for environment, rows in by_environment(kept):
-            own = [text for text in versions(environment) if text not in common]
+        for environment, rows in _by_environment(kept):
+            own = [text for text in _versions(environment) if text not in common]
             commit = environment.get("commit") or "n/a"
             dirty = ", dirty" if environment.get("dirty") else ""
-            cells = [gpu_text(environment), environment.get("cpu")]
+            cells = [_gpu_text(environment), environment.get("cpu")]
             cells += [environment.get(key) for key in ("num_cores", "memory_gib", "device")]
             cells += [environment.get("date"), f"{commit}{dirty}", ", ".join(own) or "as below"]
             text = ["n/a" if cell is None else escaped(str(cell)) for cell in cells]
@@ -141,11 +178,15 @@ def machine_lines(files: dict[str, list[Kept]]) -> list[str]:
     header = "file,rows,GPU,CPU,cores,memory GiB,device,date,commit,versions".split(",")
     if not lines:
         return ["n/a", ""]
-    first = [text for text in versions(environments[0]) if text in common]
-    return [*table(header, lines), f"Everywhere: {escaped(', '.join(first)) or 'n/a'}.", ""]
+    first = [text for text in _versions(environments[0]) if text in common]
+    return [
+        *markdown_lines([header, *lines]),
+        f"Everywhere: {escaped(', '.join(first)) or 'n/a'}.",
+        "",
+    ]
 
 
-def versions(environment: dict[str, Any]) -> list[str]:
+def _versions(environment: dict[str, Any]) -> list[str]:
     """What of an environment has no column of its own, such as `torch 2.11.0`."""
     return [
         f"{key} {value}"
@@ -154,7 +195,7 @@ def versions(environment: dict[str, Any]) -> list[str]:
     ]
 
 
-def by_environment(kept: list[Kept]) -> list[tuple[dict[str, Any], list[Kept]]]:
+def _by_environment(kept: list[Kept]) -> list[tuple[dict[str, Any], list[Kept]]]:
     """Rows of each environment, in the order of the first."""
     groups: dict[str, list[Kept]] = {}
     for each in kept:
@@ -167,16 +208,18 @@ def benchmark_of(row: Row) -> str:
     return next((name for name, of in BENCHMARKS.items() if row.family in of[0]), row.family)
 
 
-def order_of(kept: list[Kept]) -> list[str]:
+def _order_of(kept: list[Kept]) -> list[str]:
     """The benchmarks that have rows: known ones in their order, then others by name."""
     there = {benchmark_of(each.row) for each in kept}
     return [*(name for name in BENCHMARKS if name in there), *sorted(there - set(BENCHMARKS))]
 
 
-def cases_of(files: dict[str, list[Kept]], benchmark: str) -> Iterator[tuple[str, str, list[Kept]]]:
+def _cases_of(
+    files: dict[str, list[Kept]], benchmark: str
+) -> Iterator[tuple[str, str, list[Kept]]]:
     """Yield each case of a benchmark, its file and its rows, which have one environment."""
     for file, kept in files.items():
-        for _, rows in by_environment(kept):
+        for _, rows in _by_environment(kept):
             own = [each for each in rows if benchmark_of(each.row) == benchmark]
             for case in dict.fromkeys(each.row.case for each in own):
                 yield case, file, [each for each in own if each.row.case == case]
@@ -189,17 +232,7 @@ def hardware(environment: dict[str, Any]) -> str:
     return f"{cpu}, {environment.get('num_cores') or 'n/a'} cores"
 
 
-def target_lines(kept: list[Kept]) -> list[str]:
-    """What is aimed at beside what is measured."""
-    lines = [target.lines(kept) for target in TARGETS]
-    return [
-        f"On one {GPU} with {CORES} CPU cores:",
-        "",
-        *table(["what", "target", "measured", "reached"], lines),
-    ]
-
-
-def gpu_text(environment: dict[str, Any]) -> str:
+def _gpu_text(environment: dict[str, Any]) -> str:
     """A GPU with its power limit, where that is known: a capped one is another machine."""
     watts = environment.get("gpu_power_limit_w")
     limit = "" if watts is None else f", {watts:g} W"
@@ -214,7 +247,7 @@ def is_on_gpu(kept: Kept) -> bool:
     return str(environment["device"]).startswith("cuda")
 
 
-def missing_lines(files: dict[str, list[Kept]]) -> list[str]:
+def _missing_lines(files: dict[str, list[Kept]]) -> list[str]:
     """For each benchmark whether there are rows with a GPU and without one."""
     there = {(benchmark_of(each.row), is_on_gpu(each)) for kept in files.values() for each in kept}
     missing = [name for name in PLANNED if not {(name, True), (name, False)} <= there]
@@ -227,7 +260,7 @@ def missing_lines(files: dict[str, list[Kept]]) -> list[str]:
         lines.append([escaped(name), BENCHMARKS[name][1], *marks])
     host = ", ".join(ON_HOST)
     return [
-        *table(["benchmark", "what", "on a GPU", "on a CPU"], lines),
+        *markdown_lines([["benchmark", "what", "on a GPU", "on a CPU"], *lines]),
         f"For {host}, which work on the host, `on a GPU` means on a machine that has one. Accuracy",
         "on ImageNet is no matter of this report.",
         "",

@@ -12,8 +12,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastdeit import __version__
 from fastdeit.machine.threads import describe_waiting, num_usable_cores
 
@@ -35,6 +33,8 @@ def describe_environment() -> dict[str, Any]:
     outside a git checkout), source (None inside one): a digest of the program's files, by which
     `fastdeit bench keep` finds the commit.
     """
+    import torch
+
     commit = describe_commit()
     return {
         "date": datetime.date.today().isoformat(),
@@ -87,6 +87,8 @@ def source_digest() -> str:
 
 def _gpu_settings() -> dict[str, Any]:
     """Power limit in watts and driver of the first GPU; a capped GPU is another machine."""
+    import torch
+
     watts, driver = None, None
     if torch.cuda.is_available():
         said = _said(
@@ -101,6 +103,8 @@ def _gpu_settings() -> dict[str, Any]:
 
 def _cudnn_version() -> int | None:
     """The version that torch loads; None where it cannot, which a run would meet itself."""
+    import torch
+
     try:
         version: int | None = torch.backends.cudnn.version()
         return version

@@ -202,3 +202,24 @@ def find_rows(path: Path) -> list[Path]:
             "that was its --out, or a file of rows."
         )
     return files
+
+
+def read_all(path: Path) -> dict[str, list[Kept]]:
+    """The rows of a folder or a file, by the file's name.
+
+    Raises:
+        UserError: there are none.
+        OSError: a file cannot be read.
+    """
+    kept = {file.name: read_rows(file) for file in find_rows(path)}
+    if not any(kept.values()):
+        raise UserError(
+            f"there must be rows of `fastdeit bench`. Found: none in {path}. Give the folder that "
+            "was its --out, or a file of rows."
+        )
+    return kept
+
+
+def read_folder(path: Path) -> list[Kept]:
+    """The same, file after file."""
+    return [kept for rows in read_all(path).values() for kept in rows]

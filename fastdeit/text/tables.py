@@ -24,6 +24,12 @@ def markdown_table(rows: Sequence[Sequence[str]], sides: str = "lr") -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rules, *others))
 
 
+def markdown_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The same without padding, for long cells; with an empty line behind it."""
+    header, *others = (f"| {' | '.join(cells)} |" for cells in rows)
+    return [header, f"|{'|'.join('---' for _ in rows[0])}|", *others, ""]
+
+
 def _padded(rows: Sequence[Sequence[str]], sides: str) -> list[list[str]]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     places = ["<" if side == "l" else ">" for side in _of_columns(sides, len(widths))]

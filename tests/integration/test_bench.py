@@ -19,7 +19,7 @@ from nightly import nightly
 from fastdeit import UserError
 from fastdeit.benchmarks.cases import suite as suite_module
 from fastdeit.benchmarks.cases.convert import fewer_images
-from fastdeit.benchmarks.cases.step import STEPS
+from fastdeit.benchmarks.cases.step_bench import STEPS
 from fastdeit.benchmarks.harness.clock import process_age_s
 from fastdeit.benchmarks.harness.record import Record
 from fastdeit.benchmarks.harness.run import BenchRun
@@ -255,7 +255,7 @@ def test_planted_faults(tmp_path: Path) -> None:
     """An exception in one part, an abort in another, SIGTERM in a third: the others have rows."""
     planted = " ".join(
         (
-            "fastdeit.benchmarks.cases.augment:photographs:exception",
+            "fastdeit.benchmarks.cases.augment_pairs:photographs:exception",
             "fastdeit.benchmarks.cases.loaders:measure_loaders:abort",
             "fastdeit.benchmarks.cases.convert:measure_convert:sigterm",
         )

@@ -20,8 +20,8 @@ from fastdeit.benchmarks.cases.inference.architectures import (
     find_architecture,
     table5_architectures,
 )
+from fastdeit.benchmarks.cases.inference.command import InferenceJob, Protocol, Sizes
 from fastdeit.benchmarks.cases.inference.forward import Fit, Forward, Network, Way, largest_batch
-from fastdeit.benchmarks.cases.inference.measure import Protocol, Sizes, inference_part
 from fastdeit.benchmarks.harness.run import BenchRun
 from fastdeit.benchmarks.reporting.table import format_table
 from fastdeit.machine.device import choose_compute
@@ -69,7 +69,8 @@ def run_of(
 ) -> BenchRun:
     """Measure on the CPU."""
     with BenchRun(out) as run:
-        run.measure(inference_part("table5", architectures, protocols, "cpu", sizes(**changed)))
+        job = InferenceJob("table5", architectures, protocols, "cpu", sizes(**changed))
+        run.measure(job.part())
         run.end()
     return run
 
@@ -308,7 +309,7 @@ def test_a_limit_of_time(before_forward: Callable[[Hook], None]) -> None:
     own = replace(VIT, label="DeiT-X", paper=100.0)
     slow, fast = replace(VIT, label="slow", paper=0.1), replace(VIT, label="fast", paper=200.0)
     with BenchRun(None) as run:
-        part = inference_part("table5", [slow, fast, own], FP32, "cpu", sizes(), has_limit=True)
+        part = InferenceJob("table5", [slow, fast, own], FP32, "cpu", sizes()).part(has_limit=True)
         run.measure(part, seconds=20)
     assert part.items == ("DeiT-X", "fast", "slow")
     assert [row.name for row in run.rows] == ["DeiT-X, fp32", "fast, fp32"]

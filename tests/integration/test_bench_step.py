@@ -18,7 +18,8 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from fastdeit import UserError
-from fastdeit.benchmarks.cases import step as step_module
+from fastdeit.benchmarks.cases import step_bench as step_module
+from fastdeit.benchmarks.cases.step import StepJob
 from fastdeit.benchmarks.cases.step_part import measure_step
 from fastdeit.benchmarks.peers import deit_loop as published_module
 from fastdeit.benchmarks.peers.deit_loop import make_criterion, make_mixup, published_loop
@@ -208,11 +209,8 @@ def test_out_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(step_module, "published_loop", full)
     config = fill_recipe("demo-teacher", Path())
-    teacher = usual_teacher("demo-teacher")
     with pytest.raises(UserError, match=r"Found: 64 images, too many for cpu\. Pass a smaller"):
-        measure_step(
-            Heard().record, "demo-teacher", config, teacher, None, has_peers=True, rounds=1
-        )
+        measure_step(Heard().record, StepJob(recipe="demo-teacher", config=config, rounds=1))
 
 
 @pytest.mark.parametrize(

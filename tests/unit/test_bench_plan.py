@@ -81,7 +81,7 @@ class PretendedGpu:
         if part.name == "photographs":
             return Data(self.beton, self.beton)
         case = part.name.split(", from")[0]
-        if "from files" in part.name and not part.options["has_step_case"]:
+        if "from files" in part.name and not part.options["job"].has_step_case:
             case = case.replace("step: ", "end-to-end: ")
         name = "fastdeit step" if case.startswith("step: deit-b, batch") else part.name
         rate = 3000.0 + len(self.done)
@@ -130,20 +130,20 @@ def test_the_most_telling_comes_first(
         "step: deit-ti, batch 256, from files",
         "convert",
     ]
-    by_name = {part.name: part.options for part, _ in gpu.done}
+    by_name = {part.name: part.options.get("job") for part, _ in gpu.done}
     first = by_name["step: deit-b, batch 512"]
-    assert first["beside"] is None and not first["has_peers"] and first["files"] is None
-    assert first["trace"].name == "trace_deit-b-512.json.gz" and first["hands_over_code"]
-    assert (first["config"].run.compile, first["config"].run.attention) == ("auto", "auto")
-    assert first["config"].data.batch_size == 512
+    assert first.beside is None and not first.has_peers and first.files is None
+    assert first.trace.name == "trace_deit-b-512.json.gz" and first.hands_over_code
+    assert (first.config.run.compile, first.config.run.attention) == ("auto", "auto")
+    assert first.config.data.batch_size == 512
     cudnn = by_name["step: deit-b, batch 512, attention cudnn"]
-    assert cudnn["config"].run.attention == "cudnn" and cudnn["trace"] is None
-    name, row = cudnn["beside"]
+    assert cudnn.config.run.attention == "cudnn" and cudnn.trace is None
+    name, row = cudnn.beside
     assert (name, row.case) == ("fastdeit step, batch 512", "step: deit-b, batch 512")
-    files = by_name["step: deit-ti, batch 512, from files"]["files"]
+    files = by_name["step: deit-ti, batch 512, from files"].files
     assert files.engines == ("ffcv",) and files.source is None
     peers = by_name["step: deit-b, batch 256, from files"]
-    assert peers["has_peers"] and peers["files"].source is not None
+    assert peers.has_peers and peers.files.source is not None
     assert all(given["limit_s"] is given["seconds"] is None for _, given in gpu.done)
     assert not facts["failed"]
 
@@ -222,7 +222,7 @@ def test_a_hang_takes_its_own_time(gpu: PretendedGpu, capsys: pytest.CaptureFixt
     assert "it was not done after 240 s, its limit" in facts["failed"]["step: deit-b, batch 512"]
     assert gpu.names[:9] == FIRST
     cudnn = next(part for part, _ in gpu.done if part.name.endswith("attention cudnn"))
-    assert cudnn.options["beside"] is None  # there is nothing to stand beside
+    assert cudnn.options["job"].beside is None  # there is nothing to stand beside
 
 
 def test_without_photographs(gpu: PretendedGpu, capsys: pytest.CaptureFixture[str]) -> None:

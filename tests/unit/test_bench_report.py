@@ -11,11 +11,17 @@ from typing import Any
 import pytest
 from bench_rows import BASELINE, H200, compared, kept, rate, written
 
-from fastdeit.benchmarks.cases.step import PUBLISHED_FILES, STEP
-from fastdeit.benchmarks.commands.results import REPORT, RESULTS, read_all
+from fastdeit.benchmarks.cases.step import STEP
 from fastdeit.benchmarks.reporting.readme_table import BEGIN, END, readme_table, with_table
-from fastdeit.benchmarks.reporting.report import BENCHMARKS, HEAD, PLANNED, report_text
-from fastdeit.measured.rows import Kept, Row, with_bound
+from fastdeit.benchmarks.reporting.report import (
+    BENCHMARKS,
+    HEAD,
+    PLANNED,
+    REPORT,
+    RESULTS,
+    report_text,
+)
+from fastdeit.measured.rows import Kept, Row, read_all, with_bound
 from fastdeit.tools.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,63 +186,6 @@ def test_everything_measured_is_said_too() -> None:
     assert "Every benchmark has rows with a GPU and without one." in text
 
 
-# ---- the targets --------------------------------------------------------------------------------
-def end_to_end(median: float, model: str = "deit_base_patch16_224", **fields: Any) -> Row:
-    """Our training from files."""
-    ratios = {PUBLISHED_FILES: 2.9, STEP: 0.98}
-    row = rate(f"{STEP} from files (ffcv)", median, case="end-to-end: x, batch 256", model=model)
-    return replace(row, **({"ratios": ratios, "batch_size": 256} | fields))
-
-
-def test_targets_have_what_is_measured_beside_them() -> None:
-    """The fastest engine's row counts, with its ratios; the loader's is of 16 cores."""
-    rows = [
-        end_to_end(3_900),
-        replace(end_to_end(3_000), name=f"{STEP} from files (dali)", ratios={STEP: 0.5}),
-        rate("fastdeit ffcv, 3 copies", 41_000, case="loaders, 16 cores"),
-        rate("fastdeit ffcv, 3 copies", 90_000, case="loaders, 1 core"),
-        rate("fastdeit ffcv", 95_000, case="loaders, 16 cores"),
-    ]
-    text = report_text(one(*rows, **H200)).partition("## Targets")[2]
-    where = f"{STEP} from files (ffcv), batch 256; NVIDIA H200, 16 cores; n 5"
-    assert line_of(text, "DeiT-B training")[1:] == [
-        "at least 3,800 img/s",
-        f"3,900 img/s ({where})",
-        "yes",
-    ]
-    assert line_of(text, "DeiT-B from files against synthetic")[2:] == [f"98% ({where})", "yes"]
-    assert line_of(text, "DeiT-B from files against the pub")[2:] == [f"x 2.90 ({where})", "no"]
-    assert line_of(text, "DeiT-S training")[2:] == ["not measured", "n/a"]
-    assert line_of(text, "loader alone")[2].startswith("41,000 img/s (fastdeit ffcv, 3 copies; ")
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        end_to_end(9_999, model="deit_base_distilled_patch16_224"),
-        end_to_end(9_999, image_size=96),
-        replace(end_to_end(9_999), name=STEP),
-        replace(end_to_end(9_999), name=PUBLISHED_FILES),
-    ],
-)
-def test_other_rows_meet_no_target(row: Row) -> None:
-    """Another model, smaller images, images that lie on the device, the baseline itself."""
-    text = report_text(one(row, **H200)).partition("## Targets")[2]
-    assert line_of(text, "DeiT-B training")[2:] == ["not measured", "n/a"]
-
-
-def test_other_hardware_meets_no_target() -> None:
-    """Its figure is shown as that; a CPU's is not."""
-    h100 = H200 | {"gpu": "NVIDIA H100 80GB HBM3"}
-    text = report_text(one(end_to_end(9_999), **h100)).partition("## Targets")[2]
-    cells = line_of(text, "DeiT-B training")
-    assert cells[2].startswith("not measured; elsewhere 9,999 img/s (")
-    assert "NVIDIA H100 80GB HBM3, 16 cores" in cells[2]
-    assert cells[3] == "n/a"
-    text = report_text(one(end_to_end(9_999))).partition("## Targets")[2]
-    assert line_of(text, "DeiT-B training")[2] == "not measured"
-
-
 # ---- the README's table -------------------------------------------------------------------------
 def test_the_readmes_table_takes_the_newest_of_a_gpu() -> None:
     """The main rows with hardware, ratios and bound; the fastest engine; the rest is missing."""
@@ -266,7 +215,7 @@ def test_the_readmes_table_has_each_topic() -> None:
         rate(STEP, 2, case="step: deit-b, batch 256"),
         rate(STEP, 3, case="step: deit-s, batch 256"),
         rate("fastdeit augmentation alone", 9, case="step: deit-s, batch 256"),
-        end_to_end(4),
+        rate(f"{STEP} from files (ffcv)", 4, case="end-to-end: x, batch 256"),
         rate("fp32", 5, case="table5", model="deit_base_patch16_224"),
         rate("fp32", 9, case="table5", model="deit_tiny_patch16_224"),
         rate("fastdeit convert, .beton, pass-through", 6, case="convert"),

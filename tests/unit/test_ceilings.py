@@ -6,8 +6,12 @@ import pytest
 import torch
 from bench_here import Heard
 
-from fastdeit.benchmarks.cases import ceilings as module
-from fastdeit.benchmarks.cases.ceilings import all_precisions, beside_datasheet, measure_ceilings
+from fastdeit.benchmarks.cases import ceiling_rates as module
+from fastdeit.benchmarks.cases.ceiling_rates import (
+    all_precisions,
+    beside_datasheet,
+    measure_ceilings,
+)
 from fastdeit.machine.device import Compute
 from fastdeit.measured.rows import Row
 from fastdeit.models.flops import MATRIX_SIDE

@@ -328,9 +328,12 @@ def test_entry_point_exists(target: str) -> None:
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-@pytest.mark.parametrize("module", ["fastdeit", "fastdeit.pipelines", "fastdeit.tools.cli"])
+@pytest.mark.parametrize(
+    "module",
+    ["fastdeit", "fastdeit.pipelines", "fastdeit.tools.cli", "fastdeit.benchmarks.bench"],
+)
 def test_import_is_light(module: str) -> None:
-    """Importing the package, or the program before it knows its command, imports nothing heavy."""
+    """Importing the package, or the program before its line is parsed, imports nothing heavy."""
     heavy = "{'torch', 'torchvision', 'timm', 'numba', 'ffcv', 'nvidia'}"
     code = f"import sys, {module}; print(*sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

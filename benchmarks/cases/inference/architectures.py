@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-import timm
-
 from fastdeit import UserError
 from fastdeit.paper import resolutions, rows_of_architecture, table5
 
@@ -41,10 +39,10 @@ class Architecture:
 def table5_architectures() -> list[Architecture]:
     """The architectures of Table 5, in its order; rows that differ in their training are one."""
     shared = dict.fromkeys(row.architecture for row in table5())
-    return [in_table5(model, image_size) for model, image_size in shared]
+    return [_in_table5(model, image_size) for model, image_size in shared]
 
 
-def in_table5(model: str, image_size: int) -> Architecture:
+def _in_table5(model: str, image_size: int) -> Architecture:
     """An architecture of Table 5; its label and rate are those of the first row that is it."""
     rows = rows_of_architecture(model, image_size)
     first = next(row for row in rows if row.timm == row.architecture[0])
@@ -59,18 +57,18 @@ def in_table5(model: str, image_size: int) -> Architecture:
 
 
 def find_architecture(name: str) -> Architecture:
-    """The architecture that a user names.
+    """The architecture that a user names: a row of Table 5, in whatever case, or a timm model.
 
-    Args:
-        name: of a row of Table 5 (upper and lower case are alike), or of a timm model, which is
-            measured at the size of Table 5 if it is there, otherwise at timm's.
+    A timm model is measured at the size of Table 5 if it is there, otherwise at timm's.
 
     Raises:
         UserError: neither knows it.
     """
     for row in table5():
         if name.casefold() in (row.name.casefold(), row.timm):
-            return in_table5(*row.architecture)
+            return _in_table5(*row.architecture)
+    import timm
+
     if timm.is_model(name):
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
         size = config.input_size[-1] if config is not None else USUAL_SIZE
@@ -86,11 +84,7 @@ def find_architecture(name: str) -> Architecture:
 
 
 def at_resolution(image_size: int) -> Architecture:
-    """DeiT-B for a size of image, as in Table 10; other sizes than the table's have no rate there.
-
-    Args:
-        image_size: side in pixels.
-    """
+    """DeiT-B for a size of image; sizes that Table 10 has not have no rate there."""
     found = {row.image_size: row.throughput for row in resolutions()}.get(image_size)
     return Architecture(
         label=f"DeiT-B at {image_size} px",

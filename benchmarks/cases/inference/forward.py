@@ -23,7 +23,6 @@ from fastdeit.models import make_model, num_parameters
 from fastdeit.models.flops import forward_flops
 
 NUM_CLASSES = 1000
-"""ImageNet's."""
 TRIAL_ROUNDS = 3
 """Timed batches that decide which way of running a model is the fastest."""
 
@@ -33,7 +32,6 @@ class Way:
     """How a model is run."""
 
     weights: torch.dtype = torch.float32
-    """What its weights are."""
     has_autocast: bool = False
     """Whether products are in bf16 beside weights in float32."""
     is_channels_last: bool = False
@@ -59,11 +57,9 @@ class Network:
     """A model with random weights on a device."""
 
     architecture: Architecture
-    """What it is."""
     module: nn.Module
     """In evaluation mode."""
     num_parameters: int
-    """How many."""
     flops: int
     """Floating-point operations of one image."""
     is_convnet: bool
@@ -71,12 +67,7 @@ class Network:
 
     @classmethod
     def of(cls, architecture: Architecture, device: torch.device) -> Network:
-        """Build it.
-
-        Raises:
-            UserError: timm cannot build it for that size, or it does not fit.
-            RuntimeError: it does not fit.
-        """
+        """Build it; an error of timm's or torch's says why it cannot be."""
         config = ModelConfig(model=architecture.model)
         module = make_model(config, NUM_CLASSES, architecture.image_size).eval()
         num_convolutions = sum(isinstance(each, nn.Conv2d) for each in module.modules())
@@ -117,13 +108,7 @@ class Forward:
     """A network's forward pass in one way; making another one of the same network ends it."""
 
     def __init__(self, network: Network, way: Way, compute: Compute) -> None:
-        """Bring the weights into the way's shape.
-
-        Args:
-            network: its weights are changed.
-            way: how it is run.
-            compute: where; its precision is the way's.
-        """
+        """Bring the network's weights, which change, into the way's shape."""
         self.network, self.way, self.compute = network, way, compute
         self.refused: str | None = None
         """Why the last batch that was too large failed, if not for want of memory."""
@@ -143,14 +128,7 @@ class Forward:
         return noise.to(memory_format=self.way.memory_format)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """A forward pass; has waited for the device.
-
-        Args:
-            images: from `images`.
-
-        Returns:
-            Logits (B, K).
-        """
+        """Logits (B, K) of what `images` made; has waited for the device."""
         with torch.inference_mode(), self._autocast():
             logits: Tensor = self.call(images)
         self.compute.synchronize()
@@ -160,13 +138,7 @@ class Forward:
         return self.compute.autocast() if self.way.has_autocast else nullcontext()
 
     def seconds_of(self, num: int) -> float | None:
-        """Try a batch.
-
-        Args:
-            num: its images.
-
-        Returns:
-            Seconds of a forward pass; None if so many do not fit.
+        """Seconds of a forward pass of `num` images; None if so many do not fit.
 
         Raises:
             RuntimeError: one image fails, and not for want of memory.
@@ -174,11 +146,11 @@ class Forward:
         try:
             return self._time(num)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not _is_out_of_memory(error):
                 if num == 1:
                     raise
                 # Libraries refuse sizes too, such as tensors of more than 2^31 numbers.
-                self.refused = first_line(error)
+                self.refused = _first_line(error)
         free_memory(self.compute.device)  # outside of the block, which holds the pass's tensors
         return None
 
@@ -199,14 +171,14 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the host, has no more memory."""
     # cuBLAS and the host's allocator say so in words of their own.
     words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def first_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
@@ -224,18 +196,14 @@ def timed_at(case: str, name: str, forward: Forward, batch: int, effort: Effort)
 
         (row,) = measure(case, "img/s", [Case(name=name, run=run)], effort)
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
         return None
     return replace(row, batch_size=batch, gpu_memory_gib=forward.compute.peak_memory_gib())
 
 
 def fastest_way(network: Network, protocol: str, compute: Compute, batch: int) -> tuple[Way, str]:
-    """Try the ways of a protocol for a moment each.
-
-    Returns:
-        (the fastest, what the others did in words).
-    """
+    """The fastest way of a protocol in a short trial, and what the others did in words."""
     ways = network.ways(protocol)
     if len(ways) == 1:
         return ways[0], ""
@@ -255,36 +223,22 @@ def fastest_way(network: Network, protocol: str, compute: Compute, batch: int) -
 
 @contextmanager
 def saying(architecture: Architecture, device: torch.device) -> Iterator[None]:
-    """Say in one line why a model cannot be built or run.
-
-    Raises:
-        UserError: torch raised an error.
-    """
+    """Say in one line, as a UserError, why a model cannot be built or run."""
     try:
         yield
     except RuntimeError as error:
-        if is_out_of_memory(error):
+        if _is_out_of_memory(error):
             require_fit(0, architecture, device)
         raise UserError(
             f"{architecture.model} must run at {architecture.image_size} px on {device}. "
-            f"Found: {first_line(error)}. Leave it out, or take another --device."
+            f"Found: {_first_line(error)}. Leave it out, or take another --device."
         ) from error
 
 
 def require_fit(
     batch: int, architecture: Architecture, device: torch.device, tried: int = 1
 ) -> None:
-    """Refuse a model that does not fit.
-
-    Args:
-        batch: images that fit.
-        architecture: the model.
-        device: into whose memory.
-        tried: images of the smallest batch that did not.
-
-    Raises:
-        UserError: batch is 0.
-    """
+    """Refuse a model of which no image fits; `tried` were in the smallest batch that did not."""
     smaller = "a smaller --batch-size or " if tried > 1 else ""
     require(
         batch > 0,
@@ -313,10 +267,8 @@ def largest_batch(
     Args:
         seconds_of: tries a batch of so many images; how long it took, None if it does not fit.
         most: no larger batch is tried.
-        batch_s: no batch is tried that would probably take longer, in seconds; None tries all.
-
-    Returns:
-        The largest batch, to an eighth of the largest power of two that fits.
+        batch_s: nor one that would probably take longer; the result is to an eighth of the largest
+            power of two that fits.
     """
     low, size = 0, 1
     while True:

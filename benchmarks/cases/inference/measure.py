@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from fastdeit import UserError
-from fastdeit.benchmarks.cases.ceilings import Ceiling
+from fastdeit.benchmarks.cases.ceiling_rates import Ceiling
 from fastdeit.benchmarks.cases.inference.architectures import Architecture
+from fastdeit.benchmarks.cases.inference.command import PAPERS, InferenceJob, Protocol, Sizes
 from fastdeit.benchmarks.cases.inference.forward import (
     Fit,
     Forward,
@@ -28,27 +29,12 @@ from fastdeit.benchmarks.cases.inference.forward import (
     saying,
     timed_at,
 )
-from fastdeit.benchmarks.harness.isolated import Part
 from fastdeit.benchmarks.harness.record import Record
 from fastdeit.benchmarks.harness.rounds import MIN_ROUNDS
 from fastdeit.machine.device import Compute, choose_compute
-from fastdeit.measured.rows import Row, with_bound
+from fastdeit.measured.rows import Row, with_bound, with_ratio
 from fastdeit.models.flops import precision_of
 
-Protocol = Literal["fp32", "tf32", "bf16", "bf16-compiled"]
-PAPERS: Protocol = "fp32"
-"""The paper's own protocol, which the others are compared with."""
-PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
-    "cpu": ("fp32",),
-    "cuda": ("fp32", "tf32", "bf16", "bf16-compiled"),
-}
-"""What is measured unless told otherwise."""
-MAX_BATCH = {"cpu": 64, "cuda": 1024}
-"""Images of the largest batch that is tried unless told otherwise. timm's own benchmark takes 1,024
-too; a CPU is busy with far fewer, and its memory is no limit worth finding."""
-QUICK_BATCH = {"cpu": 8, "cuda": 128}
-QUICK_BATCH_S = 0.1
-"""In a hurry no batch may take longer, beside one image."""
 LEAST_PASSES = 2 + 1 + MIN_ROUNDS
 """Forward passes that a row takes at least: two to find the batch, a warm-up, the rounds."""
 PASSES = 2 * LEAST_PASSES
@@ -59,100 +45,20 @@ LEAST_ROW_S = 2.0
 """Share of a row in a limit of time, at least."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sizes:
-    """How large batches are, and how many of them."""
-
-    rounds: int = 30
-    """Timed batches."""
-    batch_size: int | None = None
-    """Images of a batch; None finds the largest that fits."""
-    max_batch_size: int
-    """No larger one is tried."""
-    batch_s: float | None = None
-    """No batch is tried that would take longer, in seconds, beside one image."""
-
-    @classmethod
-    def of(
-        cls,
-        kind: str,
-        rounds: int | None = None,
-        batch_size: int | None = None,
-        max_batch_size: int | None = None,
-        quick: bool = False,
-    ) -> Sizes:
-        """What a user asked for, and the defaults of a kind of device for the rest."""
-        most = (QUICK_BATCH if quick else MAX_BATCH)[kind]
-        return cls(
-            rounds=rounds or (5 if quick else 30),
-            batch_size=batch_size,
-            max_batch_size=max_batch_size or most,
-            batch_s=QUICK_BATCH_S if quick else None,
-        )
-
-    def words(self, has_limit: bool) -> str:
-        """What rows must agree on to be compared."""
-        if self.batch_size is not None:
-            return str(self.batch_size)
-        brief = ", brief" if has_limit or self.batch_s is not None else ""
-        return f"at most {self.max_batch_size}{brief}"
-
-
-def inference_part(
-    case: str,
-    architectures: list[Architecture],
-    protocols: tuple[Protocol, ...],
-    device: str,
-    sizes: Sizes,
-    has_limit: bool = False,
-    hands_over_code: bool = False,
-) -> Part:
-    """The part that `measure_inference` does, an architecture after another.
-
-    With a limit of time the paper's own models come first, then the others from the fastest to the
-    slowest, and none is begun that would probably end too late.
-    """
-    if has_limit:
-        architectures = sorted(
-            architectures, key=lambda each: (not each.is_deit, -(each.paper or 0))
-        )
-    return Part(
-        name=case,
-        work=f"{__name__}:measure_inference",
-        options={
-            "case": case,
-            "architectures": architectures,
-            "protocols": protocols,
-            "device": device,
-            "sizes": sizes,
-            "hands_over_code": hands_over_code,
-        },
-        items=tuple(architecture.label for architecture in architectures),
-    )
-
-
-def measure_inference(
-    record: Record,
-    case: str,
-    architectures: list[Architecture],
-    protocols: tuple[Protocol, ...],
-    device: str,
-    sizes: Sizes,
-    items: tuple[str, ...],
-    hands_over_code: bool = False,
-) -> None:
+def measure_inference(record: Record, job: InferenceJob, items: tuple[str, ...]) -> None:
     """Measure architectures; what cannot be measured is said, and the others go on."""
-    with fixed_switches():
-        at = choose_compute(device).device
-        bench = InferenceBench(record, case, at, sizes)
-        asked = list(dict.fromkeys(protocols or PROTOCOLS[at.type]))
+    case = job.case
+    with _fixed_switches():
+        at = choose_compute(job.device).device
+        bench = InferenceBench(record, case, at, job.sizes)
+        asked = list(dict.fromkeys(job.protocols))
         if at.type == "cpu" and "tf32" in asked:
             asked.remove("tf32")
             with record.part(f"{case}: tf32"):
                 raise UserError(
                     "protocol tf32 needs a GPU. Found: device cpu. Leave it out of --protocols."
                 )
-        turns = [each for each in architectures if each.label in items]
+        turns = [each for each in job.architectures if each.label in items]
         bench.num_left = len(turns) * len(asked)
         for architecture in turns:
             record.begin(architecture.label)
@@ -160,13 +66,13 @@ def measure_inference(
         if bench.left_out:
             names = "; ".join(bench.left_out)
             record.leave_out(f"{len(bench.left_out)} rows of {case}", f"no time was left: {names}")
-        if hands_over_code:
+        if job.hands_over_code:
             with record.part(f"{case}: compiled code"):
                 record.hand_over_code(at)
 
 
 @contextmanager
-def fixed_switches() -> Iterator[None]:
+def _fixed_switches() -> Iterator[None]:
     """Torch's global switches of precision and of choosing kernels are afterwards as before."""
     matmul = torch.get_float32_matmul_precision()
     cudnn = torch.backends.cudnn
@@ -180,7 +86,7 @@ def fixed_switches() -> Iterator[None]:
 
 @dataclass(slots=True)
 class InferenceBench:
-    """What `bench_inference` knows while it goes from model to model."""
+    """What `measure_inference` knows while it goes from model to model."""
 
     record: Record
     case: str
@@ -188,7 +94,6 @@ class InferenceBench:
     sizes: Sizes
     left_out: list[str] = field(default_factory=list)
     num_left: int = 0
-    """Rows that are not done yet."""
     ceilings: dict[str, Ceiling] = field(default_factory=dict)
     """By precision, the best that was measured so far."""
     slowness: float = 0.0
@@ -204,25 +109,27 @@ class InferenceBench:
             name = f"{architecture.label}, {protocol}"
             row = self.known(name, protocol)
             self.num_left -= 1
-            if row is None and not self.has_time(architecture, protocol):
+            if row is None and not self._has_time(architecture, protocol):
                 self.left_out.append(name)
                 continue
             begun = time.monotonic()
             if row is None and network is None:
-                network = self.network_of(architecture)
+                network = self._network_of(architecture)
                 if network is None:
                     self.num_left -= len(protocols) - protocols.index(protocol) - 1
                     return
             with self.record.part(f"{self.case}: {name}"):
                 if row is None:
                     assert network is not None
-                    row = beside_papers(self.row_of(name, protocol, network), papers)
+                    row = self._row_of(name, protocol, network)
+                    if papers is not None:  # they were not timed in turns
+                        row = with_ratio(row, papers.name, papers)
                     self.learn(row, architecture, protocol, time.monotonic() - begun)
                 papers = row if protocol == PAPERS else papers
                 self.record.add([row])
             free_memory(self.device)
 
-    def network_of(self, architecture: Architecture) -> Network | None:
+    def _network_of(self, architecture: Architecture) -> Network | None:
         """Build a model; None if that failed, which is said."""
         network: Network | None = None
         what = f"{self.case}: {architecture.label}"
@@ -233,41 +140,41 @@ class InferenceBench:
     def known(self, name: str, protocol: Protocol) -> Row | None:
         """The row of an earlier run of the same command."""
         row = self.record.known(self.case, name, **self.settings(protocol))
-        if row is None or (not self.has_limit and row.n != self.sizes.rounds):
+        if row is None or (not self._has_limit and row.n != self.sizes.rounds):
             return None
         return row
 
     def settings(self, protocol: Protocol) -> dict[str, Any]:
         """As in `Row.settings`."""
-        return {"protocol": protocol, "batch": self.sizes.words(self.has_limit)}
+        return {"protocol": protocol, "batch": self.sizes.words(self._has_limit)}
 
     # ---- the limit of time ---------------------------------------------------------------------
-    def has_time(self, architecture: Architecture, protocol: Protocol) -> bool:
+    def _has_time(self, architecture: Architecture, protocol: Protocol) -> bool:
         """Whether a row would probably end before the limit; the first one is always measured."""
-        if not self.has_limit or not self.overhead_s:
+        if not self._has_limit or not self.overhead_s:
             return True
         others_s = [s for known, s in self.overhead_s.items() if known != "bf16-compiled"]
         guess_s = COMPILE_S if protocol == "bf16-compiled" else max(others_s, default=0.0)
         overhead_s = self.overhead_s.get(protocol, guess_s)
         image_s = self.slowness / architecture.paper if architecture.paper else 0.0
-        return self.remaining_s() > overhead_s + LEAST_PASSES * image_s
+        return self._remaining_s() > overhead_s + LEAST_PASSES * image_s
 
     @property
-    def has_limit(self) -> bool:
+    def _has_limit(self) -> bool:
         """Whether the time is limited."""
         return self.record.left_s is not None
 
-    def remaining_s(self) -> float:
+    def _remaining_s(self) -> float:
         """Seconds until the limit."""
         assert self.record.left_s is not None
         return self.record.left_s
 
     def share_s(self) -> float | None:
         """Seconds that a row may take."""
-        if not self.has_limit:
+        if not self._has_limit:
             return None
-        fair = self.remaining_s() / (self.num_left + 1)
-        return min(max(fair, LEAST_ROW_S), self.remaining_s())
+        fair = self._remaining_s() / (self.num_left + 1)
+        return min(max(fair, LEAST_ROW_S), self._remaining_s())
 
     def learn(
         self, row: Row, architecture: Architecture, protocol: Protocol, took_s: float
@@ -280,21 +187,17 @@ class InferenceBench:
         self.overhead_s[protocol] = max(self.overhead_s.get(protocol, 0.0), rest_s)
 
     # ---- a row ---------------------------------------------------------------------------------
-    def row_of(self, name: str, protocol: Protocol, network: Network) -> Row:
-        """Measure a row.
-
-        Raises:
-            UserError: not even one image fits, or the model cannot be run so.
-        """
+    def _row_of(self, name: str, protocol: Protocol, network: Network) -> Row:
+        """Measure a row; a UserError says that not even one image fits, or that it cannot run."""
         architecture, share_s = network.architecture, self.share_s()
         # Sets torch's switches for TF32.
         compute = choose_compute(str(self.device), protocol.removesuffix("-compiled"))
         try:
             with saying(architecture, self.device):
-                batch, why = self.batch_of(network, protocol, compute, share_s)
+                batch, why = self._batch_of(network, protocol, compute, share_s)
                 torch.backends.cudnn.benchmark = True  # usual where the size of images is fixed
                 way, tried = fastest_way(network, protocol, compute, batch)
-                row = self.timed(name, Forward(network, way, compute), batch, share_s)
+                row = self._timed(name, Forward(network, way, compute), batch, share_s)
         finally:
             torch.backends.cudnn.benchmark = False
             if protocol == "bf16-compiled":
@@ -305,7 +208,7 @@ class InferenceBench:
         notes = [f"{way}{tried}", why, f"mean of {row.n} runs {row.mean:.5g} img/s"]
         if architecture.also:
             notes.append(f"stands for {' and for '.join(architecture.also)} too")
-        ceiling = self.ceiling_of(compute)
+        ceiling = self._ceiling_of(compute)
         row = replace(
             row,
             model=architecture.model,
@@ -319,14 +222,14 @@ class InferenceBench:
         )
         return with_bound(row, ceiling.matrix_flops / network.flops, ceiling.what)
 
-    def ceiling_of(self, compute: Compute) -> Ceiling:
+    def _ceiling_of(self, compute: Compute) -> Ceiling:
         """The best of what was measured beside each row: one on a busy machine would be too low."""
         precision, now = precision_of(compute), Ceiling.of(compute)
         before = self.ceilings.get(precision, now)
         self.ceilings[precision] = max(before, now, key=lambda each: each.matrix_flops)
         return self.ceilings[precision]
 
-    def batch_of(
+    def _batch_of(
         self, network: Network, protocol: Protocol, compute: Compute, share_s: float | None
     ) -> tuple[int, str]:
         """The batch of a row, and why it is that."""
@@ -341,9 +244,9 @@ class InferenceBench:
         given = [limit for limit in limits if limit is not None]
         fit = largest_batch(forward.seconds_of, self.sizes.max_batch_size, min(given, default=None))
         require_fit(fit.batch_size, network.architecture, self.device)
-        return fit.batch_size, words_of(fit, forward.refused)
+        return fit.batch_size, _words_of(fit, forward.refused)
 
-    def timed(self, name: str, forward: Forward, batch: int, share_s: float | None) -> Row:
+    def _timed(self, name: str, forward: Forward, batch: int, share_s: float | None) -> Row:
         """Time batches; a batch that fitted before and does not now is made smaller."""
         seconds = None if share_s is None else share_s / 2
         effort = replace(self.record.effort(self.sizes.rounds), seconds=seconds)
@@ -359,15 +262,7 @@ class InferenceBench:
             )
 
 
-def beside_papers(row: Row, papers: Row | None) -> Row:
-    """A row of a modern protocol beside that of the paper's; they were not timed in turns."""
-    if papers is None:
-        return row
-    ratio = row.median / papers.median
-    return replace(row, baseline=papers.name, ratio=ratio, ratios={papers.name: ratio})
-
-
-def words_of(fit: Fit, refused: str | None) -> str:
+def _words_of(fit: Fit, refused: str | None) -> str:
     """Why a batch is as large as it is."""
     if fit.stopped_by == "cap":
         return f"no batch above {fit.batch_size} was tried"
