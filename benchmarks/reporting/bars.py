@@ -6,11 +6,10 @@ from pathlib import Path
 
 from fastdeit.measured.rows import Row
 from fastdeit.text.figures import rounded
-from fastdeit.text.plots import new_figure, save_png
-
-OURS, OTHERS = "#2f6db5", "#a8a8a8"
+from fastdeit.text.plots import COLORS, GREY, house_style, new_figure, note, save_png
 
 
+@house_style({"axes.grid": False, "axes.titlesize": 9})
 def plot_bars(rows: list[Row], path: Path) -> None:
     """Draw medians as bars, with whiskers from p20 to p80 and ticks at the bounds.
 
@@ -29,27 +28,20 @@ def plot_bars(rows: list[Row], path: Path) -> None:
             [row.median - row.p20 for row in panel],
             [row.p80 - row.median for row in panel],
         ]
-        colors = [OURS if row.name.startswith("fastdeit") else OTHERS for row in panel]
+        colors = [COLORS[0] if row.name.startswith("fastdeit") else GREY for row in panel]
         axes.barh(places, medians, xerr=spread, color=colors, height=0.7, ecolor="black")
         for place, row in zip(places, panel, strict=True):
             if row.bound is not None:
                 axes.plot([row.bound] * 2, [place - 0.42, place + 0.42], color="firebrick")
-            axes.annotate(
-                rounded(row.median),
-                (row.p80, place),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                # A bound that lies behind the number does not cross it out.
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-            )
-        axes.set_yticks(places, [row.name for row in panel], fontsize=8, parse_math=False)
+            # A bound that lies behind the number does not cross it out.
+            blank = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            at = (row.p80, place)
+            note(axes, rounded(row.median), at, (4, 0), va="center", fontsize=8, bbox=blank)
+        axes.set_yticks(places, [row.name for row in panel], fontsize=8)
         axes.invert_yaxis()
         highest = max(max(row.p80, row.bound or 0) for row in panel)
         axes.set_xlim(0, 1.08 * highest)
         units = " and ".join(dict.fromkeys(row.unit for row in panel))
         bound = "; red: the bound" if any(row.bound is not None for row in panel) else ""
-        axes.set_title(f"{case}: {units}{bound}", fontsize=9, loc="left", parse_math=False)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(f"{case}: {units}{bound}")
     save_png(figure, path)

@@ -16,7 +16,7 @@ from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.errors import UserError
 from fastdeit.machine.device import Compute, choose_compute
-from fastdeit.measured.rows import Kept, find_rows, read_rows
+from fastdeit.measured.rows import Kept, read_folder
 from fastdeit.models import make_model
 from fastdeit.models.flops import Peak, peak_flops
 from fastdeit.pipelines.datasets.index import open_dataset
@@ -51,7 +51,7 @@ def from_rows(path: Path, recipe: str, config: TrainConfig) -> OneGPU:
         UserError: they do not hold the step, or that of several machines, or of another model.
         OSError: they cannot be read.
     """
-    rows = [kept for file in find_rows(path) for kept in read_rows(file)]
+    rows = read_folder(path)
     steps = [
         (match["recipe"], int(match["batch"]), kept)
         for kept in rows
