@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -104,6 +104,14 @@ class Work:
     """Of all gradients, in float32."""
 
 
+def _count(config: ModelConfig, trainable: str, image_size: int) -> Work:
+    # What is left out while training is in the model that is counted all the same.
+    whole = replace(
+        config, drop_path=0.0, drop_path_decay="linear", drop_path_mode="mask", dropout=0.0
+    )
+    return _counted(whole, trainable, image_size)
+
+
 @functools.cache
 def _counted(config: ModelConfig, trainable: str, image_size: int) -> Work:
     with torch.device("meta"):  # no weights: shapes only
@@ -115,10 +123,10 @@ def _counted(config: ModelConfig, trainable: str, image_size: int) -> Work:
 def count_work(config: TrainConfig, stand_in: ModelConfig = TEACHER) -> Work:
     """Count what a step computes with `stand_in` as its teacher; no memory is taken."""
     size = config.data.image_size
-    work = _counted(config.model, config.optim.trainable, size)
+    work = _count(config.model, config.optim.trainable, size)
     if not is_taught(config):
         return work
-    answered = _counted(stand_in, "all", size).eval_flops
+    answered = _count(stand_in, "all", size).eval_flops
     return Work(work.train_flops + answered, work.eval_flops, work.gradient_bytes)
 
 
