@@ -26,7 +26,7 @@ lint: ready  ## ruff and mypy
 # Three files at a time, for much of a test is a program that starts or waits; more would not fit on
 # one GPU. In the order of their names: integration is longest, and comes first.
 test: ready  ## ruff, mypy and the tests; PYTEST_ARGS="-k crops -x" goes to pytest
-	@$(IN_VENV); scripts/lint_and.sh pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(IN_VENV); scripts/lint_and.sh pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-all:  ## the same with the tests for the night: hundreds of kills, whole ablations and benchmarks
 	@FASTDEIT_NIGHTLY=1 $(MAKE) test

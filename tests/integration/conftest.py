@@ -11,6 +11,8 @@ import torch
 from jobs import checkpoints, run_here
 
 from fastdeit.checkpoints.file import load_checkpoint
+from fastdeit.pipelines.datasets.index import open_dataset
+from fastdeit.tools.data.convert.command import convert
 from fastdeit.training import loop as train_module
 from fastdeit.training.session import Session
 
@@ -33,6 +35,27 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Session
         monkeypatch.setattr(train_module, "train_step", hooked)
 
     return set_hook
+
+
+@pytest.fixture(scope="session")
+def containers(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """As those of all tests, of small pictures: most of a small run is decoding large ones."""
+    root = tmp_path_factory.mktemp("small")
+    folders = {split: root / "small" / split for split in ("train", "val")}
+    for split, folder in folders.items():
+        assert (
+            convert(sample_source / split, root / "scaled.beton", max_side=96, overwrite=True) == 0
+        )
+        index = open_dataset(root / "scaled.beton")
+        assert index.names is not None
+        for number, name in enumerate(index.names):
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(bytes(index.read(number)))
+    made = {"beton": root / "train.beton", "webdataset": root / "train", "val": root / "val.beton"}
+    for name, out in made.items():
+        assert convert(folders["val" if name == "val" else "train"], out) == 0
+    return {**made, "imagefolder": folders["train"]}
 
 
 @pytest.fixture(scope="session")

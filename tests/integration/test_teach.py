@@ -199,7 +199,7 @@ def test_a_store_is_of_the_same_bytes(
     assert convert(containers["imagefolder"], again, reencode="all", quality=80) == 0
     with pytest.raises(UserError, match=r"data.median_bytes \d+ in the store and \d+ here\. "):
         read(again)
-    assert convert(containers["imagefolder"], again, max_side=200, overwrite=True) == 0
+    assert convert(containers["imagefolder"], again, max_side=60, overwrite=True) == 0
     with pytest.raises(UserError, match="with the same images at other sizes"):
         read(again)
 
