@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_once import made_once
 from sample_photographs import need_photographs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,9 +124,10 @@ def sample_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     need_photographs()
     from fastdeit.tools.data.sample_data.command import sample_data
 
-    root = tmp_path_factory.mktemp("data") / "source"
-    assert sample_data(root, 300, 40, workers=NUM_CORES) == 0
-    return root
+    def make(root: Path) -> None:
+        assert sample_data(root / "source", 300, 40, workers=NUM_CORES) == 0
+
+    return made_once(tmp_path_factory, "data", make) / "source"
 
 
 @pytest.fixture(scope="session")
@@ -133,11 +135,15 @@ def containers(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The training images as "beton", "webdataset" and "imagefolder", and "val" as a .beton."""
     from fastdeit.tools.data.convert.command import convert
 
-    root = tmp_path_factory.mktemp("containers")
-    made = {"beton": root / "train.beton", "webdataset": root / "train", "val": root / "val.beton"}
-    assert convert(sample_source / "train", made["beton"]) == 0
-    assert convert(sample_source / "train", made["webdataset"]) == 0
-    assert convert(sample_source / "val", made["val"]) == 0
+    names = {"beton": "train.beton", "webdataset": "train", "val": "val.beton"}
+
+    def make(root: Path) -> None:
+        for what, name in names.items():
+            source = sample_source / ("val" if what == "val" else "train")
+            assert convert(source, root / name) == 0
+
+    root = made_once(tmp_path_factory, "containers", make)
+    made = {what: root / name for what, name in names.items()}
     return {**made, "imagefolder": sample_source / "train"}
 
 

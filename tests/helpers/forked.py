@@ -105,6 +105,11 @@ def serve() -> None:
     """Fork what stdin asks for; the child returns from here and is the run."""
     for module in IMPORTED:
         __import__(module)
+    # What numba loads with the first compiled function, 0.4 s of each run; it starts no thread.
+    from numba.core.registry import cpu_target
+
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
     while line := sys.stdin.readline():
         request = json.loads(line)
         if "ended" in request:

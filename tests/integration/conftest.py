@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from jobs import checkpoints, run_here
+from made_once import made_once
 
 from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.pipelines.datasets.index import open_dataset
@@ -40,30 +41,35 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Session
 @pytest.fixture(scope="session")
 def containers(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """As those of all tests, of small pictures: most of a small run is decoding large ones."""
-    root = tmp_path_factory.mktemp("small")
-    folders = {split: root / "small" / split for split in ("train", "val")}
-    for split, folder in folders.items():
-        assert (
-            convert(sample_source / split, root / "scaled.beton", max_side=96, overwrite=True) == 0
-        )
-        index = open_dataset(root / "scaled.beton")
-        assert index.names is not None
-        for number, name in enumerate(index.names):
-            file = folder / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(bytes(index.read(number)))
-    made = {"beton": root / "train.beton", "webdataset": root / "train", "val": root / "val.beton"}
-    for name, out in made.items():
-        assert convert(folders["val" if name == "val" else "train"], out) == 0
-    return {**made, "imagefolder": folders["train"]}
+    names = {"beton": "train.beton", "webdataset": "train", "val": "val.beton"}
+
+    def make(root: Path) -> None:
+        for split in ("train", "val"):
+            scaled = root / f"{split}-scaled.beton"
+            assert convert(sample_source / split, scaled, max_side=96) == 0
+            index = open_dataset(scaled)
+            assert index.names is not None
+            for number, name in enumerate(index.names):
+                file = root / "pictures" / split / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(bytes(index.read(number)))
+        for what, name in names.items():
+            source = root / "pictures" / ("val" if what == "val" else "train")
+            assert convert(source, root / name) == 0
+
+    root = made_once(tmp_path_factory, "small", make)
+    made = {what: root / name for what, name in names.items()}
+    return {**made, "imagefolder": root / "pictures" / "train"}
 
 
 @pytest.fixture(scope="session")
 def whole_run(containers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of `run_here` that nothing happened to."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert run_here(containers, out) == 0
-    return out
+
+    def make(root: Path) -> None:
+        assert run_here(containers, root / "run") == 0
+
+    return made_once(tmp_path_factory, "whole-run", make) / "run"
 
 
 @pytest.fixture(scope="session")

@@ -110,6 +110,7 @@ def test_a_distilled_run_from_end_to_end(
 def three_epochs(teacher: Path) -> list[str]:
     """A distilled run that goes on where it was stopped."""
     more = ["--engine", "pil", "--epochs", "3", "--drop-path", "0.3", "--resume", "auto"]
+    more += ["--depth", "3"]
     return [*more, "--teacher", str(teacher / "checkpoint.pt")]
 
 
