@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from fastdeit.recipes import fill_recipe
 from fastdeit.training.loop import Timed, train_step
 from fastdeit.training.session import Session
 
+Trainable = Literal["all", "classifier"]
 NUM_CLASSES = 1000
 """Of synthetic images, as ImageNet has."""
 TEACHER = ModelConfig(model="regnety_160")
@@ -100,11 +102,13 @@ class Work:
     """Training, the teacher included."""
     eval_flops: int
     """The student's forward pass."""
+    backward_flops: int
+    """Its backward pass; less than two forward passes where a part of it is frozen."""
     gradient_bytes: int
     """Of all gradients, in float32."""
 
 
-def _count(config: ModelConfig, trainable: str, image_size: int) -> Work:
+def _count(config: ModelConfig, trainable: Trainable, image_size: int) -> Work:
     # What is left out while training is in the model that is counted all the same.
     whole = replace(
         config, drop_path=0.0, drop_path_decay="linear", drop_path_mode="mask", dropout=0.0
@@ -113,10 +117,10 @@ def _count(config: ModelConfig, trainable: str, image_size: int) -> Work:
 
 
 @functools.cache
-def _counted(config: ModelConfig, trainable: str, image_size: int) -> Work:
+def _counted(config: ModelConfig, trainable: Trainable, image_size: int) -> Work:
     with torch.device("meta"):  # no weights: shapes only
         model = make_model(config, NUM_CLASSES, image_size)
-        set_trainable(model, "classifier" if trainable == "classifier" else "all")
+        set_trainable(model, trainable)
     return work_of(model, None, image_size)
 
 
@@ -127,14 +131,15 @@ def count_work(config: TrainConfig, stand_in: ModelConfig = TEACHER) -> Work:
     if not is_taught(config):
         return work
     answered = _count(stand_in, "all", size).eval_flops
-    return Work(work.train_flops + answered, work.eval_flops, work.gradient_bytes)
+    return replace(work, train_flops=work.train_flops + answered)
 
 
 def work_of(model: nn.Module, teacher: nn.Module | None, image_size: int) -> Work:
     """The same for models that exist."""
     num_trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    trained = train_flops(model, teacher, image_size)
-    return Work(trained, forward_flops(model, image_size), 4 * num_trained)
+    forward, trained = forward_flops(model, image_size), train_flops(model, None, image_size)
+    answered = 0 if teacher is None else forward_flops(teacher, image_size)
+    return Work(trained + answered, forward, trained - forward, 4 * num_trained)
 
 
 # ---- teachers ----------------------------------------------------------------------------------

@@ -97,6 +97,9 @@ def test_only_what_is_trained_is_averaged() -> None:
     only = changed(base, optim={"trainable": "classifier"}, model={"drop_path": 0.0})
     assert count_work(base).gradient_bytes == 4 * 86_567_656
     assert count_work(only).gradient_bytes == 4 * (768 * 1000 + 1000)
+    # And its backward pass is that of one layer: nothing is sent beside it.
+    assert count_work(base).backward_flops == 2 * count_work(base).eval_flops
+    assert count_work(only).backward_flops == 2 * 768 * 1000
 
 
 # ---- from rows ---------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ def budget(
         steps_per_epoch=steps_per_epoch,
         epochs=config.optim.epochs,
         gradient_bytes=work.gradient_bytes,
-        backward_frac=2 * work.eval_flops / train_flops,
+        backward_frac=work.backward_flops / train_flops,
         set_images=num_images,
         image_bytes=image_bytes,
         copies=config.data.repeats,
