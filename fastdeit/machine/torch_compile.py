@@ -6,9 +6,11 @@ machine of the same kind.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,40 +24,31 @@ from fastdeit.machine.device import Compute, choose_compile_mode
 ABOUT = "about.json"
 
 
-def begin_compiling(config: TrainConfig, compute: Compute) -> None:
+def begin_compiling(config: TrainConfig, compute: Compute) -> Callable[[nn.Module], nn.Module]:
     """Forget the compiled code of models before, and load that of a file if there is one.
 
-    Raises UserError if the file is of no use here.
+    Returns what puts a model under torch.compile, in the mode of the configuration, or leaves it as
+    it is. Shapes are fixed: where torch lets them vary, code is slower, and a second size of a
+    batch would make it do so. Parts of a step of two sizes are two graphs. Raises UserError if the
+    file is of no use here.
     """
-    is_compiled = choose_compile_mode(config.run.compile, compute) is not None
+    mode = choose_compile_mode(config.run.compile, compute)
     require(
-        is_compiled or config.run.compiled is None,
+        mode is not None or config.run.compiled is None,
         "compiled",
         config.run.compiled,
         f"has no effect where nothing is compiled, as by default on a CPU (here {compute.device})",
         "Leave it out, or pass --compile default.",
     )
-    if not is_compiled:
-        return
+    if mode is None:
+        return lambda model: model
     torch.compiler.reset()  # torch gives up on a class of models of many shapes
     # torch's caches on disk do not know which attention was chosen while a graph was made, and
     # would hand out the graph of another.
     torch.compiler.config.cache_key_tag = f"attention {compute.attention}"
     if config.run.compiled is not None:
         load_compiled(config.run.compiled, compute.device)
-
-
-def compile_model(model: nn.Module, config: TrainConfig, compute: Compute) -> nn.Module:
-    """The model under torch.compile, in the mode of the configuration, or as it is.
-
-    Shapes are fixed: where torch lets them vary, code is slower, and a second size of a batch would
-    make it do so. Parts of a step of two sizes are two graphs.
-    """
-    mode = choose_compile_mode(config.run.compile, compute)
-    if mode is None:
-        return model
-    compiled: nn.Module = torch.compile(model, mode=mode, dynamic=False)  # type: ignore[assignment]
-    return compiled
+    return functools.partial(torch.compile, mode=mode, dynamic=False)  # type: ignore[return-value]
 
 
 class RecompileWatch:

@@ -14,7 +14,7 @@ from fastdeit.errors import UserError, require
 from fastdeit.machine.attention import choose_attention
 from fastdeit.machine.device import Compute, choose_compute
 from fastdeit.machine.distributed import World, say
-from fastdeit.machine.torch_compile import begin_compiling, compile_model
+from fastdeit.machine.torch_compile import begin_compiling
 from fastdeit.models import make_model, set_distilled_training
 from fastdeit.models.initialise import initialise_from
 from fastdeit.models.trainable import set_trainable
@@ -93,7 +93,7 @@ def assemble(
     """
     world = world or World()
     compute = choose_attention(config.run.attention, model, compute)
-    begin_compiling(config, compute)
+    compiled = begin_compiling(config, compute)
     model = compute.place(model).train()
     set_distilled_training(model)
     set_trainable(model, config.optim.trainable)
@@ -108,10 +108,10 @@ def assemble(
     return Session(
         compute=compute,
         model=model,
-        forward=compile_model(world.wrap(model, config.optim.accumulate > 1), config, compute),
+        forward=compiled(world.wrap(model, config.optim.accumulate > 1)),
         optimizer=optimizer,
         scaler=scaler,
-        teacher=None if teacher is None else compile_model(teacher, config, compute),
+        teacher=None if teacher is None else compiled(teacher),
         ema=ema,
         world=world,
         position=position,

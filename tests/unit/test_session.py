@@ -14,7 +14,7 @@ from torch import nn
 from fastdeit import UserError
 from fastdeit.augment import augment
 from fastdeit.machine.device import Compute, choose_compute
-from fastdeit.machine.torch_compile import compile_model
+from fastdeit.machine.torch_compile import begin_compiling
 from fastdeit.models import make_model
 from fastdeit.recipes import fill_recipe
 from fastdeit.training.loop import train_step
@@ -36,7 +36,7 @@ def test_the_model_is_compiled_as_in_training(mode: Any, device: str, is_compile
     config = fill_recipe("demo-teacher", Path("x"))
     config = replace(config, run=replace(config.run, compile=mode))
     model = nn.Linear(2, 2)
-    forward = compile_model(model, config, Compute(torch.device(device), None, ""))
+    forward = begin_compiling(config, Compute(torch.device(device), None, ""))(model)
     assert (forward is not model) == is_compiled
     assert getattr(forward, "_orig_mod", model) is model
 

@@ -29,7 +29,6 @@ from fastdeit.machine.device import ATTENTION, Compute, choose_compute
 from fastdeit.machine.torch_compile import (
     RecompileWatch,
     begin_compiling,
-    compile_model,
     load_compiled,
     num_graphs,
     write_compiled,
@@ -194,12 +193,11 @@ def test_torchs_cache_does_not_mix_attentions(tmp_path: Path) -> None:
     import torch
     from test_torch_compile import Attention, config_of
     from fastdeit.machine.device import Compute
-    from fastdeit.machine.torch_compile import begin_compiling, compile_model
+    from fastdeit.machine.torch_compile import begin_compiling
 
     config = config_of()
     compute = Compute(torch.device("cpu"), None, "", attention=sys.argv[1])
-    begin_compiling(config, compute)
-    model = compile_model(Attention(), config, compute)
+    model = begin_compiling(config, compute)(Attention())
     query = torch.randn(1, 2, 8, 16)
     with compute.autocast():
         model(query)
@@ -242,14 +240,13 @@ def test_compiled_code_travels_in_a_file(tmp_path: Path) -> None:
     from fastdeit.machine.device import Compute
     from fastdeit.recipes.entry import changed
     from fastdeit.machine.torch_compile import (
-        begin_compiling, code_fits, compile_model, compiled_artifacts, write_compiled,
+        begin_compiling, code_fits, compiled_artifacts, write_compiled,
     )
 
     file, action = Path(sys.argv[1]), sys.argv[2]
     config = config_of(run={"compiled": file} if action == "load" else {})
     compute = Compute(torch.device("cpu"), None, "")
-    begin_compiling(config, compute)
-    model = compile_model(Attention(), config, compute)
+    model = begin_compiling(config, compute)(Attention())
     model(torch.randn(1, 2, 8, 16))
     if action == "save":
         for is_added in (False, True):  # as two processes do
@@ -298,5 +295,8 @@ def test_compiled_code_where_nothing_is_compiled(tmp_path: Path) -> None:
     config = config_of(run={"compile": "auto", "compiled": tmp_path / "x.zip"})
     with pytest.raises(UserError, match=r"compiled has no effect where nothing is compiled, as b"):
         begin_compiling(config, Compute(torch.device("cpu"), None, ""))
+    compiled = begin_compiling(
+        config_of(run={"compile": "auto"}), Compute(torch.device("cpu"), None, "")
+    )
     model = nn.Linear(2, 2)
-    assert compile_model(model, config, Compute(torch.device("cpu"), None, "")) is model
+    assert compiled(model) is model

@@ -69,7 +69,7 @@ def teach(config: AnyRecipe) -> int:
         from fastdeit.machine.attention import choose_attention
         from fastdeit.machine.device import choose_compute
         from fastdeit.machine.distributed import joined, say
-        from fastdeit.machine.torch_compile import begin_compiling, compile_model
+        from fastdeit.machine.torch_compile import begin_compiling
         from fastdeit.pipelines.datasets.index import open_dataset
         from fastdeit.pipelines.open import open_pipeline, pipeline_options, train_plan
         from fastdeit.pipelines.teacher_labels import LabelWriter, row_type
@@ -83,7 +83,7 @@ def teach(config: AnyRecipe) -> int:
         teacher = load_teacher(config, index.class_names, compute, world.is_main)
         assert teacher is not None
         compute = choose_attention(config.run.attention, teacher, compute)
-        begin_compiling(config, compute)
+        compiled = begin_compiling(config, compute)
         about = describe(teacher, compute)
         lock = FolderLock(out)
         stack.callback(lock.let_go)
@@ -97,7 +97,7 @@ def teach(config: AnyRecipe) -> int:
             say(f"{out}: {epochs - len(missing)} of {epochs} epochs are there")
         options = pipeline_options(config.data, compute.device)
         batches = stack.enter_context(open_pipeline(index, plan, config.data.engine, options))
-        asked = compile_model(teacher, config, compute)
+        asked = compiled(teacher)
         kind = row_type(config.distill, len(index.class_names))
         num_steps = len(missing) * len(batches)
         bar = stack.enter_context(
