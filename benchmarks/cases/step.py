@@ -29,7 +29,7 @@ from fastdeit.config import TrainConfig
 from fastdeit.errors import UserError, require
 from fastdeit.measured.rows import Row
 from fastdeit.pipelines.datasets.index import open_dataset
-from fastdeit.recipes import fill_recipe
+from fastdeit.recipes import check_recipe_name, fill_recipe
 from fastdeit.recipes.entry import changed
 
 if TYPE_CHECKING:
@@ -71,6 +71,12 @@ class Wanted(Numbers):
             help="whether the published loop is measured, beside the first combination of a batch."
         ),
     ] = True
+
+    def __post_init__(self) -> None:
+        """Refuse recipes that there are not."""
+        Numbers.__post_init__(self)
+        for recipe in self.recipe:
+            check_recipe_name(recipe)
 
     def on(self, kind: str) -> list[tuple[str, int | None]]:
         """Recipes and batch sizes on a kind of device; None is the recipe's own batch."""
@@ -204,7 +210,15 @@ def step(asked: Annotated[StepOptions, tyro.conf.arg(name="")] = StepOptions()) 
         {"compile": mode, "attention": attention}
         for mode, attention in itertools.product(asked.compile, asked.attention)
     ]
+    is_compiled = not {"auto", "off"}.issuperset(asked.compile)
     with BenchRun(asked.out, asked.device, asked.precision) as run:
+        require(
+            not asked.save_compiled or is_compiled or run.machine.kind == "cuda",
+            "save_compiled",
+            True,
+            "has no effect where nothing is compiled, as by default on a CPU",
+            "Leave it out, or pass --compile default.",
+        )
         run.load_compiled(asked.compiled)
         _measure_recipes(run, asked, files, ways, asked.trace, asked.save_compiled)
         return run.end()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from fastdeit.errors import UserError, require
+from fastdeit.measured.rows import ROWS
 from fastdeit.training.telemetry import METRICS
 
 Json = dict[str, Any]
@@ -138,7 +139,8 @@ def load_bench(paths: Iterable[Path]) -> tuple[list[Json], list[str]]:
     """
     rows: list[Json] = []
     notes = []
-    for path in paths:
+    for given in paths:
+        path = given / ROWS if (given / ROWS).is_file() else given
         if not path.is_file():
             raise UserError(
                 f"--bench must be a file of JSON lines. Found: {path}, "

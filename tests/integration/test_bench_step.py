@@ -222,6 +222,7 @@ def test_out_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--batch-size 0", "batch_size must be at least 1. Found: 0."),
         ("--rounds 0", "rounds must be at least 1. Found: 0."),
         ("--data none.beton", "dataset does not exist. Found: nothing at none.beton."),
+        ("--recipe deit-sb", "no such recipe. Found: deit-sb. Near it: deit-s, "),
     ],
 )
 def test_wrong_lines(line: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,7 +238,6 @@ def test_wrong_lines(line: str, text: str, capsys: pytest.CaptureFixture[str]) -
     ("line", "text"),
     [
         ("--batch-size 15", "batch_size must be even, for timm's Mixup takes pairs. Found: 15"),
-        ("--recipe deit-sb", "no such recipe. Found: deit-sb. Near it: deit-s, "),
         ("--image-size 60", "image_size must be a multiple of the patch's side (8). Found: 60"),
     ],
 )
@@ -249,6 +249,13 @@ def test_what_cannot_be_measured(line: str, text: str, capsys: pytest.CaptureFix
     assert text in line
     assert "Traceback" not in captured.err
     assert json.loads(captured.out)["rows"] == []
+
+
+def test_nothing_compiled_is_not_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An option that would act elsewhere is refused, before anything is measured."""
+    line = f"--recipe demo --device cpu --save-compiled --out {tmp_path / 'out'}"
+    assert main(["bench", "step", *line.split()]) == 2
+    assert "save_compiled has no effect where nothing is compiled" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -254,8 +254,8 @@ def test_the_papers_times() -> None:
     [
         ("fly", "no such recipe. Found: fly. Near it: nothing."),
         ("demo-teacher --within 72", "within must be a duration in days, hours and minutes."),
-        ("demo-teacher --rate 0", "rate must be above 0. Found: 0.0."),
-        ("demo-teacher --rate nan", "rate must be above 0. Found: nan."),
+        ("demo-teacher --rate 0", "rate must be from 0.001 to 1e9. Found: 0.0."),
+        ("demo-teacher --rate nan", "rate must be from 0.001 to 1e9. Found: nan."),
         ("demo-teacher --rate 5 --steps 3", "steps has no effect with a rate."),
         ("demo-teacher --rate 5 --train x", "train has no effect with a rate."),
         ("demo-teacher --rate 5 --device cpu", "device has no effect with a rate."),
@@ -269,14 +269,27 @@ def test_the_papers_times() -> None:
         ("demo-teacher --from {kept} --rate 5", "rate has no effect with rows. Found: --from too."),
         ("demo-teacher --from {kept} --steps 5", "steps has no effect with rows."),
         ("demo-teacher --rate 5 --precision bf16", "precision has no effect with a rate."),
-        ("demo-teacher --rate 5 --loader-rate nan", "loader_rate must be above 0. Found: nan."),
-        ("demo-teacher --rate 5 --disk-gb-s 0", "disk_gb_s must be above 0. Found: 0.0."),
-        ("demo-teacher --rate 5 --latency-us -1", "latency_us must be 0 or more. Found: -1.0."),
-        ("deit-s --from {kept}", "rows must hold those of the step of deit-s. Found: deit-b at"),
-        ("deit-b --from {kept} --precision fp16", "the step of deit-b in fp16. Found: deit-b at"),
+        ("demo-teacher --rate 5 --loader-rate nan", "loader_rate must be from 0.001 to 1e9. Fo"),
+        ("demo-teacher --rate 5 --disk-gb-s 0", "disk_gb_s must be from 0.001 to 1e9."),
+        ("demo-teacher --rate 5 --latency-us -1", "latency_us must be from 0 to 1e9. Fo"),
+        ("deit-s --from {kept}", "rows must hold those of the step of deit-s. Found: deit-b in"),
+        (
+            "deit-b --from {kept} --precision fp16",
+            "deit-b in fp16. Found: deit-b in bf16 at",
+        ),
         ("deit-b --from {kept} --model vit_base_patch16_224", "rows must be of vit_base_patch16_2"),
         ("deit-b --from {empty}", "there must be rows of `fastdeit bench`. Found: no .jsonl"),
         ("deit-b --from {loader}", "rows must hold those of the step of deit-b. Found: none at"),
+        (
+            "demo-teacher --rate 5 --gpus 8 --image-bytes 1e308",
+            "image_bytes must be from 1 to 1e9",
+        ),
+        ("demo-teacher --rate 5 --gpus 8 --latency-us 1e308", "latency_us must be from 0 to 1e9."),
+        ("demo-teacher --rate 5 --link-gb-s 9", "link_gb_s has no effect where one device trains"),
+        (
+            "deit-b --from {zero}",
+            "rows must hold those of the step of deit-b. Found: deit-b",
+        ),
         ("demo-teacher --steps 0", "steps must be at least 1. Found: 0."),
         ("demo-teacher --teacher x", "teacher has no effect with demo-teacher"),
         ("demo-teacher --batch-size 0", "batch_size must be at least 1. Found: 0."),
@@ -291,10 +304,14 @@ def test_wrong_input_is_one_line(
     line: str, text: str, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Wrong input ends with exit code 2, one line on stderr and nothing on stdout."""
-    empty, loader = tmp_path / "empty", tmp_path / "loader.jsonl"
+    empty, loader, zero = (tmp_path / name for name in ("empty", "loader.jsonl", "zero.jsonl"))
+    write_rows(zero, [step_row("deit-b", 128, 0.0)])
     empty.mkdir()
     write_rows(loader, [planted("loaders, 1 core", "fastdeit ffcv", 1000)])
-    assert main(["budget", *line.format(kept=kept, empty=empty, loader=loader).split()]) == 2
+    assert (
+        main(["budget", *line.format(kept=kept, empty=empty, loader=loader, zero=zero).split()])
+        == 2
+    )
     captured = capsys.readouterr()
     assert captured.err.startswith("fastdeit: error: ")
     assert text in captured.err

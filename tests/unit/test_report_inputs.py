@@ -186,6 +186,9 @@ def test_bench_file_is_checked(make_run: MakeRun) -> None:
     folder = make_run()
     with pytest.raises(UserError, match="--bench must be a file of JSON lines"):
         page_of(folder, bench=(folder / "none.jsonl",))
+    (folder / "rows").mkdir()
+    (folder / "rows" / "rows.jsonl").write_text(json.dumps(BENCH[0]) + "\n")
+    assert BENCH[0]["name"] in page_of(folder, bench=(folder / "rows",))  # an --out folder
     path = write_bench(folder, [{"case": "step", "name": "x", "median": "fast"}])
     with pytest.raises(UserError, match=r"bench\.jsonl line 1: median must be a number"):
         page_of(folder, bench=(path,))

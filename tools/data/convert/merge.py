@@ -8,10 +8,12 @@ from typing import Annotated
 
 import tyro
 
+from fastdeit import UserError
+from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.text.progress import say
 from fastdeit.tools.data.convert.conversion import Conversion
 from fastdeit.tools.data.convert.part_writer import PART_INDEX
-from fastdeit.tools.data.convert.parts import find_parts, read_parts
+from fastdeit.tools.data.convert.parts import find_parts, parts_folder, read_parts
 
 
 def merge(
@@ -33,6 +35,9 @@ def merge(
     Returns:
         0.
     """
+    if not parts_folder(out).exists() and is_dataset(out):
+        say(f"{out} is already there, and its parts are gone.")
+        return 0
     folders = find_parts(out)
     parts = read_parts(folders)
     with Conversion(out, parts.assembly, "skip", overwrite, made_from="parts") as conversion:
@@ -49,3 +54,11 @@ def merge(
     elif not done:
         say(f"{folders[0].parent} is no longer needed")
     return 0
+
+
+def is_dataset(out: Path) -> bool:
+    """Whether a whole dataset is there."""
+    try:
+        return len(open_dataset(out)) > 0
+    except UserError:
+        return False

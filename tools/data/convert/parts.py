@@ -23,18 +23,19 @@ from fastdeit.tools.data.convert.prepare_image import PreparedImage
 _NAME = re.compile(r"([1-9]\d*)-of-([1-9]\d*)")
 
 
-def _parts_folder(out: Path) -> Path:
+def parts_folder(out: Path) -> Path:
+    """Where the parts of OUT lie."""
     return out.with_name(f"{out.name}.parts")
 
 
 def part_path(out: Path, part: int, num_parts: int) -> Path:
     """Where one part of OUT lies."""
-    return _parts_folder(out) / f"{part}-of-{num_parts}"
+    return parts_folder(out) / f"{part}-of-{num_parts}"
 
 
 def check_parts(out: Path, num_parts: int) -> None:
     """Raise a UserError if parts of another number are there, which could not be joined."""
-    for path in _parts_folder(out).glob("*-of-*"):
+    for path in parts_folder(out).glob("*-of-*"):
         match = _NAME.fullmatch(path.name)
         if match and int(match[2]) != num_parts:
             raise UserError(
@@ -57,7 +58,7 @@ def parse_part(text: str) -> tuple[int, int]:
 
 def find_parts(out: Path) -> list[Path]:
     """The folders of all parts of OUT."""
-    folder = _parts_folder(out)
+    folder = parts_folder(out)
     names = [path.name for path in folder.glob("*-of-*")] if folder.is_dir() else []
     found = [(int(m[2]), int(m[1])) for m in map(_NAME.fullmatch, names) if m]
     numbers = {num for num, _ in found}

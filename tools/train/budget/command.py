@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from fastdeit.tools.train.budget.one_gpu import Pace
 
 DEFAULT_STEPS = 50
+LEAVE_OUT = "Leave it out, or pass another."
 IMAGE_BYTES = 51_000
 """Source: docs/benchmarks.rst of libffcv/ffcv: 65.5 GB for ImageNet at 512 pixels, JPEG q90."""
 
@@ -126,15 +126,14 @@ def budget(
         ("num_images", num_images),
         ("num_val_images", num_val_images),
     ):
-        option = f"--{name.replace('_', '-')}"
-        require(value is None or value >= 1, name, value, "must be at least 1", f"Pass {option} 8.")
-    for name, figure in (
-        ("rate", rate),
-        ("loader_rate", loader_rate),
-        ("image_bytes", image_bytes),
+        require(value is None or value >= 1, name, value, "must be at least 1", LEAVE_OUT)
+    for name, figure, least in (
+        ("rate", rate, 1e-3),
+        ("loader_rate", loader_rate, 1e-3),
+        ("image_bytes", image_bytes, 1.0),
     ):
-        is_right = figure is None or 0 < figure < math.inf
-        require(is_right, name, figure, "must be above 0", "Leave it out, or pass another.")
+        is_right = figure is None or least <= figure <= 1e9
+        require(is_right, name, figure, f"must be from {least:g} to 1e9", LEAVE_OUT)
     if rate is not None or rows_at is not None:
         source = "a rate" if rows_at is None else "rows"
         for name, is_given in (
@@ -165,6 +164,10 @@ def budget(
         "Leave it out.",
     )
     nodes_as = nodes.applied(MACHINES[machine])
+    for name in ("link_gb_s", "network_gb_s", "latency_us"):
+        value = getattr(nodes, name)
+        alone = "has no effect where one device trains by itself"
+        require(value is None or numbers[-1] > 1, name, value, alone, "Pass --gpus 8, say.")
 
     # ---- how fast one is -----------------------------------------------------------------------
     from fastdeit.pipelines.datasets.index import open_dataset
@@ -214,7 +217,7 @@ def budget(
     if is_taught(config):
         assumed.append(f"the teacher is {random_weights(stand_in) if teacher is None else teacher}")
     assumed += paper_line(config, run)
-    for line in table(config, num_images, run, made, within_hours):
+    for line in table(config, num_images, num_val_images, run, made, within):
         print(line, file=sys.stderr)
     for line in [*(pace.text for pace in paces), *(f"assumed: {line}" for line in assumed)]:
         print(line, file=sys.stderr)

@@ -62,13 +62,20 @@ def from_rows(path: Path, recipe: str, config: TrainConfig) -> OneGPU:
         (batch, kept)
         for name, batch, kept in steps
         if name == recipe and precision in ("auto", kept.row.settings.get("precision"))
+        if kept.row.median > 0
     ]
     if not found:
         among = "" if precision == "auto" else f" in {precision}"
-        known = ", ".join(dict.fromkeys(name for name, _, _ in steps)) or "none"
+        known = ", ".join(
+            dict.fromkeys(
+                f"{name} in {one.row.settings.get('precision')}" for name, _, one in steps
+            )
+        )
+        way = "" if precision == "auto" else f" --precision {precision}"
         raise UserError(
-            f"rows must hold those of the step of {recipe}{among}. Found: {known} at {path}. Run "
-            f"`fastdeit bench step --recipe {recipe} --out {path}` first, or pass --rate IMG_PER_S."
+            f"rows must hold those of the step of {recipe}{among}. Found: {known or 'none'} at "
+            f"{path}. Run `fastdeit bench step --recipe {recipe}{way} --out {path}` first, or pass "
+            "--rate IMG_PER_S."
         )
     kinds = list(dict.fromkeys(_kind_of(kept) for _, kept in found))
     if len(kinds) > 1:

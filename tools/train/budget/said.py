@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fastdeit.config import TrainConfig
 from fastdeit.paper.training_time import IMAGENET_TRAIN, paper_times
-from fastdeit.text.figures import duration, rounded
+from fastdeit.text.figures import duration, parse_hours, rounded
 from fastdeit.text.tables import text_table
 from fastdeit.tools.train.budget.scaling import (
     BUCKET_BYTES,
@@ -25,14 +25,27 @@ PAPER_BATCH = 1024
 def table(
     config: TrainConfig,
     num_images: int,
+    num_val_images: int,
     run: Run,
     made: list[Prediction],
-    within_hours: float | None,
+    within: str | None,
 ) -> list[str]:
     """The figures, a line for each number of GPUs."""
-    judged = [] if within_hours is None else [f"within {within_hours:g} h"]
+    judged = [] if within is None else [f"within {within}"]
     titles = ["GPUs", "img/s", "of linear", "ms/step", "compute", "averaging", "not hidden"]
-    rows = [[*titles, "waiting", "training h", "evaluation h", "hours", "limit", "", *judged]]
+    rows = [
+        [
+            *titles,
+            "waiting",
+            "from disk",
+            "training h",
+            "evaluation h",
+            "hours",
+            "limit",
+            "in all",
+            *judged,
+        ]
+    ]
     for each in made:
         parts = (each.step_s, each.compute_s, each.all_reduce_s, each.exposed_s, each.wait_s)
         row = [
@@ -40,19 +53,21 @@ def table(
             _rate_text(each.img_per_s),
             f"{each.efficiency_frac:.1%}",
             *(f"{1000 * part:,.2f}" for part in parts),
+            _rate_text(each.first_img_per_s),
             *(f"{hours:,.2f}" for hours in (each.train_hours, each.eval_hours, each.hours)),
             each.limit,
             duration(each.hours * 3600),
         ]
-        if within_hours is not None:
-            spare_h = within_hours - each.hours
+        if within is not None:
+            spare_h = parse_hours(within) - each.hours
             verdict = "inside by" if spare_h >= 0 else "over by"
             row.append(f"{verdict} {duration(abs(spare_h) * 3600)}")
         rows.append(row)
     lines = [
         f"{config.model.model}, {config.data.image_size} px, {config.optim.epochs} epochs of "
-        f"{num_images:,} images in {run.steps_per_epoch:,} steps, batch {run.step_images:,}",
-        *(f"  {line}" for line in text_table(rows, "r" * 11 + "l").split("\n")),
+        f"{num_images:,} images in {run.steps_per_epoch:,} steps, batch {run.step_images:,}; "
+        f"evaluated on {num_val_images:,}",
+        *(f"  {line}" for line in text_table(rows, "r" * 12 + "l").split("\n")),
     ]
     papers = [("the paper:", f"{time.hours:,.2f} h", time.what) for time in paper_times(config)]
     return lines + (

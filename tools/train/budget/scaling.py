@@ -35,7 +35,7 @@ class OneGPU:
     """Part of a step's time in the backward pass; None if only its operations are known."""
     loader_img_per_s: float | None = None
     """Samples a second of the loader on one core, copies counted; None never makes a GPU wait."""
-    loader_what: str = "as given"
+    loader_what: str = ""
     """Where that comes from."""
 
     def step_s(self, batch_size: int) -> float:
@@ -136,14 +136,14 @@ class MachineChanges:
         """The machine with these figures.
 
         Raises:
-            UserError: one is not above 0.
+            UserError: one is absurd.
         """
         given = {name: value for name, value in asdict(self).items() if value is not None}
         for name, value in given.items():
-            least = 0 <= value if name == "latency_us" else 0 < value
-            rule = "must be 0 or more" if name == "latency_us" else "must be above 0"
+            least = 0 if name == "latency_us" else 1e-3
+            rule = f"must be from {least:g} to 1e9"
             option = name.replace("_", "-")
-            require(least and value < math.inf, name, value, rule, f"Leave out --{option}.")
+            require(least <= value <= 1e9, name, value, rule, f"Leave out --{option}.")
         if not given:
             return machine
         changed = ", ".join(f"{name} {value:g}" for name, value in given.items())
