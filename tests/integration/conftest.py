@@ -46,7 +46,7 @@ def containers(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) ->
     def make(root: Path) -> None:
         for split in ("train", "val"):
             scaled = root / f"{split}-scaled.beton"
-            assert convert(sample_source / split, scaled, max_side=96) == 0
+            assert convert(sample_source / split, scaled, max_side=160) == 0
             index = open_dataset(scaled)
             assert index.names is not None
             for number, name in enumerate(index.names):

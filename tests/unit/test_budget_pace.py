@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,35 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from budget_runs import TINY, config_of, run
 from PIL import Image
 
 from fastdeit import UserError
 from fastdeit.checkpoints.file import checkpoint_content, save_checkpoint
-from fastdeit.config import ModelConfig, TrainConfig
+from fastdeit.config import ModelConfig
 from fastdeit.models import make_model
 from fastdeit.models.flops import Peak, forward_flops
 from fastdeit.tools.cli import main
 from fastdeit.tools.train.budget import one_gpu
-from fastdeit.tools.train.budget.command import Changes
 from fastdeit.tools.train.budget.one_gpu import measure_pace
 from fastdeit.training import steps as steps_module
 from fastdeit.training.steps import count_work, usual_teacher
 
 pytestmark = pytest.mark.slow  # as a whole
-
-TINY = "demo-teacher --device cpu --batch-size 8"
-
-
-def run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
-    """Run the command: exit code, the JSON object of the last line, what it said."""
-    code = main(["budget", *line.split()])
-    captured = capsys.readouterr()
-    return code, json.loads(captured.out.splitlines()[-1]), captured.err
-
-
-def config_of(recipe: str) -> TrainConfig:
-    """A recipe, on the CPU."""
-    return Changes(device="cpu", precision="fp32").resolve(recipe)
 
 
 class Clock:
