@@ -27,6 +27,7 @@ SOURCES = (
     "fastdeit.pipelines.datasets.index",
     "fastdeit.pipelines.engines.ffcv_engine",
     "fastdeit.pipelines.engines.ffcv_library",
+    "fastdeit.pipelines.engines.plain_files",
     "fastdeit.pipelines.engines.resample",
     "fastdeit.pipelines.plan.crops",
     "fastdeit.policies.operations",

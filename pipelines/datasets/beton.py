@@ -11,7 +11,7 @@ shows.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.container import ContainerWriter, FileRange, write_at
-from fastdeit.pipelines.datasets.index import DamagedError, DatasetIndex, index_from_columns
+from fastdeit.pipelines.datasets.index import (
+    RAW_MODE,
+    DamagedError,
+    DatasetIndex,
+    index_from_columns,
+)
 from fastdeit.pipelines.datasets.sidecar import ALIGNMENT, read_sidecar, write_sidecar
 
 VERSION = 2
@@ -28,6 +33,9 @@ MIN_PAGE_BYTES = 8 << 20  # FFCV's default
 MAX_PAGE_BYTES = 1 << 31  # a power of two that fits the header's u4
 INT_FIELD, IMAGE_FIELD = 1, 2
 MAGIC = np.frombuffer(b"fastdei2", dtype=np.uint8)
+MAX_CLASSES = 1 << 20
+"""Of a file of FFCV's, whose labels may be any numbers."""
+_CHUNK_BYTES = 1 << 20
 
 HEADER = np.dtype(
     [
@@ -192,12 +200,13 @@ def make_tables(
     return header.tobytes() + fields.tobytes(), samples, allocations
 
 
-def open_beton(path: Path) -> DatasetIndex:
+def open_beton(path: Path, is_checked: bool = True) -> DatasetIndex:
     """Open a .beton of ours or of FFCV's writer.
 
     A file of FFCV's names nothing: its keys are the sample numbers, its classes their numbers.
-    Raises DamagedError if it is no .beton of version 2, or cut off; UserError if it has other
-    fields than an image and a label.
+    `is_checked` tells whether our index must say what FFCV's tables say. Raises DamagedError if it
+    is no .beton of version 2, cut off, or contradicts itself; UserError if it has other fields than
+    an image and a label.
     """
 
     def refuse(found: str) -> DamagedError:
@@ -210,13 +219,17 @@ def open_beton(path: Path) -> DatasetIndex:
     if file_bytes < HEADER.itemsize:
         raise refuse(f"{file_bytes} bytes")
     header = np.fromfile(path, dtype=HEADER, count=1)[0]
-    num, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
+    num, table, page_bytes = (
+        int(header[name]) for name in ("num_samples", "alloc_table_ptr", "page_size")
+    )
     if header["version"] != VERSION or not 0 < header["num_fields"] <= 64:
         raise refuse(f"version {header['version']} with {header['num_fields']} fields in its head")
     if table == 0:
         raise refuse("no allocation table: its writer was stopped before the end")
     if file_bytes < table + num * ALLOCATION.itemsize:
         raise refuse(f"{file_bytes} of at least {table + num * ALLOCATION.itemsize} bytes")
+    if page_bytes.bit_count() != 1:
+        raise refuse(f"pages of {page_bytes} bytes")
     fields = np.fromfile(
         path, dtype=DESCRIPTOR, count=int(header["num_fields"]), offset=HEADER.itemsize
     )
@@ -230,19 +243,65 @@ def open_beton(path: Path) -> DatasetIndex:
             f"types {kinds} instead of {[IMAGE_FIELD, INT_FIELD]}, in {path}. Write it again so."
         )
     try:
+        field_names(path)
         pointer = read_pointer(fields)
         if pointer is None:
             meta, columns = _read_tables(path, num, table)
         else:
             meta, columns = read_sidecar(path, *pointer)
         index = index_from_columns(path, "beton", (path,), meta, columns)
+        if len(index) != num:
+            raise ValueError(f"{num} samples in its head and {len(index)} in its index")
+        if (index.sizes > file_bytes - index.offsets).any():
+            raise ValueError("samples that lie outside the file")
+        if (index.modes > RAW_MODE).any() or max(index.widths.max(), index.heights.max()) >> 16:
+            raise ValueError("images that a .beton cannot hold")
+        if pointer is not None and is_checked:
+            fault = next(table_faults(index), "")
+            if fault:
+                raise ValueError(fault)
     except ValueError as error:
         raise refuse(str(error)) from error
-    if len(index) != num:
-        raise refuse(f"{num} samples in its head and {len(index)} in its index")
-    if (index.offsets + index.sizes > file_bytes).any() or (index.sizes <= 0).any():
-        raise refuse("samples that lie outside the file")
     return index
+
+
+def field_names(path: Path) -> tuple[str, str]:
+    """What image and label are called in a .beton; ValueError if FFCV cannot tell them apart."""
+    fields = np.fromfile(path, dtype=DESCRIPTOR, count=2, offset=HEADER.itemsize)
+    raw = [field["name"].tobytes().partition(b"\0")[0] for field in fields]
+    if not all(name.isascii() and name for name in raw) or len(set(raw)) < len(raw):
+        raise ValueError(f"fields with the names {raw}")
+    return raw[0].decode(), raw[1].decode()
+
+
+def table_faults(index: DatasetIndex) -> Iterator[str]:
+    """Where FFCV's tables in a .beton of ours say something else than its index."""
+    path = index.path
+    fields = np.fromfile(path, dtype=DESCRIPTOR, count=2, offset=HEADER.itemsize)
+    page_bytes = int(np.fromfile(path, dtype=HEADER, count=1)[0]["page_size"])
+    block_at, block_bytes = read_pointer(fields) or (0, 0)
+    head, samples, allocations = make_tables(index.columns(), page_bytes, block_at, block_bytes)
+    with path.open("rb") as file:
+        handle = file.fileno()
+        if os.pread(handle, len(head), 0) != head:
+            yield f"{path}: its header is damaged"
+        for what, rows, offset in (
+            ("metadata record", samples, len(head)),
+            ("allocation record", allocations, block_at + block_bytes),
+        ):
+            for sample in _different_rows(handle, rows, offset):
+                yield f"{index.describe(sample)}: its {what} is damaged"
+
+
+def _different_rows(handle: int, rows: NDArray[Any], offset: int) -> Iterator[int]:
+    step = max(1, _CHUNK_BYTES // rows.itemsize)
+    for first in range(0, len(rows), step):
+        expected = rows[first : first + step].view(np.uint8)
+        found = os.pread(handle, expected.nbytes, offset + first * rows.itemsize)
+        if found != expected.tobytes():
+            left = np.frombuffer(found.ljust(expected.nbytes, b"?"), np.uint8)
+            is_other = (left != expected).reshape(-1, rows.itemsize).any(axis=1)
+            yield from (first + np.flatnonzero(is_other)).tolist()
 
 
 def looks_like_beton(path: Path) -> bool:
@@ -270,18 +329,23 @@ def _read_tables(path: Path, num: int, table: int) -> tuple[dict[str, Any], dict
         path, dtype=SAMPLE, count=num, offset=HEADER.itemsize + 2 * DESCRIPTOR.itemsize
     )
     allocations = np.fromfile(path, dtype=ALLOCATION, count=num, offset=table)
-    sizes = np.zeros(num, dtype=np.int64)
-    ids = allocations["sample_id"]
-    if num == 0 or ids.max(initial=0) >= num:
-        raise ValueError(f"{num} samples, with numbers up to {ids.max(initial=0)}")
-    sizes[ids] = allocations["size"]
-    numbers = [str(number) for number in range(int(samples["f1"].max()) + 1)]
+    if num == 0 or len(samples) != num or len(allocations) != num:
+        raise ValueError(f"{num} samples in its head, and not so many in its tables")
+    allocations = allocations[np.argsort(allocations["sample_id"], kind="stable")]
+    ids, labels = allocations["sample_id"], samples["f1"]
+    if not np.array_equal(ids, np.arange(num, dtype=np.uint64)):
+        raise ValueError(f"{num} samples, with numbers from {ids[0]} to {ids[-1]}")
+    if not np.array_equal(allocations["ptr"], samples["f0"]["data_ptr"]):
+        raise ValueError("tables that contradict each other")
+    if labels.min() < 0 or labels.max() >= MAX_CLASSES:
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}")
+    numbers = [str(number) for number in range(int(labels.max()) + 1)]
     return {"class_ids": numbers, "class_names": numbers}, {
         "file_ids": np.zeros(num, dtype=np.int32),
         "offsets": samples["f0"]["data_ptr"].astype(np.int64),
-        "sizes": sizes,
+        "sizes": allocations["size"].astype(np.int64),
         "modes": np.ascontiguousarray(samples["f0"]["mode"]),
-        "labels": samples["f1"].astype(np.int64),
+        "labels": labels.astype(np.int64),
         "widths": samples["f0"]["width"].astype(np.int32),
         "heights": samples["f0"]["height"].astype(np.int32),
         "keys": np.arange(num, dtype=np.uint64),

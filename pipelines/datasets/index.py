@@ -64,6 +64,12 @@ class DatasetIndex:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def was_decoded(self) -> bool:
+        """Whether each image was decoded by PIL when the dataset was made."""
+        parameters = self.made_by.get("parameters")
+        return isinstance(parameters, dict) and parameters.get("check") == "decode"
+
     def describe(self, sample: int) -> str:
         """Name a sample for a message: its file in the source, its number and its key."""
         name = "" if self.names is None else f"{self.names[sample]}, "
@@ -128,23 +134,61 @@ def index_from_columns(
 ) -> DatasetIndex:
     """Make an index of what a sidecar holds.
 
-    Raises ValueError if a column is missing, or has another length or type than the others.
+    Raises ValueError if a column is missing, has another length or type than the others, or a value
+    that nothing could be read with.
     """
     known = {name: columns[name] for name in COLUMNS if name in columns}
-    if len({len(column) for column in known.values()}) != 1 or len(known["keys"]) == 0:
-        raise ValueError("its columns do not have the same number of samples, or none")
+    classes = [meta.get(name, []) for name in ("class_ids", "class_names")]
+    if not all(isinstance(word, str) for words in classes for word in words):
+        raise ValueError("its classes are not named by words")
     try:
-        return DatasetIndex(
+        index = DatasetIndex(
             path=path,
             container=container,
             files=files,
-            class_ids=tuple(meta.get("class_ids", ())),
-            class_names=tuple(meta.get("class_names", ())),
+            class_ids=tuple(classes[0]),
+            class_names=tuple(classes[1]),
             made_by=meta,
             **known,
         )
     except TypeError as error:
         raise ValueError(f"a column is missing ({error})") from error
+    _check_columns(index)
+    return index
+
+
+def _check_columns(index: DatasetIndex) -> None:
+    """Raise a ValueError for what would lead a reader astray: addresses are made of these."""
+    columns = {name: column for name, column in index.columns().items() if name != "names"}
+    shapes = {column.shape for column in columns.values()}
+    if index.names is not None:
+        shapes.add((len(index.names),))
+        index.names.check()
+    if shapes != {(len(index.keys),)} or len(index) == 0:
+        raise ValueError("its columns do not have the same number of samples, or none")
+    pixel_bytes = index.widths.astype(np.int64) * index.heights * 3
+    last_class = len(index.class_ids) - 1 if index.class_ids else np.iinfo(np.int64).max
+    for name, dtype, is_right in (
+        ("file_ids", np.int32, _within(index.file_ids, 0, len(index.files) - 1)),
+        ("offsets", np.int64, index.offsets >= 0),
+        ("sizes", np.int64, index.sizes > 0),
+        ("modes", np.uint8, index.modes <= PNG_MODE),
+        ("labels", np.int64, _within(index.labels, 0, last_class)),
+        ("widths", np.int32, index.widths > 0),
+        ("heights", np.int32, index.heights > 0),
+        ("sizes", np.int64, (index.modes != RAW_MODE) | (index.sizes == pixel_bytes)),
+    ):
+        column = columns[name]
+        if column.dtype != dtype:
+            raise ValueError(f"{name} of type {column.dtype}")
+        if not is_right.all():
+            sample = int(np.argmin(is_right))
+            raise ValueError(f"{name} {column[sample]} of sample {sample}")
+
+
+def _within(column: NDArray[Any], least: int, most: int) -> NDArray[np.bool_]:
+    is_within: NDArray[np.bool_] = (column >= least) & (column <= most)
+    return is_within
 
 
 def sample_key(name: str) -> int:

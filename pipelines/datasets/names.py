@@ -61,6 +61,12 @@ class Names:
             ends += len(text).to_bytes(8, "little")
         return cls(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
 
+    def check(self) -> None:
+        """Raise a ValueError if the ends are none of this text."""
+        starts = np.concatenate([[0], self.ends])
+        if self.text.ndim != 1 or (starts[1:] < starts[:-1]).any() or starts[-1] != len(self.text):
+            raise ValueError("its names do not end where they should")
+
     def __len__(self) -> int:
         return len(self.ends)
 

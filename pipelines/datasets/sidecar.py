@@ -27,7 +27,6 @@ _DTYPES = {"U8": "<u1", "I32": "<i4", "I64": "<i8", "U64": "<u8"}
 _CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
 _META, _CHECKSUM = "fastdeit", "xxh3"
 _CHUNK_BYTES = 1 << 22
-_MAPPED = ("checksums", "names.text", "names.ends")
 
 
 def write_sidecar(file: BinaryIO, meta: Mapping[str, Any], columns: Mapping[str, Any]) -> int:
@@ -67,14 +66,14 @@ def read_sidecar(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Undo `write_sidecar`; a size of None goes to the end of the file.
 
-    Names and checksums, which few need, stay in the file and are mapped; the rest is read. Raises
-    ValueError if the block is damaged; its checksum is always compared.
+    All of it is in memory then: to read a mapped name of a file that was cut since would end the
+    process. Raises ValueError if the block is damaged; its checksum is always compared.
     """
     with path.open("rb") as file:
         handle = file.fileno()
         held = os.fstat(handle).st_size - offset
         size = held if size is None else size
-        length = int.from_bytes(os.pread(handle, 8, offset), "little")
+        length = int.from_bytes(os.pread(handle, 8, offset), "little") if held > 0 else 0
         if size > held or not 2 <= length <= size - 8:
             raise ValueError(f"its index has {held} of {max(size, length + 8)} bytes")
         try:
@@ -86,6 +85,8 @@ def read_sidecar(
             meta = json.loads(head["__metadata__"][_META])
             specs = {name: spec for name, spec in head.items() if name != "__metadata__"}
             end = max((spec["data_offsets"][1] for spec in specs.values()), default=0)
+            if not isinstance(meta, dict):
+                raise TypeError("no facts")
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"the head of its index is damaged ({error})") from error
         if end != size - 8 - length:
@@ -108,15 +109,10 @@ def _load_arrays(path: Path, start: int, specs: dict[str, Any]) -> dict[str, Any
     arrays: dict[str, Any] = {}
     for name, spec in specs.items():
         first, last = spec["data_offsets"]
-        dtype, shape = np.dtype(_DTYPES[spec["dtype"]]), tuple(spec["shape"])
-        if np.prod(shape, dtype=np.int64) * dtype.itemsize != last - first:
-            raise ValueError(f"{name} has {last - first} bytes for {shape} values")
-        if name in _MAPPED and last > first:
-            mapped = np.memmap(path, dtype=dtype, mode="c", offset=start + first, shape=shape)
-            arrays[name] = mapped.view(np.ndarray)
-        else:
-            count = (last - first) // dtype.itemsize
-            arrays[name] = np.fromfile(path, dtype, count, offset=start + first).reshape(shape)
+        dtype, (count,) = np.dtype(_DTYPES[spec["dtype"]]), spec["shape"]
+        if first < 0 or count < 0 or count * dtype.itemsize != last - first:
+            raise ValueError(f"{name} has {last - first} bytes for {count} values")
+        arrays[name] = np.fromfile(path, dtype, count, offset=start + first)
     for name in [name for name in arrays if name.endswith(".ends")]:
         stem = name.removesuffix(".ends")
         arrays[stem] = Names(arrays.pop(f"{stem}.text"), arrays.pop(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -91,9 +92,27 @@ class Replacements:
 
     def draw(self, plan: Plan, step: StepPlan, places: NDArray[np.intp], images: Tensor) -> None:
         """Draw some samples of a step, by PIL, into its (b, S, S, 3) uint8 images."""
-        cuts, radius = plan_cuts(plan, self.index, step), crop_rule(plan).radius
-        for place in places:
-            image = np.array(decode_with_pil(self.index, int(step.samples[place])))
+        for sample, drawn in draw_with_pil(plan, self.index, step, places, images):
+            if isinstance(drawn, str):
+                raise BadImageError(self.index, sample, drawn)
+
+
+def draw_with_pil(
+    plan: Plan, index: DatasetIndex, step: StepPlan, places: NDArray[np.intp], images: Tensor
+) -> Iterator[tuple[int, NDArray[np.uint8] | str]]:
+    """Draw some samples of a step into its (b, S, S, 3) uint8 images; each is decoded once.
+
+    Yields each sample's number with its pixels, (H, W, 3) uint8, or why it does not decode.
+    """
+    cuts, radius = plan_cuts(plan, index, step), crop_rule(plan).radius
+    for sample in np.unique(step.samples[places]).tolist():
+        try:
+            pixels = np.array(decode_with_pil(index, sample))
+        except BadImageError as error:
+            yield sample, error.reason
+            continue
+        for place in places[step.samples[places] == sample]:
             drawn = np.empty(images.shape[1:], dtype=np.uint8)
-            resample_cut(image, radius, cuts[place], drawn)
+            resample_cut(pixels, radius, cuts[place], drawn)
             images[place] = torch.from_numpy(drawn).to(images.device)
+        yield sample, pixels

@@ -4,9 +4,10 @@ Each image of a step enters DALI once, however many copies the step shows. They 
 DALI decoded by our own kernel, since DALI's cubic differs from PIL's by up to 12 levels. A CPU
 pipeline: it needs no GPU. `dali_gpu_engine` is the one that decodes and resamples there.
 
-DALI's decoder may end the process when an image does not decode: one of its threads throws while
-others still read what the throwing one frees (DALI 2.4). So what does not look like a whole JPEG
-or PNG is decoded by PIL beforehand, and enters DALI as pixels.
+What is shown is what PIL shows. DALI's decoder may end the process when an image does not decode:
+one of its threads throws while others still read what the throwing one frees (DALI 2.4). It waits
+for ever for what is too large, and makes other pixels of unusual files (an animated PNG, 16 bits).
+So what is not a whole plain JPEG or PNG is decoded by PIL beforehand, and enters DALI as pixels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,18 +24,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdeit import UserError
-from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
+from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex, checksum
 from fastdeit.pipelines.datasets.jpeg_head import read_jpeg_head
+from fastdeit.pipelines.datasets.pictures import MAX_PIXELS
+from fastdeit.pipelines.engines.bad_images import draw_with_pil
 from fastdeit.pipelines.engines.decode import BadImageError, decode_with_pil
 from fastdeit.pipelines.engines.pipeline import Pipeline, PipelineOptions, Reasons, group_copies
+from fastdeit.pipelines.engines.plain_files import is_plain_jpeg, is_plain_png
 from fastdeit.pipelines.engines.resample import resample_cuts
 from fastdeit.pipelines.plan.crops import crop_rule, plan_cuts
 from fastdeit.pipelines.plan.order import Plan, StepPlan
 
 DEPTH = 2  # steps in flight
-ROOM_AT_THE_END = 32
-"""How far from the end of an image its end marker may be."""
-
 try:
     from nvidia.dali import fn, pipeline_def, types
 except ImportError as error:
@@ -56,9 +58,9 @@ class DaliEngine(Pipeline):
         self._fed: deque[tuple[StepPlan, Reasons]] = deque()
         # Kept, since fresh memory for every step costs more than reading into it. DALI copies it.
         self._room = np.empty(0, dtype=np.uint8)
-        # What we convert is checked then; from elsewhere every image is walked through.
-        self._is_checked = index.checksums is not None
         self._pipe = self._build()
+        self._only_pil: set[int] = set()
+        """Samples that PIL decodes and DALI does not."""
 
     @abstractmethod
     def _build(self) -> Any:
@@ -96,9 +98,23 @@ class DaliEngine(Pipeline):
         self.index.read_into(sample, room)
         if self.index.modes[sample] == RAW_MODE:
             return _as_pnm(room.reshape(self.index.heights[sample], self.index.widths[sample], 3))
-        if looks_whole(room, self._is_checked):
+        if sample not in self._only_pil and self._is_plain(sample, room):
             return room
         return _as_pnm(np.asarray(decode_with_pil(self.index, sample)))
+
+    def _is_plain(self, sample: int, data: NDArray[np.uint8]) -> bool:
+        """Whether DALI makes of the bytes of a sample what PIL does, if anything."""
+        index = self.index
+        width, height = int(index.widths[sample]), int(index.heights[sample])
+        if width * height > MAX_PIXELS:
+            return False
+        if not is_plain_jpeg(data, width, height):
+            return is_plain_png(data, width, height)
+        if index.was_decoded and index.checksums is not None:
+            # PIL decoded these bytes when they were converted.
+            return checksum(data.data) == int(index.checksums[sample])
+        head = read_jpeg_head(data.tobytes())
+        return head is not None and not head.fault
 
     def _images(
         self, requests: Iterator[StepPlan]
@@ -125,18 +141,39 @@ class DaliEngine(Pipeline):
         self._pipe = None
         if not self._fed:
             raise error
+        made = []
         for step, reasons in self._fed:
-            for sample in np.unique(step.samples).tolist():
+            images, places = self._host_images(len(step.samples)), np.arange(len(step.samples))
+            for sample, found in draw_with_pil(self.plan, self.index, step, places, images):
+                if isinstance(found, str):
+                    reasons[sample] = found
+            made.append((images, reasons))
+        if not any(reasons for _, reasons in made):
+            self._find_what_fails(error)
+        yield from made
+
+    def _find_what_fails(self, error: RuntimeError) -> None:
+        """Find the images of the steps in flight that only DALI refuses, and spare it them.
+
+        Raises DALI's error if there are none: it was not about an image.
+        """
+        steps = [step for step, _ in self._fed]
+        before = len(self._only_pil)
+        for step in steps:
+            for sample, first, _ in group_copies(step):
+                one = slice(first, first + 1)
+                alone = replace(step, samples=step.samples[one], copies=step.copies[one])
+                self._steps, self._fed = iter([alone]), deque()
+                self._pipe = self._pipe or self._build()
                 try:
-                    decode_with_pil(self.index, sample)
-                except BadImageError as bad:
-                    reasons[sample] = bad.reason
-            if not reasons and step is self._fed[-1][0]:
-                raise error
-            images = self._host_images(len(step.samples))
-            good = np.flatnonzero(~np.isin(step.samples, list(reasons)))
-            self.replacements.draw(self.plan, step, good, images)
-            yield images, reasons
+                    self._pipe.run()
+                    self._drain()
+                except RuntimeError:
+                    self._pipe = None
+                    self._only_pil.add(sample)
+        self._pipe = None
+        if len(self._only_pil) == before:
+            raise error
 
     def _drain(self) -> None:
         """Let what is in flight leave before DALI takes other steps."""
@@ -183,18 +220,6 @@ class DaliPipeline(DaliEngine):
             out.numpy(),
         )
         return out
-
-
-def looks_whole(data: NDArray[np.uint8], is_checked: bool) -> bool:
-    """Whether bytes begin and end as a JPEG or PNG should."""
-    begin, end = data[:8].tobytes(), data[-ROOM_AT_THE_END:].tobytes()
-    if begin[:3] == b"\xff\xd8\xff":
-        if is_checked:
-            return b"\xff\xd9" in end
-        # Where the rest is not known to be in order.
-        head = read_jpeg_head(data.tobytes())
-        return head is not None and not head.fault
-    return begin == b"\x89PNG\r\n\x1a\n" and b"IEND" in end
 
 
 def _as_pnm(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

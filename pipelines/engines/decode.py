@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
+from fastdeit.pipelines.datasets.pictures import PictureError, decode_picture
 
 
 class BadImageError(UserError):
@@ -26,17 +25,18 @@ class BadImageError(UserError):
 def decode_with_pil(index: DatasetIndex, sample: int) -> Image.Image:
     """Read one image as DeiT does: PIL, converted to RGB, not turned by EXIF.
 
-    Raises BadImageError if it does not decode; it names the image, its key and the reason. Source:
-    torchvision datasets.folder.pil_loader.
+    Raises BadImageError if it does not decode to the size that the index says; it names the image,
+    its key and the reason. Source: torchvision datasets.folder.pil_loader.
     """
     data = index.read(sample)
+    size = int(index.widths[sample]), int(index.heights[sample])
     if index.modes[sample] == RAW_MODE:
-        shape = (int(index.heights[sample]), int(index.widths[sample]), 3)
-        return Image.fromarray(np.frombuffer(data, dtype=np.uint8).reshape(shape))
+        return Image.fromarray(np.frombuffer(data, dtype=np.uint8).reshape(size[1], size[0], 3))
     try:
-        image = Image.open(io.BytesIO(data))
-        return image.convert("RGB")
-    except UnidentifiedImageError as error:
-        raise BadImageError(index, sample, "in no format that PIL knows") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        image = decode_picture(data)
+    except PictureError as error:
         raise BadImageError(index, sample, str(error)) from error
+    if image.size != size:  # the cuts are of the size in the index
+        found = f"{image.width}x{image.height} pixels, where the index says {size[0]}x{size[1]}"
+        raise BadImageError(index, sample, found)
+    return image

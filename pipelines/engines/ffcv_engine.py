@@ -3,16 +3,22 @@
 Each entry of FFCV's batch indices is a sample number with its copy in the high bits, so the plan's
 order goes through the Loader unchanged. The operation finds runs of one image, decodes it once per
 run into scratch memory of its thread, and resamples every copy straight into memory of ours: FFCV's
-own batches are views of a ring of buffers that it writes again (ffcv#231).
+own batches are views of a ring of buffers that it writes again (ffcv#231). What decides addresses
+is our index, which was checked when it was opened, never FFCV's table.
+
+What is shown is what PIL shows. libturbojpeg decodes what has a plain head, and counts only where
+it has nothing to remark; for all else PIL is asked, image by image.
 
 Labels do not go through FFCV: its integer decoder would take our packed indices for sample numbers.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -21,12 +27,16 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdeit import UserError, keyed
 from fastdeit.keyed import Purpose
 from fastdeit.machine.numba_cache import compiled
-from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex
+from fastdeit.pipelines.datasets.beton import field_names
+from fastdeit.pipelines.datasets.index import JPEG_MODE, RAW_MODE, DatasetIndex
+from fastdeit.pipelines.datasets.pictures import MAX_PIXELS
+from fastdeit.pipelines.engines.bad_images import draw_with_pil
 from fastdeit.pipelines.engines.ffcv_library import (
     ACCURATE_DCT,
     DECOMPRESS_ADDRESS,
@@ -35,12 +45,13 @@ from fastdeit.pipelines.engines.ffcv_library import (
     Loader,
     OrderOption,
     SimpleRGBImageDecoder,
+    decode_by_turbo,
     free_decompressor,
     new_decompressor,
     nothing_compiled,
-    why_not_decoded,
 )
 from fastdeit.pipelines.engines.pipeline import Pipeline, PipelineOptions, Reasons
+from fastdeit.pipelines.engines.plain_files import is_plain_jpeg
 from fastdeit.pipelines.engines.resample import resample_cut
 from fastdeit.pipelines.plan.crops import CUT, absorb, crop_rule, fill_cut
 from fastdeit.pipelines.plan.order import Plan, StepPlan
@@ -50,6 +61,9 @@ SAMPLE_MASK = (1 << COPY_SHIFT) - 1
 BATCHES_AHEAD = 2
 CUT_FIELDS = len(CUT)
 STALL_S = 0.5  # how often a waiting reader looks whether FFCV's thread is still alive
+UNKNOWN, AS_PIL, NOT_AS_PIL = 0, 1, 2
+"""What is known of an image whose head is not plain: whether libturbojpeg makes of it what PIL
+makes."""
 
 
 class FfcvPipeline(Pipeline):
@@ -68,6 +82,8 @@ class FfcvPipeline(Pipeline):
         # numba cannot start more threads than it found cores for (ffcv#357).
         self.threads = min(self.threads, int(numba.config.NUMBA_NUM_THREADS))
         self._decoder = _PlanDecoder(index, plan, self.threads)
+        self._file = _WatchedFile(index.path)
+        image, label = field_names(index.path)
         with nothing_compiled():
             self._loader = Loader(
                 str(index.path),
@@ -75,7 +91,7 @@ class FfcvPipeline(Pipeline):
                 num_workers=self.threads,
                 os_cache=True,
                 order=OrderOption.SEQUENTIAL,
-                pipelines={"image": [self._decoder], "label": None},
+                pipelines={image: [self._decoder], label: None},
                 drop_last=False,
                 batches_ahead=BATCHES_AHEAD,
             )
@@ -83,17 +99,65 @@ class FfcvPipeline(Pipeline):
     def _images(
         self, requests: Iterator[StepPlan]
     ) -> Generator[tuple[Tensor, Reasons], None, None]:
-        epoch = _PlannedEpoch(self._loader, self._decoder, requests, self._host_images)
+        epoch = _PlannedEpoch(
+            self._loader, self._decoder, self._while_whole(requests), self._host_images
+        )
         try:
-            for step, images in epoch:
-                yield images, self._decoder.failures(step.samples)
+            for step, images, is_left in epoch:
+                yield images, self._ask_pil(step, images, np.flatnonzero(is_left))
         finally:
             epoch.stop()
 
+    def _while_whole(self, requests: Iterator[StepPlan]) -> Iterator[StepPlan]:
+        """Look at the file before each step: reading mapped pages that are gone ends the process.
+
+        A file that is cut within a step may still do so.
+        """
+        for request in requests:
+            self._file.check_whole()
+            yield request
+
+    def _ask_pil(self, step: StepPlan, images: Tensor, places: NDArray[np.intp]) -> Reasons:
+        """Draw by PIL what was left to it, at some places of a step."""
+        known = self._decoder.known
+        reasons: Reasons = {}
+        for sample, found in draw_with_pil(self.plan, self.index, step, places, images):
+            if isinstance(found, str):
+                reasons[sample] = found
+                known[sample] = NOT_AS_PIL
+            elif known[sample] == UNKNOWN:
+                other = decode_by_turbo(self.index.read(sample), found.shape[1], found.shape[0])
+                is_same = other is not None and np.array_equal(found, other)
+                known[sample] = AS_PIL if is_same else NOT_AS_PIL
+        return reasons
+
     def close(self) -> None:
-        """Free the decoders and their memory."""
+        """Free the decoders, their memory and the file."""
         super().close()
         self._decoder.close()
+        self._file.close()
+
+
+class _WatchedFile:
+    """A file that must not become shorter while it is mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._size = os.fstat(self._handle).st_size
+
+    def check_whole(self) -> None:
+        found = os.fstat(self._handle).st_size
+        if found < self._size:
+            raise UserError(
+                f"a dataset must stay as it is while it is read. Found: {found} of {self._size} "
+                f"bytes left of {self.path}. Keep others from writing to it, or convert again."
+            )
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
 
 class _PlannedEpoch(EpochIterator):
@@ -130,12 +194,15 @@ class _PlannedEpoch(EpochIterator):
                 return
             yield request
 
-    def run_pipeline(self, number: int, request: StepPlan, *slot: Any) -> tuple[StepPlan, Tensor]:
-        """Make a batch, in memory that nobody writes to again."""
+    def run_pipeline(
+        self, number: int, request: StepPlan, *slot: Any
+    ) -> tuple[StepPlan, Tensor, NDArray[np.uint8]]:
+        """Make a batch, in memory that nobody writes to again; beside it, what is left to PIL."""
         images = self._make_images(len(request.samples))
-        self._decoder.begin(request.epoch, images)
+        is_left = np.zeros(len(request.samples), dtype=np.uint8)
+        self._decoder.begin(request.epoch, images, is_left)
         super().run_pipeline(number, request.samples | (request.copies << COPY_SHIFT), *slot)
-        return request, images
+        return request, images, is_left
 
     def run(self) -> None:
         try:
@@ -175,31 +242,27 @@ class _PlanDecoder(SimpleRGBImageDecoder):
         super().__init__()
         self.index, self.plan = index, plan
         self._rule = crop_rule(plan)
-        largest = int((index.widths.astype(np.int64) * index.heights).max()) * 3
+        pixels = index.widths.astype(np.int64) * index.heights
+        is_jpeg = (index.modes == JPEG_MODE) & (pixels <= MAX_PIXELS)
         # Only what is written to takes memory: one huge image costs its size once a thread.
+        largest = int(pixels[is_jpeg].max(initial=0)) * 3
         self._scratch = np.empty((threads, largest), dtype=np.uint8)
+        self.known = np.where(is_jpeg, UNKNOWN, NOT_AS_PIL).astype(np.uint8)
+        """(N,) what was found out about JPEGs that are not plain."""
         self._handles = np.array([new_decompressor() for _ in range(threads)], dtype=np.uint64)
         self._keys = np.ascontiguousarray(plan.keys)
-        self._offsets = np.ascontiguousarray(index.offsets)
-        self._sizes = np.ascontiguousarray(index.sizes)
-        self._failed = np.zeros(len(index), dtype=np.uint8)
+        self._columns = tuple(
+            np.ascontiguousarray(column)
+            for column in (index.offsets, index.sizes, index.modes, index.heights, index.widths)
+        )
 
-    def begin(self, epoch: int, images: Tensor) -> None:
-        """Draw the crops of this epoch into these images, until the next call."""
+    def begin(self, epoch: int, images: Tensor, is_left: NDArray[np.uint8]) -> None:
+        """Draw the crops of this epoch into these images, until the next call.
+
+        In `is_left`, (b,), 1 is set for the places that are left to PIL.
+        """
         self._epoch_state = keyed.epoch_state(self.plan.seed, Purpose.CROP, epoch)
-        self._images = images.numpy()
-
-    def failures(self, samples: Any) -> Reasons:
-        """Which of these samples did not decode, and why."""
-        reasons = {}
-        for sample in np.unique(samples[self._failed[samples] != 0]).tolist():
-            width, height = int(self.index.widths[sample]), int(self.index.heights[sample])
-            # It is asked again of each that was not decoded without a warning; see
-            # `why_not_decoded`.
-            reason = why_not_decoded(self.index.read(sample), width, height)
-            if reason:
-                reasons[sample] = reason
-        return reasons
+        self._images, self._is_left = images.numpy(), is_left
 
     def close(self) -> None:
         """Free the decompressors."""
@@ -214,20 +277,19 @@ class _PlanDecoder(SimpleRGBImageDecoder):
     def generate_code(self) -> Callable[..., Any]:
         """The function that FFCV calls for every batch."""
 
-        def decode(batch_indices: Any, _memory: Any, metadata: Any, storage_state: Any) -> Any:
+        def decode(batch_indices: Any, _memory: Any, _metadata: Any, storage_state: Any) -> Any:
             _decode_batch(
                 DECOMPRESS_ADDRESS,
                 storage_state[0],
-                metadata,
-                self._offsets,
-                self._sizes,
+                self._columns,
                 self._keys,
                 batch_indices,
                 self._epoch_state,
                 self._rule,
                 self._handles,
                 self._scratch,
-                self._failed,
+                self.known,
+                self._is_left,
                 self._images,
             )
             return batch_indices
@@ -266,23 +328,22 @@ def _decompress(
 def _decode_batch(
     decompress_address: Any,
     file: Any,
-    metadata: Any,
-    offsets: Any,
-    sizes: Any,
+    columns: Any,
     keys: Any,
     packed: Any,
     epoch_state: Any,
     rule: Any,
     handles: Any,
     scratch: Any,
-    failed: Any,
+    known: Any,
+    is_left: Any,
     images: Any,
 ) -> None:
     """Decode each run of one image once, and cut every copy into `images`, (B, S, S, 3) uint8."""
-    # `file` is the mapped .beton, `metadata` FFCV's (N,) records, `offsets` and `sizes` tell each
-    # image's bytes. `packed`, (B,) int64, are sample numbers with the copy above `COPY_SHIFT`.
-    # `scratch`, (lanes, bytes) uint8, is room for a decoded image; `failed` is set to 1 for what
-    # does not decode.
+    # `file` is the mapped .beton, `columns` are (N,) of its index. `packed`, (B,) int64, are sample
+    # numbers with the copy above `COPY_SHIFT`. `scratch`, (lanes, bytes) uint8, is room for a
+    # decoded image. Nothing in the loop may raise: an error in a parallel one is lost.
+    offsets, sizes, modes, heights, widths = columns
     count = len(packed)
     starts = np.empty(count + 1, dtype=np.int64)
     num_runs = 0
@@ -298,23 +359,30 @@ def _decode_batch(
     for lane in numba.prange(lanes):
         for run in range(lane, num_runs, lanes):
             sample = packed[starts[run]] & SAMPLE_MASK
-            field = metadata[sample]
-            height, width = np.int64(field["height"]), np.int64(field["width"])
+            height, width = np.int64(heights[sample]), np.int64(widths[sample])
             data = file[offsets[sample] : offsets[sample] + sizes[sample]]
-            if field["mode"] == RAW_MODE:
-                pixels = data[: height * width * 3]
+            is_made = data.size == sizes[sample]
+            if modes[sample] == RAW_MODE:
+                pixels = data
             else:
                 pixels = scratch[lane, : height * width * 3]
-                if _decompress(
-                    decompress_address,
-                    handles[lane],
-                    np.uint64(data.ctypes.data),
-                    np.uint64(data.size),
-                    np.uint64(pixels.ctypes.data),
-                    np.int32(width),
-                    np.int32(height),
-                ):
-                    failed[sample] = 1
+                is_made = (
+                    is_made
+                    and known[sample] != NOT_AS_PIL
+                    and (known[sample] == AS_PIL or is_plain_jpeg(data, width, height))
+                    and not _decompress(
+                        decompress_address,
+                        handles[lane],
+                        np.uint64(data.ctypes.data),
+                        np.uint64(data.size),
+                        np.uint64(pixels.ctypes.data),
+                        np.int32(width),
+                        np.int32(height),
+                    )
+                )
+            if not is_made:
+                is_left[starts[run] : starts[run + 1]] = 1
+                continue
             image = pixels.reshape(height, width, 3)
             cut = np.empty(CUT_FIELDS, dtype=np.int32)
             for i in range(starts[run], starts[run + 1]):

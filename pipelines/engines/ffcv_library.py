@@ -14,6 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastdeit import UserError
 
@@ -45,11 +46,11 @@ __all__ = [
     "Loader",
     "OrderOption",
     "SimpleRGBImageDecoder",
+    "decode_by_turbo",
     "decompress",
     "free_decompressor",
     "new_decompressor",
     "nothing_compiled",
-    "why_not_decoded",
 ]
 
 
@@ -90,8 +91,6 @@ def nothing_compiled() -> Iterator[None]:
 
 
 RGB, ACCURATE_DCT = 0, 4096
-_WARNING = 0
-_TOO_SHORT = "Premature end of JPEG file"
 
 _library = ctypes.CDLL(ffcv._libffcv.__file__)
 decompress = _library.tjDecompress2
@@ -113,26 +112,19 @@ new_decompressor = _library.tjInitDecompress
 new_decompressor.restype = ctypes.c_void_p
 free_decompressor = _library.tjDestroy
 free_decompressor.argtypes = [ctypes.c_void_p]
-_library.tjGetErrorStr2.argtypes = [ctypes.c_void_p]
-_library.tjGetErrorStr2.restype = ctypes.c_char_p
-_library.tjGetErrorCode.argtypes = [ctypes.c_void_p]
 
 
-def why_not_decoded(data: bytes, width: int, height: int) -> str:
-    """Why a JPEG of a size does not decode; empty if it does.
+def decode_by_turbo(data: bytes, width: int, height: int) -> NDArray[np.uint8] | None:
+    """Decode a JPEG of a size to (height, width, 3) uint8; None unless it does without a warning.
 
-    Of libjpeg's warnings only that of a file that ends too early counts: PIL refuses those images
-    and takes the others.
+    One of another size may leave pixels 0.
     """
-    pixels = np.empty(width * height * 3, dtype=np.uint8)
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
     handle = new_decompressor()
     try:
-        if not decompress(
+        failed = decompress(
             handle, data, len(data), pixels.ctypes.data, width, 0, height, RGB, ACCURATE_DCT
-        ):
-            return ""
-        reason: str = _library.tjGetErrorStr2(handle).decode()
-        is_warning = _library.tjGetErrorCode(handle) == _WARNING
+        )
     finally:
         free_decompressor(handle)
-    return "" if is_warning and _TOO_SHORT not in reason else reason
+    return None if failed else pixels

@@ -12,9 +12,10 @@ from typing import Annotated
 import tyro
 
 from fastdeit import UserError
+from fastdeit.pipelines.datasets.beton import open_beton
 from fastdeit.pipelines.datasets.check import is_ours, lost_samples, sample_fault, structure_faults
 from fastdeit.pipelines.datasets.index import DamagedError, DatasetIndex, open_dataset
-from fastdeit.pipelines.datasets.webdataset import SIDECAR, open_webdataset
+from fastdeit.pipelines.datasets.webdataset import open_webdataset
 from fastdeit.pipelines.engines.decode import decode_with_pil
 from fastdeit.text.progress import progress, say
 from fastdeit.tools.data.workers import in_chunks, num_workers, ordered_map
@@ -96,15 +97,20 @@ def _open(dataset: Path, report: _Report) -> DatasetIndex | None:
     try:
         return open_dataset(dataset)
     except DamagedError as error:
-        report.add(str(error))
-    if (dataset / SIDECAR).is_file():
-        try:
-            return open_webdataset(dataset, is_checked=False)
-        except DamagedError:
-            return None
+        damage = str(error)
     if dataset.is_file():
-        report.add_all(lost_samples(dataset))
-    return None
+        try:
+            # Where its tables and its index differ will be found, sample by sample.
+            return open_beton(dataset, is_checked=False)
+        except UserError:
+            report.add(damage)
+            report.add_all(lost_samples(dataset))
+            return None
+    report.add(damage)
+    try:
+        return open_webdataset(dataset, is_checked=False)
+    except (UserError, OSError):
+        return None
 
 
 def _manifest_faults(index: DatasetIndex) -> Iterator[str]:
