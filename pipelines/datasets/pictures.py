@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib
 import io
 import re
 import warnings
@@ -22,29 +21,12 @@ PILS_LIMIT = 89_478_485
 MAX_PIXELS = 2 * PILS_LIMIT
 """Above it PIL speaks of a decompression bomb and stops."""
 
-_READERS = {
-    "JPEG": "Jpeg",  # and MPO, which begins as one
-    "PNG": "Png",
-    "WEBP": "WebP",
-    "BMP": "Bmp",
-    "DIB": "Bmp",
-    "PPM": "Ppm",
-    "TIFF": "Tiff",
-    "GIF": "Gif",
-    "AVIF": "Avif",
-    "JPEG2000": "Jpeg2K",
-    "QOI": "Qoi",
-    "TGA": "Tga",
-    "ICO": "Ico",
-    "ICNS": "Icns",
-    "PCX": "Pcx",
-    "SGI": "Sgi",
-    "SUN": "Sun",
-    "PSD": "Psd",
-    "DDS": "Dds",
-}
 # Not all that Pillow has: some of its readers start programs (EPS), and some only pass on what
-# another library must read (WMF, GRIB, HDF5).
+# another library must read (WMF, GRIB, HDF5). MPO begins as a JPEG.
+_READ = frozenset(
+    "JPEG PNG WEBP BMP DIB PPM TIFF GIF AVIF JPEG2000 HEIF QOI TGA ICO ICNS PCX SGI SUN PSD "
+    "DDS".split()
+)
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -59,15 +41,15 @@ def formats() -> tuple[str, ...]:
 
     With pillow-heif (the extra `heif`) HEIF too.
     """
-    for reader in _READERS.values():
-        importlib.import_module(f"PIL.{reader}ImagePlugin")
-    found = [name for name in _READERS if name in Image.OPEN]
     try:
         import pillow_heif
+
+        pillow_heif.register_heif_opener()
     except ImportError:
-        return tuple(found)
-    pillow_heif.register_heif_opener()
-    return (*found, "HEIF")
+        pass
+    Image.init()
+    # In Pillow's own order: some readers take what another one should have (TGA has no mark).
+    return tuple(name for name in Image.ID if name in _READ)
 
 
 @contextmanager

@@ -120,6 +120,7 @@ class DaliEngine(Pipeline):
         self, requests: Iterator[StepPlan]
     ) -> Generator[tuple[Tensor, Reasons], None, None]:
         self._steps, self._fed = requests, deque()
+        self._pipe = self._pipe or self._build()  # the last pass may have ended with a failure
         try:
             while True:
                 try:

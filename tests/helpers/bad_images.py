@@ -8,6 +8,19 @@ from fastdeit.pipelines.datasets.beton import BetonWriter
 from fastdeit.pipelines.datasets.index import JPEG_MODE, DatasetIndex
 
 CUT_OFF, NO_JPEG = "cut off", "no JPEG"
+REMARKED = "a remark of libjpeg's, then an error"
+KINDS = (CUT_OFF, NO_JPEG, REMARKED)
+
+
+def _spoilt(data: bytes, kind: str) -> bytes:
+    """A JPEG that does not decode any more."""
+    if kind == CUT_OFF:
+        return data[: len(data) // 2]
+    if kind == NO_JPEG:
+        return bytes(5000)
+    tables = data.index(b"\xff\xc4")
+    # Bytes that belong to nothing, and a code of one bit too many values.
+    return data[:tables] + bytes(78) + data[tables : tables + 5] + b"\xff" + data[tables + 6 :]
 
 
 def with_bad_images(index: DatasetIndex, folder: Path, bad: dict[int, str]) -> Path:
@@ -17,7 +30,7 @@ def with_bad_images(index: DatasetIndex, folder: Path, bad: dict[int, str]) -> P
     for sample in range(len(index)):
         data = index.read(sample)
         if sample in bad:
-            data = data[: len(data) // 2] if bad[sample] == CUT_OFF else bytes(5000)
+            data = _spoilt(data, bad[sample])
         writer.add(0, data, int(index.labels[sample]), JPEG_MODE)
     columns = index.columns()
     for name in ("file_ids", "offsets", "sizes"):  # which the writer knows

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import gc
-import io
 import itertools
 import logging
 import os
+import shutil
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from bad_images import CUT_OFF, NO_JPEG, with_bad_images
+from bad_images import CUT_OFF, KINDS, NO_JPEG, REMARKED, with_bad_images
 from engines import ENGINES, make_plan
 from jobs import in_session
 from nightly import nightly, often
-from PIL import Image
 
 from fastdeit import UserError
 from fastdeit.batch import Batch
 from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
+from fastdeit.pipelines.engines.decode import decode_with_pil
 from fastdeit.pipelines.engines.pipeline import PipelineOptions
 from fastdeit.pipelines.open import open_pipeline
 
@@ -42,7 +44,7 @@ def val(containers: dict[str, Path]) -> DatasetIndex:
 def four_bad(val: DatasetIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four bad samples, two of which follow each other in the order of the keys."""
     order = np.argsort(val.keys)
-    bad = {3: CUT_OFF, int(order[20]): NO_JPEG, int(order[21]): CUT_OFF, int(order[-1]): NO_JPEG}
+    bad = {3: CUT_OFF, int(order[20]): NO_JPEG, int(order[21]): CUT_OFF, int(order[-1]): REMARKED}
     return with_bad_images(val, tmp_path_factory.mktemp("four"), bad)
 
 
@@ -53,7 +55,7 @@ def epoch(path: Path, engine: Any, options: PipelineOptions, **changes: Any) -> 
         return list(batches)
 
 
-@pytest.mark.parametrize("kind", [CUT_OFF, NO_JPEG])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_bad_image_stops_with_its_name(
     engine: Any, kind: str, val: DatasetIndex, tmp_path: Path
@@ -118,7 +120,6 @@ def test_bad_images_are_replaced(
 
 def drawn(index: DatasetIndex, plan: Any, step: Any, samples: list[int]) -> torch.Tensor:
     """What PIL draws for these samples at the places of a step."""
-    from fastdeit.pipelines.engines.decode import decode_with_pil
     from fastdeit.pipelines.engines.pil_engine import resample_with_pil
     from fastdeit.pipelines.plan.crops import plan_cuts
     from fastdeit.pipelines.plan.order import StepPlan
@@ -132,60 +133,51 @@ def drawn(index: DatasetIndex, plan: Any, step: Any, samples: list[int]) -> torc
     return torch.from_numpy(np.stack(images))
 
 
-@pytest.mark.dali
-def test_what_dali_may_see() -> None:
-    """Only whole JPEGs and PNGs; one from elsewhere is walked through."""
-    from fastdeit.pipelines.engines.dali_engine import looks_whole
-
-    def encoded(kind: str) -> bytes:
-        file = io.BytesIO()
-        Image.fromarray(np.zeros((40, 50, 3), dtype=np.uint8)).save(file, kind)
-        return file.getvalue()
-
-    def look(data: bytes, is_checked: bool) -> bool:
-        return looks_whole(np.frombuffer(data, dtype=np.uint8), is_checked)
-
-    jpeg, png = encoded("jpeg"), encoded("png")
-    for is_checked in (True, False):
-        assert look(jpeg, is_checked)
-        assert look(jpeg + bytes(10), is_checked)
-        assert look(png, is_checked)
-        for bad in (jpeg[:-20], png[:-20], encoded("gif"), bytes(100), b"", b"\xff\xd8\xff"):
-            assert not look(bad, is_checked), bad
-    headless = jpeg[:2] + jpeg[-60:]  # nothing but its scan
-    assert not look(headless, is_checked=False)
+def png_without_end(pixels: Any) -> bytes:
+    """A PNG with all of its pixels, whose stream does not end behind them."""
+    height, width = pixels.shape[:2]
+    packer = zlib.compressobj()
+    packed = b"".join(packer.compress(b"\0" + row.tobytes()) for row in pixels)
+    packed += packer.flush(zlib.Z_SYNC_FLUSH)
+    made = b"\x89PNG\r\n\x1a\n"
+    head = struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
+    for kind, data in ((b"IHDR", head), (b"IDAT", packed), (b"IEND", b"")):
+        made += struct.pack(">I", len(data)) + kind + data
+        made += struct.pack(">I", zlib.crc32(kind + data))
+    return made
 
 
 @pytest.mark.dali
-def test_a_failure_of_dali_itself(
-    four_bad: Path, val: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+def test_an_image_that_only_dali_refuses(
+    val: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If DALI fails, its steps are made by PIL and it starts anew; without a bad image it stops."""
+    """It is decoded by PIL, and DALI is spared it from then on; the others stay DALI's."""
     from fastdeit.pipelines.engines.dali_engine import DaliPipeline
 
-    index = open_dataset(four_bad)
-    plan = make_plan(index, is_training=False, batch_size=5)
-    with DaliPipeline(index, plan, SKIP) as batches:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.jpg").write_bytes(val.read(number))
+    (folder / "3.jpg").write_bytes(png_without_end(np.asarray(decode_with_pil(val, 7))))
+    index = open_dataset(tmp_path)
+    plan = make_plan(index, is_training=False, batch_size=2)
+    with open_pipeline(index, plan, "pil", PipelineOptions(threads=1)) as batches:
         expected = list(batches)
-    opened: Any = DaliPipeline(index, plan, SKIP)
-    calls: list[None] = []
+    opened: Any = DaliPipeline(index, plan, PipelineOptions(threads=2))
     with opened as batches:
-        pipe = batches._pipe
-        run = pipe.run
+        for _ in range(2):
+            found = list(batches)
+            assert batches._only_pil == {3}
+            for left, right in zip(found, expected, strict=True):
+                assert torch.equal(left.images_nhwc_u8, right.images_nhwc_u8)
+            monkeypatch.setattr(batches, "_without_dali", None)  # DALI does not fail again
 
-        def fail_once() -> Any:
-            calls.append(None)
-            if len(calls) == 5:  # the step of samples 20 to 24
-                raise RuntimeError("planted")
-            return run()
 
-        monkeypatch.setattr(pipe, "run", fail_once)
-        found = list(batches)
-        assert batches._pipe is not pipe
-        assert len(found) == len(expected) == 8
-        for left, right in zip(found, expected, strict=True):
-            assert torch.equal(left.images_nhwc_u8, right.images_nhwc_u8)
-            assert left.sample_keys.tolist() == right.sample_keys.tolist()
+@pytest.mark.dali
+def test_a_failure_of_dali_itself(val: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure that is not about an image is raised."""
+    from fastdeit.pipelines.engines.dali_engine import DaliPipeline
+
     broken: Any = DaliPipeline(val, make_plan(val, batch_size=4), SKIP)
     with broken as batches:
 
@@ -195,6 +187,24 @@ def test_a_failure_of_dali_itself(
         monkeypatch.setattr(batches._pipe, "run", fail)
         with pytest.raises(RuntimeError, match="planted"):
             list(batches)
+
+
+@pytest.mark.ffcv
+def test_a_beton_that_is_cut_while_it_is_read(containers: dict[str, Path], tmp_path: Path) -> None:
+    """One error names the file; the names in it can still be told."""
+    path = tmp_path / "cut.beton"
+    shutil.copy(containers["beton"], path)
+    index = open_dataset(path)
+    name = index.describe(7)
+    plan = make_plan(index, batch_size=4, repeats=1)
+    with open_pipeline(index, plan, "ffcv", PipelineOptions(threads=2)) as batches:
+        next(iter(batches))
+        os.truncate(path, int(index.offsets.min()) + 1)
+        message = rf"must stay as it is while it is read. Found: \d+ of \d+ bytes left of {path}"
+        with pytest.raises(UserError, match=message):
+            list(batches)
+        assert index.describe(7) == name
+        assert index.columns()["checksums"][7]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -282,6 +292,7 @@ def program_file(engine: str, containers: dict[str, Path], body: str) -> Path:
     file = containers["beton"].with_name(f"program_{engine}.py")
     file.write_text(f"""
 import time
+import zlib
 from pathlib import Path
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.open import open_pipeline
