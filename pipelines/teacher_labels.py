@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastdeit.checkpoints.classes import read_classes, require_classes
 from fastdeit.config import DistillConfig, TrainConfig
 from fastdeit.config.whole import jsonable
 from fastdeit.errors import UserError
@@ -123,17 +124,25 @@ class LabelWriter:
             "format": FORMAT,
             "settings": _settings_of(config, plan, index),
             "teacher": teacher,
-            "class_names": list(index.class_names),
+            **index.classes.to_dict(),
             "num_rows": plan.epoch_samples,
             "epochs": {},
         }
         if (folder / ABOUT).exists():
             found = _read_about(folder)
             _check_settings(folder, found["settings"], about["settings"])
-            if found["teacher"] != teacher or found["class_names"] != about["class_names"]:
+            if found["teacher"] != teacher:
                 raise UserError(
                     f"a store is of one teacher. Found: {folder} of {found['teacher']}, and now "
                     f"{teacher}. Give another --out."
+                )
+            sides, way_out = (str(index.path), str(folder)), "Give another --out."
+            rule = "a store goes on with the classes that it began with"
+            located = require_classes(index.classes, read_classes(found), rule, sides, way_out)
+            if not located.is_in_order:
+                raise UserError(
+                    f"a store keeps the order of its classes. Found: another in {sides[0]} than in "
+                    f"{folder}. Give the set that it was begun with, or another --out."
                 )
             about = found
         elif foreign := [f.name for f in folder.glob("*") if f.name != LOCK]:
@@ -169,20 +178,24 @@ class LabelStore:
     def __init__(self, config: TrainConfig, plan: Plan, index: DatasetIndex) -> None:
         """Open the store of a configuration and make sure that it is of this run's images.
 
-        Raises UserError if it is no store, was made with other settings or classes, or lacks
-        epochs.
+        Its classes may stand in another order: answers are read in the order of `index`, and `note`
+        says so. Raises UserError if it is no store, was made with other settings or classes, or
+        lacks epochs.
         """
         assert config.distill.teacher_labels is not None
         self._folder, self._plan = config.distill.teacher_labels, plan
         about = _read_about(self._folder)
         _check_settings(self._folder, about["settings"], _settings_of(config, plan, index))
         num_classes = len(index.class_names)
-        if tuple(about["class_names"]) != index.class_names:
-            raise UserError(
-                f"teacher_labels must be of the classes of the training set ({num_classes}). "
-                f"Found: {self._folder} with {len(about['class_names'])} others. Give another "
-                "store."
-            )
+        located = require_classes(
+            read_classes(about),
+            index.classes,
+            f"teacher_labels must be of the classes of the training set ({num_classes})",
+            (str(self._folder), str(index.path)),
+            "Give another store.",
+        )
+        self._numbers = np.array(located.numbers, dtype=np.int64)
+        self.note = located.explain("the training set")
         missing = [n for n in range(config.optim.epochs) if str(n) not in about["epochs"]]
         if missing:
             raise UserError(
@@ -215,8 +228,8 @@ class LabelStore:
             self._rows, self._epoch = self._load(epoch), epoch
         rows = self._rows[self._plan.share(step)]
         if rows.dtype.names is None:
-            return torch.from_numpy(rows.astype(np.int64))
-        classes = torch.from_numpy(rows["classes"].astype(np.int64))
+            return torch.from_numpy(self._numbers[rows])
+        classes = torch.from_numpy(self._numbers[rows["classes"]])
         probs = torch.from_numpy(np.ascontiguousarray(rows["probs"]))
         return dense_probs(classes, probs, self._num_classes)
 

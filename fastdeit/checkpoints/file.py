@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdeit.checkpoints.checksum import content_checksum, map_content
+from fastdeit.checkpoints.classes import Classes, read_classes
 from fastdeit.config import ModelConfig
 from fastdeit.errors import UserError
 from fastdeit.files import replacing
@@ -35,7 +36,7 @@ def checkpoint_content(
     model: nn.Module,
     model_config: ModelConfig,
     image_size: int,
-    class_names: tuple[str, ...],
+    classes: Classes,
     **extra: Any,
 ) -> dict[str, Any]:
     """Put together what a checkpoint holds: references to the tensors, no copies.
@@ -44,7 +45,7 @@ def checkpoint_content(
         model: its state goes in, without the wrappers of torch.compile and of data parallelism.
         model_config: so that the model can be built again.
         image_size: side of the model's input in pixels.
-        class_names: one for each output.
+        classes: one for each output.
         **extra: tensors, numbers, strings and containers of them: optimiser, position, config.
     """
     # A block that is compiled on its own has the wrapper's name within its weights' names.
@@ -55,7 +56,7 @@ def checkpoint_content(
         "model": {name.replace("_orig_mod.", ""): value for name, value in state.items()},
         "model_config": dataclasses.asdict(model_config),
         "image_size": image_size,
-        "class_names": list(class_names),
+        **classes.to_dict(),
     }
 
 
@@ -144,7 +145,7 @@ def model_from_checkpoint(
         model.load_state_dict(content["model" if weights == "raw" else "ema"])
         return model.eval()
     try:
-        initialise_from(model, content, tuple(content["class_names"]), weights)
+        initialise_from(model, content, read_classes(content), weights)
     except UserError as error:
         raise UserError(
             f"image_size must be the checkpoint's ({own_size}) for {config.model}, whose weights "

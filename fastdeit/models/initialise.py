@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastdeit.checkpoints.classes import knows_classes
+from fastdeit.checkpoints.classes import Classes, Located, locate, read_classes
 from fastdeit.errors import UserError
 from fastdeit.models.options import plain_model
 
@@ -31,8 +31,8 @@ class Initialised:
     """Patches down and across, before and after, where position embeddings were resized."""
     norm_factor: float = 1.0
     """By what resized position embeddings were multiplied to keep their mean norm."""
-    are_numbered: bool = False
-    """Whether its classes were only numbered, and were taken for ours in our order."""
+    note: str = ""
+    """What its classes were taken for, if that does not go without saying."""
 
     def __str__(self) -> str:
         text = f"{self.num_loaded} tensors taken over"
@@ -42,27 +42,28 @@ class Initialised:
                 f"; position embeddings resized from {old_h} x {old_w} to {new_h} x {new_w} "
                 f"patches, times {self.norm_factor:.4f}"
             )
-        if self.are_numbered:
-            text += "; its numbered classes are taken in our order"
+        if self.note:
+            text += f"; {self.note}"
         return text + f"; begun anew: {', '.join(self.begun_anew) or 'nothing'}"
 
 
 def initialise_from(
     model: nn.Module,
     content: dict[str, Any],
-    class_names: tuple[str, ...],
+    classes: Classes,
     weights: Literal["raw", "ema"] = "raw",
 ) -> Initialised:
     """Put a checkpoint's weights into a model, for fine-tuning.
 
     Position embeddings are resized for another resolution; heads for other classes and, in a
     checkpoint without distillation, the distillation token and its head keep their fresh values.
-    The model is changed only if all of it fits.
+    A head for the same classes in another order is put into ours. The model is changed only if all
+    of it fits.
 
     Args:
         model: fresh, from `make_model`; any device.
         content: from `load_checkpoint`.
-        class_names: one for each output of the model.
+        classes: one for each output of the model.
         weights: raw, as they were trained, or ema, their moving average.
 
     Raises:
@@ -82,15 +83,17 @@ def initialise_from(
     given: dict[str, Tensor] = dict(state)
     anew: list[str] = []
 
-    known = tuple(content["class_names"])
-    same_classes = knows_classes(known, class_names)
+    located = locate(classes, read_classes(content))
     gains_token = DIST_TOKEN in target and DIST_TOKEN not in given
     heads = head_names(model)
     for name in target:
         is_dist = name == DIST_TOKEN or name.startswith("head_dist.")
-        if (name in heads and not same_classes) or (gains_token and is_dist):
+        if (name in heads and located is None) or (gains_token and is_dist):
             given.pop(name, None)
             anew.append(name)
+
+    if located is not None and not located.is_in_order:
+        given |= _rows_of_classes(model, given, torch.tensor(located.numbers))
 
     grids, factor = None, 1.0
     new_grid = grid_of(model)
@@ -113,8 +116,8 @@ def initialise_from(
     _check_fit(given, target, frozenset(anew), content["model_config"]["model"])
     _check_heads(model, content["model_config"])
     model.load_state_dict(given, strict=False)
-    are_numbered = same_classes and known != class_names
-    return Initialised(len(given), tuple(anew), grids, factor, are_numbered)
+    note = "" if located is None else located.explain("the training set")
+    return Initialised(len(given), tuple(anew), grids, factor, note)
 
 
 def resize_positions(
@@ -133,10 +136,39 @@ def resize_positions(
 
 def head_names(model: nn.Module) -> frozenset[str]:
     """The names of the parameters of a timm model's classifiers."""
-    classifier: Any = getattr(model, "get_classifier", tuple)()
-    heads = classifier if isinstance(classifier, tuple) else (classifier,)
-    parameters = {id(p) for head in heads for p in head.parameters()}
+    parameters = {id(p) for head in _classifiers(model) for p in head.parameters()}
     return frozenset(name for name, p in model.named_parameters() if id(p) in parameters)
+
+
+def _classifiers(model: nn.Module) -> tuple[nn.Module, ...]:
+    classifier: Any = getattr(model, "get_classifier", tuple)()
+    return classifier if isinstance(classifier, tuple) else (classifier,)
+
+
+def _rows_of_classes(model: nn.Module, given: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """The classifiers' weights among some, with their rows as the model's classes stand."""
+    return {
+        name: given[name][rows]
+        for name in head_names(model) & given.keys()
+        if isinstance(model.get_submodule(name.rpartition(".")[0]), (nn.Linear, nn.Conv2d))
+    }
+
+
+def take_classes(model: nn.Module, located: Located) -> None:
+    """Let a model give the logits of the classes that were located in its own, and in their order.
+
+    They are those of some of its classes, or all; its weights stay as they are.
+    """
+    if located.is_in_order:
+        return
+
+    def pick(classifier: nn.Module, _inputs: object, logits: Tensor) -> Tensor:
+        return logits.index_select(1, cast(Tensor, classifier.columns))
+
+    for classifier in _classifiers(model):
+        # A buffer goes to the model's device with it.
+        classifier.register_buffer("columns", torch.tensor(located.numbers), persistent=False)
+        classifier.register_forward_hook(pick)
 
 
 def grid_of(model: nn.Module) -> tuple[int, int] | None:

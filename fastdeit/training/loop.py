@@ -46,7 +46,6 @@ def train(
     session: Session,
     train_batches: BatchSource,
     val_batches: BatchSource,
-    class_names: tuple[str, ...],
     on_row: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Train a model; what it leaves is in the folder of the run.
@@ -56,7 +55,6 @@ def train(
         session: from `make_session`.
         train_batches: one pass is one epoch of this process.
         val_batches: one pass is this process's part of the whole validation set.
-        class_names: one for each output of the model.
         on_row: called with each row of the metrics, as it is written.
 
     Raises:
@@ -101,7 +99,7 @@ def train(
                 model,
                 config.model,
                 config.data.image_size,
-                class_names,
+                session.classes,
                 config=config.to_dict(),
                 num_params=num_parameters(model),
                 teacher_model=session.teacher_model,

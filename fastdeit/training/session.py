@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastdeit.checkpoints.classes import Classes, read_classes, require_classes
 from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.config import TrainConfig
 from fastdeit.errors import UserError, require
@@ -43,13 +44,15 @@ class Session:
     """timm's name of the teacher in either form; None without one."""
     ema: ModelEma | None = None
     world: World = field(default_factory=World)
+    classes: Classes = field(default_factory=lambda: Classes(()))
+    """One for each output: of a run that goes on as it began, whatever order the set has now."""
     position: Position = field(default_factory=Position)
     """Where the run begins or goes on."""
 
 
 def make_session(
     config: TrainConfig,
-    class_names: tuple[str, ...],
+    classes: Classes,
     compute: Compute | None = None,
     world: World | None = None,
 ) -> Session:
@@ -57,25 +60,42 @@ def make_session(
 
     Args:
         config: everything that decides the run.
-        class_names: one for each output of the model.
+        classes: one for each output of the model, those of the training set.
         compute: where this process computes; None chooses by the configuration.
         world: the processes of the job; None for this one alone.
 
     Raises:
-        UserError: the device, the model or the teacher cannot be had, or the run cannot go on.
+        UserError: the device, the model or the teacher cannot be had, or the run cannot go on, as
+            with other classes.
     """
     world = world or World()
     content = load_run(config, world)
     compute = compute or choose_compute(config.run.device, config.run.precision)
-    model = make_model(config.model, len(class_names), config.data.image_size, config.run.seed)
+    if content is not None:
+        classes = _classes_of_run(content, classes, config)
+    model = make_model(config.model, len(classes), config.data.image_size, config.run.seed)
     if config.init_from is not None and content is None:
         checkpoint = load_checkpoint(config.init_from)
-        became = initialise_from(model, checkpoint, class_names, config.init_weights)
+        became = initialise_from(model, checkpoint, classes, config.init_weights)
         if world.is_main:
             say(f"{config.init_from}: {became}")
-    teacher = load_teacher(config, class_names, compute, world.is_main)
+    teacher = load_teacher(config, classes, compute, world.is_main)
     session = assemble(config, model, teacher, compute, world, content)
-    return session if teacher is None else replace(session, teacher_model=teacher.name)
+    name = None if teacher is None else teacher.name
+    return replace(session, classes=classes, teacher_model=name)
+
+
+def _classes_of_run(content: dict[str, Any], now: Classes, config: TrainConfig) -> Classes:
+    """The classes that a run goes on with: in the order in which it began."""
+    began = read_classes(content)
+    located = require_classes(
+        now,
+        began,
+        "a run goes on with the classes that it began with",
+        (str(config.data.train), f"the run in {config.run.out}"),
+        "Give the same training set, or another --out.",
+    )
+    return now if located.is_in_order else began
 
 
 def assemble(

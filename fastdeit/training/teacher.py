@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from fastdeit.augment import AugmentedBatch
 from fastdeit.augment.compose import MEAN, STD
-from fastdeit.checkpoints.classes import knows_classes
+from fastdeit.checkpoints.classes import Classes, numbered_classes, read_classes, require_classes
 from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
 from fastdeit.config import DistillConfig, TrainConfig
 from fastdeit.errors import UserError
 from fastdeit.machine.device import Compute
 from fastdeit.machine.distributed import say
-from fastdeit.models.initialise import grid_of
+from fastdeit.models.initialise import grid_of, take_classes
 
 
 class Teacher(nn.Module):
@@ -129,35 +129,35 @@ def dense_probs(classes: Tensor, probs: Tensor, num_classes: int) -> Tensor:
 
 
 def load_teacher(
-    config: TrainConfig, class_names: tuple[str, ...], compute: Compute, is_main: bool = True
+    config: TrainConfig, classes: Classes, compute: Compute, is_main: bool = True
 ) -> Teacher | None:
     """Load the teacher of a distilled run, a checkpoint or a model of timm, frozen, on the device.
 
-    `is_main` tells whether to say what is not checked. Raises UserError if it cannot be had, knows
-    other classes than the data has, or takes no images of the size.
+    Its logits are those of `classes`, the training set's, in their order. `is_main` tells whether
+    to say how they were matched. Raises UserError if it cannot be had, knows other classes, or
+    takes no images of the size.
     """
     distill, size = config.distill, config.data.image_size
     if distill.teacher is None:
         return None
     if distill.timm_teacher is not None:
-        model, own_size, mean, std = fetch(distill.timm_teacher, len(class_names))
-        name = distill.timm_teacher.split(".")[0]
-        if is_main:
-            say(f"{distill.teacher}: its {len(class_names)} classes are taken in our order")
+        model, own_size, mean, std = fetch(distill.timm_teacher, len(classes))
+        name, known = distill.timm_teacher.split(".")[0], classes_of_timm(len(classes))
     else:
         content = load_checkpoint(distill.teacher)
-        known = tuple(content["class_names"])
-        if known != class_names and knows_classes(known, class_names):
-            if is_main:
-                say(f"{distill.teacher}: its {len(known)} classes are taken in our order")
-        elif known != class_names:
-            raise UserError(
-                f"teacher must know the classes of the training set ({len(class_names)}). Found: "
-                f"{distill.teacher} with {len(content['class_names'])} others. "
-                "Train the teacher on the same data."
-            )
+        known = read_classes(content)
         model, own_size = model_from_checkpoint(content), content["image_size"]
         mean, std, name = MEAN, STD, content["model_config"]["model"]
+    located = require_classes(
+        classes,
+        known,
+        f"teacher must know the classes of the training set ({len(classes)})",
+        ("the training set", str(distill.teacher)),
+        "Train the teacher on the same data.",
+    )
+    if is_main and located.explain("the training set"):
+        say(f"{distill.teacher}: {located.explain('the training set')}")
+    take_classes(model, located)
     has_grid = grid_of(model) is not None
     # A convnet takes any size, as the paper's teacher does when the student is fine-tuned.
     shown = distill.teacher_image_size or (own_size if has_grid else size)
@@ -169,6 +169,13 @@ def load_teacher(
     teacher = Teacher(model, shown, mean, std, name)
     compute.place(teacher)
     return teacher
+
+
+def classes_of_timm(count: int) -> Classes:
+    """What the outputs of a model of timm stand for, which only their number tells."""
+    if timm.data.infer_imagenet_subset({"num_classes": count}) != "imagenet-1k":
+        return Classes(numbered_classes(count))
+    return Classes(numbered_classes(count), tuple(timm.data.ImageNetInfo().label_names()))
 
 
 def fetch(

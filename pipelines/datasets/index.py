@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from fastdeit import UserError
+from fastdeit.checkpoints.classes import NUM_SHOWN, Classes, Located
 from fastdeit.pipelines.datasets.names import Names
 
 
@@ -69,6 +70,23 @@ class DatasetIndex:
         """Whether each image was decoded by PIL when the dataset was made."""
         parameters = self.made_by.get("parameters")
         return isinstance(parameters, dict) and parameters.get("check") == "decode"
+
+    @property
+    def classes(self) -> Classes:
+        """What its class numbers stand for."""
+        return Classes(self.class_names, self.class_ids)
+
+    def renumbered(self, classes: Classes, located: Located) -> DatasetIndex:
+        """The same samples with the class numbers of others, among which its own were located."""
+        if located.is_in_order:
+            return self
+        numbers = np.array(located.numbers, dtype=np.int64)
+        return replace(
+            self,
+            labels=numbers[self.labels],
+            class_ids=classes.ids,
+            class_names=classes.names,
+        )
 
     def describe(self, sample: int) -> str:
         """Name a sample for a message: its file in the source, its number and its key."""
@@ -189,6 +207,25 @@ def _check_columns(index: DatasetIndex) -> None:
 def _within(column: NDArray[Any], least: int, most: int) -> NDArray[np.bool_]:
     is_within: NDArray[np.bool_] = (column >= least) & (column <= most)
     return is_within
+
+
+def empty_classes(labels: NDArray[np.int64], class_names: Sequence[str]) -> str | None:
+    """Which classes no image has, in words; None if each has one.
+
+    `labels` are (N,) class numbers. Numbers that count from 1, or have gaps, leave such classes.
+    """
+    per_class = np.bincount(labels, minlength=len(class_names))[: len(class_names)]
+    empty = np.flatnonzero(per_class == 0).tolist()
+    if not empty:
+        return None
+    first = [
+        f"{number}{'' if class_names[number] == str(number) else f' ({class_names[number]})'}"
+        for number in empty[:NUM_SHOWN]
+    ]
+    if len(empty) == 1:
+        return f"class {first[0]} has no image"
+    more = f" and {len(empty) - NUM_SHOWN:,} more" if len(empty) > NUM_SHOWN else ""
+    return f"{len(empty):,} of {len(per_class):,} classes have no image: {', '.join(first)}{more}"
 
 
 def sample_key(name: str) -> int:

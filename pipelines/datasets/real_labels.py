@@ -36,8 +36,9 @@ def read_real_labels(path: Path, index: DatasetIndex) -> RealLabels:
     """Read real.json for a validation set, or a part of one, whose images have ImageNet's names.
 
     The file is a JSON list with a list of class numbers for each of the 50,000 images, in the order
-    of their numbers. Raises UserError if it is something else, or an image's name does not tell its
-    number.
+    of their numbers; these count ImageNet's classes in the order of their WordNet ids, by which
+    they are found if the set has them. Raises UserError if it is something else, or an image's name
+    does not tell its number.
     """
 
     def refuse(rule: str, found: str) -> UserError:
@@ -50,6 +51,8 @@ def read_real_labels(path: Path, index: DatasetIndex) -> RealLabels:
     if not isinstance(labels, list) or not all(isinstance(row, list) for row in labels):
         raise refuse("real must be a list with a list of class numbers an image", str(path))
     num_classes = len(index.class_ids)
+    ids = index.classes.labels("WordNet id")
+    numbers = sorted(range(num_classes), key=ids.__getitem__) if all(ids) else range(num_classes)
     is_right = np.zeros((len(index), num_classes), dtype=np.bool_)
     for sample in range(len(index)):
         match = VAL_NUMBER.search(index.names[sample]) if index.names is not None else None
@@ -65,7 +68,7 @@ def read_real_labels(path: Path, index: DatasetIndex) -> RealLabels:
                 raise refuse(
                     f"labels must be numbers below {num_classes}", f"{label} for image {number}"
                 )
-            is_right[sample, label] = True
+            is_right[sample, numbers[label]] = True
     if not is_right.any():
         raise refuse("real must have a right label for some image", f"none in {path}")
     return RealLabels(index.keys, is_right)

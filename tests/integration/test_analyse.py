@@ -11,6 +11,7 @@ import torch
 from jobs import run_processes
 from PIL import Image
 
+from fastdeit.checkpoints.classes import Classes
 from fastdeit.checkpoints.file import (
     checkpoint_content,
     load_checkpoint,
@@ -56,19 +57,19 @@ def tell_apart(model: Any, size: int) -> None:
 def runs(containers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Models with random weights: a student at 32 pixels, its teacher at 48, others' classes."""
     root = tmp_path_factory.mktemp("runs")
-    classes = open_dataset(containers["val"]).class_names
+    classes = open_dataset(containers["val"]).classes
     made = {}
-    for name, config, size, names in (
+    for name, config, size, known in (
         ("student", DISTILLED, 32, classes),
         ("teacher", CONVNET, 48, classes),
-        ("foreign", CONVNET, 32, classes[1:]),
+        ("foreign", CONVNET, 32, Classes(classes.names[1:], classes.ids[1:])),
     ):
         (root / name).mkdir()
         made[name] = root / name / "checkpoint.pt"
-        models = [make_model(config, len(names), size, seed) for seed in (3, 4)]
+        models = [make_model(config, len(known), size, seed) for seed in (3, 4)]
         for model in models:
             tell_apart(model, size)
-        content = checkpoint_content(models[0], config, size, names, ema=models[1].state_dict())
+        content = checkpoint_content(models[0], config, size, known, ema=models[1].state_dict())
         save_checkpoint(made[name], content)
     return made
 

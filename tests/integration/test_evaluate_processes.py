@@ -13,6 +13,7 @@ import pytest
 from jobs import run_processes
 from PIL import Image
 
+from fastdeit.checkpoints.classes import Classes
 from fastdeit.checkpoints.file import checkpoint_content, save_checkpoint
 from fastdeit.config import ModelConfig
 from fastdeit.models import make_model
@@ -34,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small distilled model with random weights."""
     path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
     model = make_model(DISTILLED, len(CLASSES), 32)
-    save_checkpoint(path, checkpoint_content(model, DISTILLED, 32, CLASSES))
+    save_checkpoint(path, checkpoint_content(model, DISTILLED, 32, Classes(CLASSES)))
     return path
 
 
@@ -102,7 +103,7 @@ def test_1003_images_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixt
     model, averaged = (make_model(config, len(CLASSES), 16, seed) for seed in (0, 1))
     (tmp_path / "run").mkdir()
     checkpoint = tmp_path / "run" / "checkpoint.pt"
-    content = checkpoint_content(model, config, 16, CLASSES, ema=averaged.state_dict())
+    content = checkpoint_content(model, config, 16, Classes(CLASSES), ema=averaged.state_dict())
     save_checkpoint(checkpoint, content)
     options = ("--batch-size", "100", "--weights", "both", "--image-size", "24")
     one, two, _ = evaluations(2, checkpoint, folder, capsys, *options)

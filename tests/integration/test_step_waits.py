@@ -73,7 +73,7 @@ def train_run(config: TrainConfig, compute: Compute) -> None:
         open_pipeline(index, plan, "synthetic", options) as batches,
         open_pipeline(index, val_plan, "synthetic", options) as val_batches,
     ):
-        train(config, session, batches, val_batches, NAMES)
+        train(config, session, batches, val_batches)
 
 
 def test_a_late_compilation_is_said(

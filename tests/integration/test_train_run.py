@@ -11,6 +11,7 @@ import torch
 from bad_images import CUT_OFF, NO_JPEG, with_bad_images
 from nightly import nightly
 
+from fastdeit.checkpoints.classes import Classes
 from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.tools.cli import main
@@ -208,12 +209,12 @@ def test_a_teacher_of_other_classes_is_refused(
         model="deit_tiny_patch16_224", patch_size=8, embed_dim=24, depth=1, num_heads=2
     )
     path = tmp_path / "teacher.pt"
-    names = open_dataset(containers["val"]).class_names
-    save_checkpoint(path, checkpoint_content(make_model(config, 20, 32), config, 32, names))
+    classes = open_dataset(containers["val"]).classes
+    save_checkpoint(path, checkpoint_content(make_model(config, 20, 32), config, 32, classes))
     line = ("--teacher", str(path), "--engine", "pil")
     assert run("demo", containers, tmp_path / "run", *line, "--teacher-image-size", "64") == 2
     assert "must be the transformer's own (32). Found: 64" in capsys.readouterr().err
-    content = checkpoint_content(make_model(config, 2, 64), config, 64, ("cat", "dog"))
+    content = checkpoint_content(make_model(config, 2, 64), config, 64, Classes(("cat", "dog")))
     save_checkpoint(path, content)
     code = run("demo", containers, tmp_path / "run", "--teacher", str(path), "--engine", "pil")
     assert code == 2

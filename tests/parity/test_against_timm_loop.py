@@ -18,6 +18,7 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEma
 
 from fastdeit.augment import augment, augmented
+from fastdeit.checkpoints.classes import Classes, numbered_classes
 from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.recipes import RECIPES
 from fastdeit.training import session as session_module
@@ -27,7 +28,6 @@ from fastdeit.training.session import Session, make_session
 from fastdeit.training.teacher import Teacher
 
 NUM_CLASSES = 11
-CLASS_NAMES = tuple(map(str, range(NUM_CLASSES)))
 SIZE, BATCH, STEPS, STEPS_PER_EPOCH = 32, 12, 20, 10
 DEIT = ModelConfig(model="deit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=2, num_heads=3)
 DISTILLED = replace(DEIT, model="deit_tiny_distilled_patch16_224")
@@ -126,7 +126,7 @@ def test_twenty_steps(kind: str, accumulate: int, monkeypatch: pytest.MonkeyPatc
         linear = torch.nn.Linear(3 * SIZE**2, NUM_CLASSES)
         teacher = Teacher(torch.nn.Sequential(torch.nn.Flatten(), linear), SIZE)
     monkeypatch.setattr(session_module, "load_teacher", lambda *_: teacher)
-    session = make_session(config, CLASS_NAMES)
+    session = make_session(config, Classes(numbered_classes(NUM_CLASSES)))
     plain = copy.deepcopy(session.model)
     found = run_ours(config, session)
     expected, average = run_timms(config, plain, teacher)

@@ -16,6 +16,7 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEma as TimmEma
 
 from fastdeit.augment import MixedTargets, augment, dense_targets
+from fastdeit.checkpoints.classes import Classes, numbered_classes
 from fastdeit.config import ModelConfig, OptimConfig
 from fastdeit.config.augment import AugmentConfig
 from fastdeit.models import make_model
@@ -55,7 +56,7 @@ def test_loss_and_clipping_reach_the_step(loss: Any, clip_grad: float) -> None:
         optim=replace(config.optim, loss=loss, clip_grad=clip_grad),
     )
     config = replace(config, data=replace(config.data, batch_size=8))
-    session = make_session(config, tuple(map(str, range(NUM_CLASSES))))
+    session = make_session(config, Classes(numbered_classes(NUM_CLASSES)))
     batch = augment(make_batch(8, 64), config.augment, 0)
     logits = copy.deepcopy(session.model)(batch.images)
     dense = dense_targets(batch.targets, NUM_CLASSES, 0.0)

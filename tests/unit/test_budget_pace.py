@@ -13,6 +13,7 @@ from budget_runs import TINY, config_of, run
 from PIL import Image
 
 from fastdeit import UserError
+from fastdeit.checkpoints.classes import Classes
 from fastdeit.checkpoints.file import checkpoint_content, save_checkpoint
 from fastdeit.config import ModelConfig
 from fastdeit.models import make_model
@@ -90,7 +91,7 @@ def test_a_given_teacher_is_taken(clock: Clock, tmp_path: Path) -> None:
     named = ModelConfig(model="test_resnet")
     teacher = make_model(named, 3, 64, seed=5)
     path = tmp_path / "teacher.pt"
-    save_checkpoint(path, checkpoint_content(teacher, named, 64, ("a", "b", "c")))
+    save_checkpoint(path, checkpoint_content(teacher, named, 64, Classes(("a", "b", "c"))))
     measure_pace(config_of("demo"), 2, 1, None, path, lambda: None)
     taken = clock.teachers[-1].model.state_dict()
     assert all(torch.equal(value, taken[name]) for name, value in teacher.state_dict().items())

@@ -18,6 +18,7 @@ from checkpoint_contents import assert_same
 from torch import nn
 
 from fastdeit import UserError
+from fastdeit.checkpoints.classes import Classes, read_classes
 from fastdeit.checkpoints.file import (
     FORMAT,
     checkpoint_content,
@@ -34,14 +35,14 @@ pytestmark = pytest.mark.slow  # as a whole
 CONFIG = ModelConfig(
     model="deit_tiny_distilled_patch16_224", patch_size=8, embed_dim=32, depth=1, num_heads=2
 )
-NAMES = ("cat", "dog", "fish")
+CLASSES = Classes(("cat", "dog", "fish"), ("n00000007", "n00000008", "n00000009"))
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A checkpoint of a small model."""
-    model = make_model(CONFIG, len(NAMES), 32, seed=3)
-    content = checkpoint_content(model, CONFIG, 32, NAMES, step=5)
+    model = make_model(CONFIG, len(CLASSES), 32, seed=3)
+    content = checkpoint_content(model, CONFIG, 32, CLASSES, step=5)
     save_checkpoint(tmp_path / "checkpoint.pt", content)
     return tmp_path / "checkpoint.pt"
 
@@ -69,9 +70,9 @@ def test_round_trip(saved: Path) -> None:
     """The model that comes back gives the same probabilities on all three heads."""
     content = load_checkpoint(saved)
     assert content["step"] == 5
-    assert tuple(content["class_names"]) == NAMES
+    assert read_classes(content) == CLASSES
     images = torch.randn(4, 3, 32, 32)
-    expected = forward_heads(make_model(CONFIG, len(NAMES), 32, seed=3).eval(), images)
+    expected = forward_heads(make_model(CONFIG, len(CLASSES), 32, seed=3).eval(), images)
     found = forward_heads(model_from_checkpoint(content), images)
     assert set(found) == {"class", "dist", "joint"}
     for name, probs in expected.items():
@@ -224,12 +225,12 @@ def test_the_content_refers_to_the_tensors() -> None:
     names = list(model.state_dict())
     wrapped = nn.DataParallel(torch.compile(model))
     for one in (model, torch.compile(model), wrapped):
-        state = checkpoint_content(one, CONFIG, 32, NAMES)["model"]
+        state = checkpoint_content(one, CONFIG, 32, CLASSES)["model"]
         assert list(state) == names
         assert state["head.weight"].data_ptr() == model.head.weight.data_ptr()
     assert unwrap_model(wrapped) is model
     model.blocks[0] = torch.compile(model.blocks[0])
-    assert list(checkpoint_content(model, CONFIG, 32, NAMES)["model"]) == names
+    assert list(checkpoint_content(model, CONFIG, 32, CLASSES)["model"]) == names
 
 
 def test_data_parallel_over_processes_is_unwrapped(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_data_parallel_over_processes_is_unwrapped(tmp_path: Path) -> None:
         model = nn.Linear(2, 3)
         wrapped = nn.parallel.DistributedDataParallel(model)
         assert unwrap_model(wrapped) is model
-        assert list(checkpoint_content(wrapped, CONFIG, 32, NAMES)["model"]) == ["weight", "bias"]
+        assert list(checkpoint_content(wrapped, CONFIG, 32, CLASSES)["model"]) == ["weight", "bias"]
     finally:
         dist.destroy_process_group()
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastdeit import UserError
 from fastdeit.augment.compose import MEAN, STD
+from fastdeit.checkpoints.classes import Classes
 from fastdeit.checkpoints.file import checkpoint_content, save_checkpoint
 from fastdeit.config import DistillConfig, ModelConfig
 from fastdeit.machine.device import Compute
@@ -103,13 +104,13 @@ def save(tmp_path: Path, model: str, image_size: int, num_classes: int = 4) -> P
     """A checkpoint with random weights."""
     config = ModelConfig(model=model)
     net = make_model(config, num_classes, image_size)
-    names = tuple(f"class{number}" for number in range(num_classes))
+    classes = Classes(tuple(f"class{number}" for number in range(num_classes)))
     path = tmp_path / "teacher.pt"
-    save_checkpoint(path, checkpoint_content(net, config, image_size, names))
+    save_checkpoint(path, checkpoint_content(net, config, image_size, classes))
     return path
 
 
-NAMES = tuple(f"class{number}" for number in range(4))
+CLASSES = Classes(tuple(f"class{number}" for number in range(4)))
 
 
 def train_config(teacher: Path, **distill: Any) -> Any:
@@ -124,10 +125,10 @@ def test_a_convnet_sees_what_the_student_sees(tmp_path: Path) -> None:
     """The same pixels, unless it is given another size."""
     path = save(tmp_path, "test_resnet", 64)
     images = torch.randn(2, 3, 48, 48)
-    teacher = load_teacher(train_config(path), NAMES, CPU)
+    teacher = load_teacher(train_config(path), CLASSES, CPU)
     assert teacher is not None and teacher.image_size == 48
     assert torch.equal(teacher(images), teacher.model(images))
-    larger = load_teacher(train_config(path, teacher_image_size=96), NAMES, CPU)
+    larger = load_teacher(train_config(path, teacher_image_size=96), CLASSES, CPU)
     assert larger is not None
     expected = F.interpolate(images, (96, 96), mode="bicubic", antialias=True)
     assert torch.equal(larger(images), larger.model(expected))
@@ -137,16 +138,16 @@ def test_a_convnet_sees_what_the_student_sees(tmp_path: Path) -> None:
 def test_a_transformer_sees_its_own_size(tmp_path: Path) -> None:
     """It takes no other, and says so."""
     path = save(tmp_path, "test_vit", 64)
-    teacher = load_teacher(train_config(path), NAMES, CPU)
+    teacher = load_teacher(train_config(path), CLASSES, CPU)
     assert teacher is not None and teacher.image_size == 64
     assert teacher(torch.randn(2, 3, 48, 48)).shape == (2, 4)
     with pytest.raises(UserError, match=r"must be the transformer's own \(64\). Found: 48"):
-        load_teacher(train_config(path, teacher_image_size=48), NAMES, CPU)
+        load_teacher(train_config(path, teacher_image_size=48), CLASSES, CPU)
 
 
 def test_it_is_frozen_and_stays_in_evaluation(tmp_path: Path) -> None:
     """Its batch norm does not move, whoever calls train."""
-    teacher = load_teacher(train_config(save(tmp_path, "test_resnet", 64)), NAMES, CPU)
+    teacher = load_teacher(train_config(save(tmp_path, "test_resnet", 64)), CLASSES, CPU)
     assert teacher is not None
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     teacher.train()
@@ -190,7 +191,7 @@ def test_a_teacher_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
         "mean": (0.5, 0.5, 0.5),
         "std": (0.5, 0.5, 0.5),
     }
-    teacher = load_teacher(train_config(Path("timm:test_vit.a1")), NAMES, CPU)
+    teacher = load_teacher(train_config(Path("timm:test_vit.a1")), CLASSES, CPU)
     assert asked == [("test_vit.a1", True)]
     assert teacher is not None
     assert teacher.image_size == 160 and not teacher.is_normalised_alike
@@ -225,7 +226,7 @@ def test_a_teacher_of_other_classes(tmp_path: Path) -> None:
     """It is refused, with how many it knows."""
     path = save(tmp_path, "test_resnet", 64, 5)
     with pytest.raises(UserError, match=r"classes of the training set \(4\)"):
-        load_teacher(train_config(path), NAMES, CPU)
+        load_teacher(train_config(path), CLASSES, CPU)
 
 
 @pytest.mark.parametrize(

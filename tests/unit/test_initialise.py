@@ -11,6 +11,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from fastdeit import UserError
+from fastdeit.checkpoints.classes import Classes
 from fastdeit.checkpoints.file import checkpoint_content, load_checkpoint, save_checkpoint
 from fastdeit.config import ModelConfig
 from fastdeit.models import make_model
@@ -18,7 +19,7 @@ from fastdeit.models.initialise import initialise_from, resize_positions
 
 pytestmark = pytest.mark.slow  # as a whole
 
-CLASSES = ("cat", "dog", "eel")
+CLASSES = Classes(("cat", "dog", "eel"))
 PLAIN, DISTILLED = "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"
 
 
@@ -114,7 +115,7 @@ def test_heads_for_other_classes_begin_anew(
     """Also as many of them with other names; everything else is taken over."""
     content = checkpoint(tmp_path / "a.pt", name)
     model, fresh = (made(name, classes=len(classes)) for _ in range(2))
-    report = initialise_from(model, content, classes)
+    report = initialise_from(model, content, Classes(classes))
     before, after = fresh.state_dict(), model.state_dict()
     heads = {key for key in after if key.startswith(("head", "fc."))}
     assert len(heads) == (4 if name == DISTILLED else 2)

@@ -16,6 +16,7 @@ from torch import nn
 
 from fastdeit import UserError
 from fastdeit.augment import AugmentedBatch, augment, sample_augmentation
+from fastdeit.checkpoints.classes import Classes, numbered_classes
 from fastdeit.config import OptimConfig, TrainConfig
 from fastdeit.config.augment import AugmentConfig
 from fastdeit.machine.device import choose_compute
@@ -30,7 +31,7 @@ from fastdeit.training.session import Session, make_session
 pytestmark = pytest.mark.slow  # as a whole
 
 NUM_CLASSES, BATCH = 11, 8
-CLASSES = tuple(map(str, range(NUM_CLASSES)))
+CLASSES = Classes(numbered_classes(NUM_CLASSES))
 
 
 def config_of(optim: dict[str, Any] | None = None, **run: Any) -> TrainConfig:
@@ -228,7 +229,7 @@ def test_upstream_mixes_by_the_process(
     monkeypatch.setattr(train_module, "augmented", augmented)
     batches: Any = type("Batches", (), {"__len__": lambda _: 4, "load_state_dict": lambda *_: None})
     with pytest.raises(Caught):
-        train(config, session, batches(), batches(), CLASSES)
+        train(config, session, batches(), batches())
     assert found == [word]
 
 

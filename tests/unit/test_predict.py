@@ -15,6 +15,7 @@ import torch
 from foreign_checkpoints import make_deit, save_official
 from PIL import Image
 
+from fastdeit.checkpoints.classes import Classes
 from fastdeit.checkpoints.file import load_checkpoint, save_checkpoint
 from fastdeit.config import ModelConfig
 from fastdeit.machine.device import choose_compute
@@ -53,7 +54,9 @@ def test_it_decides_as_evaluate_does(
     val = sample_source / "val"
     assert main(["evaluate", str(checkpoint), str(val), "--engine", "pil", "--threads", "1"]) == 0
     captured = capsys.readouterr()
-    assert f"the {CLASSES} classes of the model are numbered" in captured.err
+    assert (
+        f"its {CLASSES} classes are taken for those of {checkpoint} in their order" in captured.err
+    )
     joint = json.loads(captured.out.splitlines()[-1])["heads"]["joint"]
     rows = predicted(capsys, checkpoint, val, "--top-k", CLASSES, "--batch-size", 7)
     classes = sorted(path.name for path in val.iterdir() if path.is_dir())
@@ -150,24 +153,27 @@ def test_numbered_classes_are_taken_in_order(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An imported teacher and starting point keep their head, which is said; others are refused."""
-    names = tuple(f"class {number}" for number in range(CLASSES))
+    known = Classes(tuple(f"class {number}" for number in range(CLASSES)))
     content = load_checkpoint(checkpoint)
     config = ModelConfig(**content["model_config"])
     fresh = make_model(config, CLASSES, 32, seed=9)
-    became = initialise_from(fresh, content, names)
+    became = initialise_from(fresh, content, known)
     assert became.begun_anew == ()
-    assert "its numbered classes are taken in our order" in str(became)
+    assert "its 20 classes are taken for those of the training set in their order" in str(became)
     assert torch.equal(fresh.head.weight, content["model"]["head.weight"])  # type: ignore[union-attr]
-    fewer = initialise_from(make_model(config, 5, 32), content, names[:5])
+    fewer = initialise_from(make_model(config, 5, 32), content, Classes(known.names[:5]))
     assert "head.weight" in fewer.begun_anew
-    assert not fewer.are_numbered
+    assert not fewer.note
 
     run = fill_recipe("demo", tmp_path)
     distill = replace(run.distill, teacher=checkpoint)
     run = replace(run, distill=distill, data=replace(run.data, image_size=32))
-    teacher = load_teacher(run, names, choose_compute("cpu"))
+    teacher = load_teacher(run, known, choose_compute("cpu"))
     assert teacher is not None
-    assert "its 20 classes are taken in our order" in capsys.readouterr().err
+    assert (
+        "its 20 classes are taken for those of the training set in their order"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_changed_epsilon_and_registers_act() -> None:

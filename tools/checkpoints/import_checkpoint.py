@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from fastdeit.errors import UserError, require
+
+if TYPE_CHECKING:
+    from fastdeit.checkpoints.classes import Classes
 
 
 def import_checkpoint(
@@ -82,11 +85,11 @@ def import_checkpoint(
     if changed:
         notes.append(f"{changed} weights of another precision become float32")
     filled = fill_model(state, found)
-    names = _read_classes(classes, found.num_classes)
+    known = _read_classes(classes, found.num_classes)
     if classes is None:
         notes.append("its classes are numbered, and taken for a dataset's in its order")
     origin = {"source": source.name, "format": foreign.format, "weights": weights}
-    content = checkpoint_content(filled, found.config, found.image_size, names, imported=origin)
+    content = checkpoint_content(filled, found.config, found.image_size, known, imported=origin)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(out, content)
 
@@ -134,16 +137,18 @@ def _timm_colours(
     return None, [f"{numbers}; {end}"]
 
 
-def _read_classes(classes: str | None, count: int) -> tuple[str, ...]:
-    if classes is None:
-        from fastdeit.checkpoints.classes import numbered_classes
+def _read_classes(classes: str | None, count: int) -> Classes:
+    from fastdeit.checkpoints.classes import Classes, numbered_classes
 
-        return numbered_classes(count)
+    ids: tuple[str, ...] = ()
+    if classes is None:
+        return Classes(numbered_classes(count))
     if classes == "imagenet":
         import timm.data
 
         # The words of WordNet, as in ImageNet's own LOC_synset_mapping.txt.
-        names = tuple(timm.data.ImageNetInfo().label_descriptions())
+        info = timm.data.ImageNetInfo()
+        names, ids = tuple(info.label_descriptions()), tuple(info.label_names())
     else:
         try:
             names = tuple(Path(classes).read_text(encoding="utf-8").splitlines())
@@ -157,4 +162,4 @@ def _read_classes(classes: str | None, count: int) -> tuple[str, ...]:
             f"classes must be as many names as the model has outputs ({count}). Found: {what} in "
             f"{classes}. Give a file with a name a line, or leave --classes out."
         )
-    return names
+    return Classes(names, ids)

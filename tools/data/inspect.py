@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from fastdeit import UserError
 from fastdeit.files import replace_file
-from fastdeit.pipelines.datasets.index import DatasetIndex, open_dataset
+from fastdeit.pipelines.datasets.index import DatasetIndex, empty_classes, open_dataset
 from fastdeit.policies import parse_policy
 
 THUMB_PIXELS = 128
@@ -88,6 +88,7 @@ def summary(index: DatasetIndex) -> list[str]:
         f"{index.path}: {index.container}, {len(index)} samples, {len(per_class)} classes, "
         f"{index.sizes.sum() / 1e6:.1f} MB",
         f"images a class: {spread(per_class, '.0f')}",
+        *filter(None, [empty_classes(index.labels, index.class_names)]),
         *balance(index, per_class),
         f"width: {spread(index.widths, '.0f')} px; height: {spread(index.heights, '.0f')} px; "
         f"pixels: {spread(pixels / 1e6, '.3f')} M",

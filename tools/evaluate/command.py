@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fastdeit.errors import require
 from fastdeit.files import replace_file
 from fastdeit.measured.run import EVALUATION
 from fastdeit.tools.evaluate.paper_rows import (
@@ -23,8 +24,8 @@ from fastdeit.tools.evaluate.paper_rows import (
 from fastdeit.tools.evaluate.validation import (
     DEFAULT_PASS,
     PassOptions,
-    check_classes,
     joined_reader,
+    locate_set,
 )
 
 
@@ -34,6 +35,7 @@ def evaluate(
     /,
     weights: Literal["raw", "ema", "both"] = "raw",
     image_size: int | None = None,
+    classes: Literal["all", "subset"] = "all",
     real: Path | None = None,
     paper: Literal["auto", "imagenet", "v2", "none"] = "auto",
     reading: PassOptions = DEFAULT_PASS,
@@ -49,6 +51,8 @@ def evaluate(
         weights: raw, as trained, ema, their moving average, or both in one pass.
         image_size: side of the images in pixels, for which position embeddings are resized; unless
             given the checkpoint's.
+        classes: all, those of the model, whatever their order; or subset for a set with some of
+            them, such as ImageNet-A and -R, among which alone the model chooses then.
         real: real.json of ImageNet-ReaL, for its top-1 too; DATASET is ImageNet's val then.
         paper: which of the paper's columns stands beside: auto knows ImageNet's val and ImageNet-V2
             by their images and classes (V2's are folders named 0 to 999), and the test set of the
@@ -59,14 +63,22 @@ def evaluate(
         0.
     """
     from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
+    from fastdeit.models.initialise import take_classes
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.pipelines.datasets.real_labels import read_real_labels
     from fastdeit.training.evaluate import evaluate_all
 
+    require(
+        real is None or classes == "all",
+        "real",
+        real,
+        "counts all of ImageNet's classes, and has no effect with classes subset",
+        "Leave --real or --classes out.",
+    )
     with joined_reader(reading, image_size) as reader:
         content = load_checkpoint(checkpoint)
         index = open_dataset(dataset)
-        check_classes(tuple(content["class_names"]), index)
+        located = locate_set(index, content, checkpoint, classes == "subset")
         training = training_of(content)
         which = which_set(index, paper, training.dataset)
         right_labels = None if real is None else read_real_labels(real, index)
@@ -74,7 +86,10 @@ def evaluate(
             ("raw", "ema") if weights == "both" else (weights,)
         )
         device, size = reader.compute.device, image_size or content["image_size"]
-        models = [model_from_checkpoint(content, kind, image_size).to(device) for kind in kinds]
+        models = [model_from_checkpoint(content, kind, image_size) for kind in kinds]
+        for model in models:
+            take_classes(model, located)
+            model.to(device)
         with reader.one_pass(index, size, "evaluating") as (shown, batches):
             results = evaluate_all(models, shown, reader.compute, right_labels, reader.world)
             replaced = batches.replacements.num_samples(reader.world)
@@ -89,6 +104,7 @@ def evaluate(
         **facts,
         "dataset": str(dataset),
         "set": which.name,
+        "num_classes": len(index.classes),
         "image_size": size,
         "eval_crop_ratio": reading.eval_crop_ratio,
         "weights": weights,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastdeit.checkpoints.classes import numbered_classes
+from fastdeit.checkpoints.classes import WORDNET_ID, numbered_classes
 from fastdeit.config.data import Dataset
 from fastdeit.errors import UserError
 from fastdeit.measured.run import SHAPE
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 NUM_CLASSES = 1000
 VAL_IMAGES, V2_IMAGES = 50_000, 10_000
-WORDNET_ID = re.compile(r"n\d{8}")
 TITLES: dict[Any, str] = {**IN_TABLE_6, "v2": "ImageNet-V2", "none": ""}
 
 

@@ -6,15 +6,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from fastdeit.checkpoints.classes import knows_classes, numbered_classes
+from fastdeit.checkpoints.classes import describe_difference, locate, read_classes
 from fastdeit.errors import UserError, require
 from fastdeit.machine.launch import is_first_process, local_rank
 from fastdeit.text.progress import progress
 
 if TYPE_CHECKING:
     from fastdeit.batch import Batch
+    from fastdeit.checkpoints.classes import Located
     from fastdeit.machine.device import Compute
     from fastdeit.machine.distributed import World
     from fastdeit.pipelines.datasets.index import DatasetIndex
@@ -108,32 +110,36 @@ def joined_reader(options: PassOptions, image_size: int | None) -> Iterator[Read
         yield Reader(options, compute, world)
 
 
-def check_classes(class_names: tuple[str, ...], index: DatasetIndex) -> None:
-    """Make sure that a dataset has the classes that a model knows.
+def locate_set(
+    index: DatasetIndex, content: dict[str, Any], checkpoint: Path, may_be_part: bool | None = None
+) -> Located:
+    """Find the classes of a set among those of a checkpoint; what is not plain is said.
 
     Folders that are only numbered, as in ImageNet-V2, are taken for the classes in their order; so
-    are the classes of a model that was imported without names, which is said.
+    are the classes of a model that was imported without names.
+
+    Args:
+        index: the set.
+        content: from `load_checkpoint`.
+        checkpoint: where it is, for messages.
+        may_be_part: whether the model may have others beside; None where no option allows it.
 
     Raises:
-        UserError: it has others.
+        UserError: the set has others.
     """
-    found = index.class_names
-    if knows_classes(class_names, found):
-        if found != class_names and is_first_process():
-            print(
-                f"note: the {len(found)} classes of the model are numbered, and taken for those of "
-                f"{index.path} in their order",
-                file=sys.stderr,
-            )
-        return
-    if found == numbered_classes(len(class_names)):
-        return
-    if len(found) != len(class_names):
-        what = f"{len(found)} classes"
-    else:
-        number = next(n for n, name in enumerate(found) if name != class_names[n])
-        what = f"class {number} is {found[number]}, not {class_names[number]}"
-    raise UserError(
-        f"dataset must have the {len(class_names)} classes of the checkpoint. Found: {what}, in "
-        f"{index.path}. Give a set of the same source."
-    )
+    wanted, known = index.classes, read_classes(content)
+    located = locate(wanted, known, bool(may_be_part))
+    if located is not None:
+        note = located.explain(str(checkpoint))
+        if note and is_first_process():
+            print(f"note: {index.path}: {note}", file=sys.stderr)
+        return located
+    rule = f"dataset must have the {len(known)} classes of the checkpoint"
+    way_out = "Give a set of the same source."
+    if may_be_part:
+        rule = "with classes subset, dataset must have only classes that the checkpoint names too"
+    elif may_be_part is not None and locate(wanted, known, True) is not None:
+        way_out = "Pass --classes subset to choose among the set's classes only."
+    sides = (str(index.path), str(checkpoint))
+    difference = describe_difference(wanted, known, sides, bool(may_be_part))
+    raise UserError(f"{rule}. Found: {difference}. {way_out}")

@@ -38,7 +38,7 @@ class Result:
     heads: dict[str, Json]
     """The scores of all heads: class, dist, joint, then any others."""
     num_classes: int | None
-    """Number of classes, None if environment.json does not say."""
+    """Number of classes among which was chosen, None if the files do not say."""
 
     @property
     def head(self) -> str | None:
@@ -85,14 +85,18 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
 
 def _result(run: Run, label: str) -> Result:
     """The result in evaluation.json, else in the last evaluation while training."""
-    num_classes = run.environment.get("num_classes")
-    require(
-        num_classes is None or (isinstance(num_classes, int) and num_classes >= 1),
-        f"{run.folder / ENVIRONMENT}: num_classes",
-        repr(num_classes),
-        "must be a whole number above 0",
-        "Repair the file.",
-    )
+    said = [(ENVIRONMENT, run.environment), (EVALUATION, run.evaluation or {})]
+    num_classes = None
+    for file, facts in said:  # the later one of those that were evaluated
+        found = facts.get("num_classes")
+        require(
+            found is None or (isinstance(found, int) and found >= 1),
+            f"{run.folder / file}: num_classes",
+            repr(found),
+            "must be a whole number above 0",
+            "Repair the file.",
+        )
+        num_classes = num_classes if found is None else found
     val, row, source = "val", run.evals[-1] if run.evals else {}, "n/a"
     if run.evaluation is not None:
         row, source = run.evaluation, EVALUATION

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fastdeit import UserError
 from fastdeit.config import TrainConfig
 from fastdeit.machine.launch import local_rank
 from fastdeit.machine.stopping import stop_at_once
@@ -24,8 +23,10 @@ if TYPE_CHECKING:
     from fastdeit.machine.distributed import World
     from fastdeit.pipelines.datasets.index import DatasetIndex
     from fastdeit.pipelines.plan.order import Plan
+    from fastdeit.training.session import Session
 
     AnyRecipe = TrainConfig
+    PlannedSet = tuple[DatasetIndex, Plan]
 else:
     # One subcommand a recipe, whose values are the defaults of the options.
     AnyRecipe = Annotated[
@@ -77,10 +78,12 @@ def train(config: AnyRecipe) -> int:
         train_set, val_set = open_sets(config, world)
         check_telemetry(config.run)
         run.claim(world)
-        names = train_set[0].class_names
-        session = make_session(config, names, compute, world)
+        session = make_session(config, train_set[0].classes, compute, world)
+        train_set, val_set = sets_of_run(session, train_set, val_set)
         if config.distill.teacher_labels is not None:
             answers = LabelStore(config, train_set[1], train_set[0])
+            if world.is_main and answers.note:
+                say(f"{config.distill.teacher_labels}: {answers.note}")
             session = dataclasses.replace(session, answers=answers, teacher_model=answers.model)
         if session.position.epoch >= epochs:
             if world.is_main:
@@ -94,7 +97,7 @@ def train(config: AnyRecipe) -> int:
         # ---- the run -------------------------------------------------------------------------
         run.begin(session, train_batches)
         with show_progress(config, world, len(train_batches), session.position.step) as on_row:
-            run_training(config, session, train_batches, val_batches, names, on_row)
+            run_training(config, session, train_batches, val_batches, on_row)
         num_replaced = sum(
             batches.replacements.num_samples(world) for batches in (train_batches, val_batches)
         )
@@ -120,26 +123,63 @@ def complete_args(args: list[str]) -> list[str]:
 train.complete_args = complete_args  # type: ignore[attr-defined]
 
 
-def open_sets(
-    config: TrainConfig, world: World
-) -> tuple[tuple[DatasetIndex, Plan], tuple[DatasetIndex, Plan]]:
-    """Open training and validation set, and plan this process's share of them."""
+def open_sets(config: TrainConfig, world: World) -> tuple[PlannedSet, PlannedSet]:
+    """Open training and validation set, and plan this process's share of them.
+
+    The validation set has the class numbers of the training set.
+    """
+    from fastdeit.checkpoints.classes import require_classes
+    from fastdeit.machine.distributed import say
     from fastdeit.pipelines.datasets.index import open_dataset
     from fastdeit.pipelines.open import eval_plan, train_plan
 
     data, own = config.data, (world.rank, world.size)
     train_index, val_index = open_dataset(data.train), open_dataset(data.val)
-    if train_index.class_ids != val_index.class_ids:
-        raise UserError(
-            f"training and validation set must have the same classes. Found: "
-            f"{len(train_index.class_ids)} in {data.train}, {len(val_index.class_ids)} in "
-            f"{data.val}, not all alike. Give two sets of one source."
-        )
+    located = require_classes(
+        val_index.classes,
+        train_index.classes,
+        "training and validation set must have the same classes",
+        (str(data.val), str(data.train)),
+        "Give two sets of one source.",
+    )
+    note = located.explain(str(data.train))
+    val_index = val_index.renumbered(train_index.classes, located)
+    if world.is_main:
+        if note:
+            say(f"{data.val}: {note}")
+        for index in {data.train: train_index, data.val: val_index}.values():
+            say_empty(index)
     plan = train_plan(data, train_index, config.run, *own)
     val_plan = eval_plan(
         val_index, data.image_size, data.eval_crop_ratio, data.batch_size, data.interpolation, *own
     )
     return (train_index, plan), (val_index, val_plan)
+
+
+def say_empty(index: DatasetIndex) -> None:
+    """Say which classes of a set no image has, in one line, if there are any."""
+    from fastdeit.machine.distributed import say
+    from fastdeit.pipelines.datasets.index import empty_classes
+
+    what = empty_classes(index.labels, index.class_names)
+    if what is not None:
+        say(f"{index.path}: {what}")
+
+
+def sets_of_run(
+    session: Session, train_set: PlannedSet, val_set: PlannedSet
+) -> tuple[PlannedSet, PlannedSet]:
+    """Training and validation set with the class numbers of the session, if a run goes on."""
+    from fastdeit.checkpoints.classes import locate
+    from fastdeit.machine.distributed import say
+
+    located = locate(train_set[0].classes, session.classes)
+    assert located is not None  # or there were no session
+    note = located.explain("the run")
+    if note and session.world.is_main:
+        say(f"{train_set[0].path}: {note}")
+    numbered = (each.renumbered(session.classes, located) for each in (train_set[0], val_set[0]))
+    return (next(numbered), train_set[1]), (next(numbered), val_set[1])
 
 
 @contextmanager

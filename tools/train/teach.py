@@ -15,7 +15,7 @@ from fastdeit.machine.launch import local_rank
 from fastdeit.machine.stopping import stop_at_once
 from fastdeit.text.figures import rounded
 from fastdeit.text.progress import progress
-from fastdeit.tools.train.command import AnyRecipe
+from fastdeit.tools.train.command import AnyRecipe, say_empty
 from fastdeit.tools.train.recipe_list import check_recipe
 
 if TYPE_CHECKING:
@@ -79,8 +79,10 @@ def teach(config: AnyRecipe) -> int:
         world = stack.enter_context(joined(compute, config.run.timeout_minutes))
         stack.enter_context(world.explain_loss("Start it again: it goes on."))
         index = open_dataset(config.data.train)
+        if world.is_main:
+            say_empty(index)
         plan = train_plan(config.data, index, config.run, world.rank, world.size)
-        teacher = load_teacher(config, index.class_names, compute, world.is_main)
+        teacher = load_teacher(config, index.classes, compute, world.is_main)
         assert teacher is not None
         compute = choose_attention(config.run.attention, teacher, compute)
         compiled = begin_compiling(config, compute)

@@ -14,6 +14,7 @@ import PIL
 import tyro
 
 from fastdeit import UserError, __version__
+from fastdeit.pipelines.datasets.index import empty_classes
 from fastdeit.pipelines.datasets.names import Names
 from fastdeit.text.progress import progress, say
 from fastdeit.tools.data.convert.assembly import Assembly, keys_of
@@ -114,6 +115,9 @@ def convert(
     listing = open_source(source, source_kind, split, torchvision, devkit)
     num, classes = f"{len(listing):,} images", f"{len(listing.class_ids):,} classes"
     say(f"{source}: {num} of {classes} ({listing.kind})")
+    empty = empty_classes(listing.labels, listing.class_names)
+    if empty is not None:
+        say(f"{source}: {empty}")
     assembly = describe(listing, kind, options, shard_mib)
     prepare = Preparation(listing, options, processes)
     if bad == "list":

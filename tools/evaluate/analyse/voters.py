@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastdeit.errors import UserError
 from fastdeit.measured.run import EVALUATION
-from fastdeit.tools.evaluate.validation import check_classes
+from fastdeit.tools.evaluate.validation import locate_set
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +32,7 @@ class Voter:
     heads: tuple[str, ...]
     """In the order that was asked for."""
     model: nn.Module
-    """In evaluation mode, on the CPU."""
+    """In evaluation mode, on the CPU; its classes stand as those of the set."""
 
     def title(self, head: str) -> str:
         """What a head is called in tables."""
@@ -85,6 +85,7 @@ def open_voters(
     """
     from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
     from fastdeit.models import head_names
+    from fastdeit.models.initialise import take_classes
 
     wanted: dict[Path, list[str | None]] = {}
     for text in checkpoints:
@@ -93,8 +94,9 @@ def open_voters(
     voters = []
     for path, name in zip(wanted, short_names([*wanted]), strict=True):
         content: dict[str, Any] = load_checkpoint(path)
-        check_classes(tuple(content["class_names"]), index)
+        located = locate_set(index, content, path)
         model = model_from_checkpoint(content, weights, image_size)
+        take_classes(model, located)
         has = head_names(model)
         heads: list[str] = []
         for head in wanted[path]:

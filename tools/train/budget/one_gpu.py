@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastdeit.checkpoints.classes import Classes, numbered_classes, read_classes
 from fastdeit.checkpoints.file import load_checkpoint
 from fastdeit.config import ModelConfig, TrainConfig
 from fastdeit.errors import UserError
@@ -204,21 +205,21 @@ def measure_pace(
     compute = choose_compute(config.run.device, config.run.precision)
     local = replace(config, data=replace(config.data, batch_size=batch_size))
     # ---- what is trained -----------------------------------------------------------------------
-    names: tuple[str, ...] = tuple(map(str, range(NUM_CLASSES)))
+    classes = Classes(numbered_classes(NUM_CLASSES))
     if teacher is not None:
-        names = tuple(load_checkpoint(teacher)["class_names"])
-    index = synthetic_index(max(256, batch_size * 8), len(names))
+        classes = read_classes(load_checkpoint(teacher))
+    index = synthetic_index(max(256, batch_size * 8), len(classes))
     if data is not None:
         index = open_dataset(data)
-        names = index.class_names
+        classes = index.classes
     plan = train_plan(local.data, index, local.run)
-    model = make_model(local.model, len(names), local.data.image_size, local.run.seed)
+    model = make_model(local.model, len(classes), local.data.image_size, local.run.seed)
     taught_by: nn.Module | None = None
     if teacher is not None:
         given = replace(local, distill=replace(local.distill, teacher=teacher))
-        taught_by = load_teacher(given, names, compute)
+        taught_by = load_teacher(given, classes, compute)
     elif is_taught(local):
-        taught_by = compute.place(stand_in_teacher(local, len(names), stand_in))
+        taught_by = compute.place(stand_in_teacher(local, len(classes), stand_in))
     flops = work_of(model, taught_by, local.data.image_size).train_flops
     engine = "synthetic" if data is None else local.data.engine
     # ---- steps ---------------------------------------------------------------------------------
