@@ -87,7 +87,8 @@ class Located:
         if self.is_in_order:
             return ""
         if len(self.numbers) < self.num_within:
-            return f"its classes are {len(self.numbers):,} of the {self.num_within:,} of {of}"
+            part = f"{len(self.numbers):,} of the {self.num_within:,}"
+            return f"its classes are {part} of {of}, the others are left out"
         return f"its classes stand in another order than those of {of}; {self.by}s match them"
 
 
@@ -145,6 +146,7 @@ def describe_difference(
 
     `sides` is what the one is and what the other is.
     """
+    counts = f"{len(wanted):,} classes in {sides[0]}, {len(within):,} in {sides[1]}"
     for by, one, other in _comparable(wanted, within):
         only = [_without(one, other), [] if may_be_part else _without(other, one)]
         alone = [
@@ -157,8 +159,7 @@ def describe_difference(
         if all(one) and all(other):
             several = next(each for each in one if one.count(each) > 1 or other.count(each) > 1)
             return f"{several!r} for several classes, which stand in another order"
-        return "another order, with classes that nothing names"
-    counts = f"{len(wanted):,} classes in {sides[0]}, {len(within):,} in {sides[1]}"
+        return f"{counts}; some that nothing names, and others not at their numbers"
     if len(wanted) != len(within):
         return counts
     return f"{counts}, named in other ways ({wanted.names[0]!r} and {within.names[0]!r})"
@@ -195,7 +196,8 @@ def _find(
 
 
 def _without(one: Sequence[str], other: Sequence[str]) -> list[str]:
-    known = {*other}
+    """The labels that only one has; none if the other does not know all of its own."""
+    known = {*(other if all(other) else one)}
     return [label for label in one if label and label not in known]
 
 
