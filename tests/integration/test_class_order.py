@@ -230,9 +230,13 @@ def test_a_teacher_in_another_order(
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_a_store_in_another_order(
-    kind: str, sets: dict[str, Path], checkpoint: Path, tmp_path: Path
+    kind: str,
+    sets: dict[str, Path],
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What a teacher said of the same images is read with the numbers of the training set."""
+    """It is read with the numbers of the training set, and goes on in its own order only."""
     line = ["teach", "demo-teacher", "--train", str(sets["own"]), "--out", str(tmp_path / "store")]
     asked = ("--teacher", str(checkpoint), "--distillation", kind, "--teacher-top-k", "2")
     options = [*SHORT[:-2], *(asked if kind == "soft" else asked[:4])]
@@ -253,6 +257,9 @@ def test_a_store_in_another_order(
         answers = store.read(0, 0)
         said.append(answers[:, numbers] if kind == "soft" else numbers.argsort()[answers])
     assert torch.equal(*said)
+    line[3] = str(sets["other"])
+    assert main([*line, *options]) == 2
+    assert "a store keeps the order of its classes. Found: another in " in capsys.readouterr().err
 
 
 def test_a_head_in_another_order(sets: dict[str, Path], checkpoint: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from fastdeit import UserError
@@ -12,6 +13,7 @@ from fastdeit.checkpoints.classes import (
     numbered_classes,
     require_classes,
 )
+from fastdeit.pipelines.datasets.index import empty_classes
 
 IDS = ("n01440764", "n01443537", "n01484850")
 WORDS = ("tench", "goldfish", "shark")
@@ -102,6 +104,17 @@ def test_other_classes(wanted: Classes, within: Classes, found: str) -> None:
     with pytest.raises(UserError) as raised:
         require_classes(wanted, within, "sets must be alike", SIDES, "Give another.")
     assert str(raised.value) == f"sets must be alike. Found: {found}. Give another."
+
+
+def test_classes_without_an_image_in_words() -> None:
+    """The first of them, and how many there are."""
+    names = tuple(map(str, range(12)))
+    assert empty_classes(np.array([0, 1, 2]), WORDS) is None
+    assert empty_classes(np.array([0, 2]), WORDS) == "class 1 (goldfish) has no image"
+    few = empty_classes(np.arange(1, 11), names)
+    assert few == "2 of 12 classes have no image: 0, 11"
+    many = empty_classes(np.array([3]), names)
+    assert many == "11 of 12 classes have no image: 0, 1, 2, 4, 5 and 6 more"
 
 
 def test_a_part_of_the_classes() -> None:

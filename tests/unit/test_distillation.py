@@ -23,7 +23,7 @@ from fastdeit.models import make_model
 from fastdeit.recipes import fill_recipe
 from fastdeit.recipes.entry import changed
 from fastdeit.training.losses import distilled_loss
-from fastdeit.training.teacher import Teacher, answer, fetch, load_teacher
+from fastdeit.training.teacher import Teacher, answer, classes_of_timm, fetch, load_teacher
 
 NUM_CLASSES = 11
 SOMEWHERE = Path("somewhere")
@@ -197,6 +197,14 @@ def test_a_teacher_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert teacher.image_size == 160 and not teacher.is_normalised_alike
     with pytest.raises(UserError, match=r"classes of the training set \(3\). Found: test_vit.a1 "):
         fetch("test_vit.a1", 3)
+
+
+def test_outputs_of_timm() -> None:
+    """A thousand are ImageNet's, in the order of the WordNet ids; of others nothing is known."""
+    known = classes_of_timm(1000)
+    assert known.ids[:2] == ("n01440764", "n01443537") and list(known.ids) == sorted(known.ids)
+    assert known.are_numbered and len(known) == 1000
+    assert classes_of_timm(4).ids == ()
 
 
 @pytest.mark.parametrize(

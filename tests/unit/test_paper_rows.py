@@ -55,6 +55,13 @@ def test_sets_are_recognised(num_images: int, classes: tuple[str, ...], name: st
     assert which_set(dataset(num_images, classes), "auto").name == name
 
 
+def test_named_classes_are_no_numbered_folders() -> None:
+    """Parquet keeps words and no ids: such a set is not ImageNet-V2."""
+    index = dataset(500, NUMBERS)
+    index.class_names = tuple(f"class {number}" for number in range(1000))
+    assert which_set(index, "auto").name == "none"
+
+
 def test_a_set_can_be_told() -> None:
     """What is asked for holds, but not for other classes."""
     assert which_set(dataset(10_000, NUMBERS), "imagenet").name == "imagenet"

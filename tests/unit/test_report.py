@@ -72,6 +72,14 @@ def test_evaluation_on_other_data_is_named(make_run: MakeRun) -> None:
         assert f"Top-1 on {name}: 68.0%" in page_of(folder)
 
 
+def test_chance_is_that_of_the_classes_that_were_left(make_run: MakeRun) -> None:
+    """An evaluation on some of the classes says among how many was chosen."""
+    folder = make_run()
+    content = {"dataset": "r", "num_images": 500, "heads": {"joint": {"top1_pct": 68.0}}}
+    (folder / "evaluation.json").write_text(json.dumps(content | {"num_classes": 4}))
+    assert "2.7 times chance (25.0%)" in page_of(folder)
+
+
 def test_half_width_agrees_with_the_quadratic() -> None:
     """The half width is that of the two proportions at which the score test is at its limit."""
     n, p, z = 600, 0.7133, 1.959964

@@ -69,7 +69,7 @@ def which_set(
         return Which("imagenet", f"it has {VAL_IMAGES:,} images")
     if len(index) == V2_IMAGES:
         return Which("v2", f"it has {V2_IMAGES:,} images")
-    if classes == numbered_classes(NUM_CLASSES):
+    if classes == numbered_classes(NUM_CLASSES) == index.class_names:
         return Which("v2", f"its classes are numbered folders; {len(index):,} images")
     if all(map(WORDNET_ID.fullmatch, classes)):
         return Which("imagenet", f"its classes are ImageNet's; {len(index):,} images")
