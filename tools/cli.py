@@ -23,9 +23,11 @@ from fastdeit import UserError, __version__
 from fastdeit.errors import RunError, Stopped
 from fastdeit.machine import launch
 from fastdeit.machine.stopping import comes_again
-from fastdeit.machine.threads import limit_spinning
+from fastdeit.machine.threads import limit_spinning, limit_threads
 
-limit_spinning()  # before anything loads OpenMP
+# Before anything loads OpenMP.
+limit_spinning()
+limit_threads()
 
 EXIT_REQUEUE = 75
 """EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on."""

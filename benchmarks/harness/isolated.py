@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from fastdeit import UserError
 from fastdeit.benchmarks.harness.record import DeviceLost, Event, Record, reason_of
+from fastdeit.machine.threads import COUNTS
 from fastdeit.measured.rows import Row
 
 PRELOADED = "fastdeit.benchmarks.harness.preload"
@@ -155,10 +156,12 @@ def _context(start: Start) -> BaseContext:
 
 
 def _start_on(process: BaseProcess, cores: int | None) -> None:
-    """Start a process on some of our cores, which it inherits."""
-    ours = os.sched_getaffinity(0)
+    """Start a process on some of our cores, which it inherits, with no more threads than these."""
+    ours, counts = os.sched_getaffinity(0), {name: os.environ.get(name, "") for name in COUNTS}
+    counts = {name: count for name, count in counts.items() if count.isdigit()}
     if cores is not None:
         os.sched_setaffinity(0, sorted(ours)[:cores])
+        os.environ.update({name: str(min(int(count), cores)) for name, count in counts.items()})
     # Inherited too: a Ctrl-C in the middle of the process's imports would be a traceback.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -166,6 +169,7 @@ def _start_on(process: BaseProcess, cores: int | None) -> None:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.sched_setaffinity(0, ours)
+        os.environ.update(counts)
 
 
 def _how_it_ended(code: int | None) -> str:

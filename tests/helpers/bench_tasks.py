@@ -43,7 +43,7 @@ def measure(record: Record, fault: str, place: Path | None = None) -> Any:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         time.sleep(100)
     if place is not None:
-        place.write_text(str(sorted(os.sched_getaffinity(0))))
+        place.write_text(f"{sorted(os.sched_getaffinity(0))} {os.environ['OMP_NUM_THREADS']}")
     return {"said": fault}
 
 

@@ -12,6 +12,7 @@ import pytest
 import step_in_two
 from nightly import nightly
 
+from fastdeit.machine.threads import num_usable_cores
 from fastdeit.tools.train.budget.scaling import Machine, OneGPU, Run, predict
 
 BATCH, STEPS, AVERAGES = step_in_two.BATCH, step_in_two.STEPS, step_in_two.AVERAGES
@@ -19,7 +20,7 @@ BATCH, STEPS, AVERAGES = step_in_two.BATCH, step_in_two.STEPS, step_in_two.AVERA
 
 @nightly  # the figures of unit/test_scaling.py are the small form
 @pytest.mark.slow
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.skipif(num_usable_cores() < 2, reason="needs two cores")
 def test_two_processes_take_as_long_as_predicted() -> None:
     """From a process beside another one, and the averaging by itself; on a CPU nothing is hidden.
 

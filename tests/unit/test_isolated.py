@@ -66,7 +66,8 @@ def test_how_a_part_ends(fault: str, reason: str, in_log: str, tmp_path: Path) -
 
 
 def test_a_part_that_ends_well(tmp_path: Path) -> None:
-    """Its result comes back; bound to cores, it has them from the beginning."""
+    """Its result comes back; bound to cores, it has them and no more threads from the beginning."""
+    count = os.environ["OMP_NUM_THREADS"]
     for cores in (None, 1):
         place = tmp_path / str(cores)
         task = Part(
@@ -77,7 +78,9 @@ def test_a_part_that_ends_well(tmp_path: Path) -> None:
         )
         assert run_isolated(task, lambda _: None) == {"said": "none"}
         ours = sorted(os.sched_getaffinity(0))
-        assert place.read_text() == str(ours if cores is None else ours[:1])
+        expected = f"{ours} {count}" if cores is None else f"{ours[:1]} 1"
+        assert place.read_text() == expected
+        assert os.environ["OMP_NUM_THREADS"] == count
 
 
 @pytest.mark.parametrize("fault", [pytest.param("hang", marks=nightly), "deaf"])

@@ -217,6 +217,7 @@ def test_ranks_share_the_cores(
 ) -> None:
     """What torchrun starts on a machine takes all cores together, and each at least one."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
+    monkeypatch.setattr(cores, "OWN_CGROUPS", Path("/nowhere"))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     found = []
     for rank in range(ranks):

@@ -6,10 +6,18 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from fastdeit.machine.threads import POLICY, SPINCOUNT, SPINS, describe_waiting, limit_spinning
+from fastdeit.machine.threads import (
+    COUNTS,
+    POLICY,
+    SPINCOUNT,
+    SPINS,
+    describe_waiting,
+    limit_spinning,
+)
 from fastdeit.measured.environment import describe_environment
 
 
@@ -35,16 +43,33 @@ def test_a_user_decides(
     assert describe_waiting() == describe_environment()["openmp_wait"] == words
 
 
-def test_openmp_hears_of_it() -> None:
-    """Torch's own OpenMP library reports the program's setting, so it was made in time."""
-    environment = {name: os.environ[name] for name in os.environ if name not in (POLICY, SPINCOUNT)}
-    code = "import fastdeit.tools.cli, torch; print(torch.get_num_threads())"
+QUOTA_OF_ONE = """
+import os, sys
+from pathlib import Path
+from fastdeit.machine import threads
+threads.CGROUPS = Path(sys.argv[1])
+threads.OWN_CGROUPS = threads.CGROUPS / "own"
+os.sched_getaffinity = lambda _: {0, 1, 2}
+import fastdeit.tools.cli, numba, torch
+print(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+"""
+
+
+def test_libraries_hear_of_it(tmp_path: Path) -> None:
+    """Torch's own OpenMP library reports the program's setting, so it was made in time.
+
+    Neither it nor numba starts more threads than a container's quota has time for.
+    """
+    (tmp_path / "own").write_text("0::/\n")
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    ours = {POLICY, SPINCOUNT, *COUNTS}
     ran = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment, "OMP_DISPLAY_ENV": "VERBOSE"},
+        [sys.executable, "-c", QUOTA_OF_ONE, str(tmp_path)],
+        env={k: v for k, v in os.environ.items() if k not in ours} | {"OMP_DISPLAY_ENV": "VERBOSE"},
         capture_output=True,
         text=True,
         check=True,
     )
     said = dict(re.findall(r"(\w+) = '(\w+)'", ran.stderr))
     assert (said[POLICY], said[SPINCOUNT]) == ("PASSIVE", str(SPINS))
+    assert ran.stdout.split() == ["1", "1"]

@@ -20,6 +20,7 @@ from fastdeit import UserError
 from fastdeit.config import TrainConfig
 from fastdeit.config.whole import jsonable
 from fastdeit.files import replace_file
+from fastdeit.machine.threads import users_environment
 from fastdeit.recipes import fill_recipe
 from fastdeit.recipes.table8 import BASE, ROWS, RowName, flat, kept_in_finetuning, own_fields
 
@@ -210,7 +211,11 @@ def execute(line: list[str], processes: int, child: Child) -> tuple[int, dict[st
         program = ["-m", "fastdeit.tools.train.together", str(processes)]
     # In a session of its own, so that a Ctrl-C reaches it once.
     with subprocess.Popen(
-        [sys.executable, *program, *line], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, *program, *line],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=users_environment(),
     ) as process:
         child.process = process
         if child.signal_number:  # it came while the process was started
