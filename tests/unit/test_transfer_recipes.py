@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from fastdeit import UserError
+from fastdeit.checkpoints.classes import Classes
 from fastdeit.checkpoints.file import load_checkpoint, save_checkpoint
 from fastdeit.config import TrainConfig
 from fastdeit.config.data import Dataset
@@ -186,7 +187,7 @@ def test_transfer_from_end_to_end(containers: dict[str, Path], tmp_path: Path) -
     data = ["--train", str(containers["beton"]), "--val", str(containers["val"])]
     assert main(["train", "deit-b", *data, "--out", str(first), *more]) == 0
     begun = load_checkpoint(first / "checkpoint.pt")
-    other = {**begun, "class_names": [f"other {n}" for n in range(20)]}
+    other = {**begun, **Classes(tuple(f"other {n}" for n in range(20))).to_dict()}
     save_checkpoint(tmp_path / "other.pt", other)
     line = ["train", "deit-b-inat19", *data, "--out", str(out), "--init-from"]
     # Another seed, or the new head would begin as the old one did.
