@@ -36,6 +36,7 @@ from fastdeit.pipelines.plan.crops import crop_rule, plan_cuts
 from fastdeit.pipelines.plan.order import Plan, StepPlan
 
 DEPTH = 2  # steps in flight
+_END = b"\xff\xd9"
 try:
     from nvidia.dali import fn, pipeline_def, types
 except ImportError as error:
@@ -110,7 +111,7 @@ class DaliEngine(Pipeline):
             return False
         if not is_plain_jpeg(data, width, height):
             return is_plain_png(data, width, height)
-        if index.was_decoded and index.checksums is not None:
+        if index.was_decoded and index.checksums is not None and _END in data[-8:].tobytes():
             # PIL decoded these bytes when they were converted.
             return checksum(data.data) == int(index.checksums[sample])
         head = read_jpeg_head(data.tobytes())

@@ -93,8 +93,9 @@ def test_heads_are_what_pil_reads(sample_source: Path) -> None:
     assert count > 330
 
 
-def test_cut_jpegs_never_pass(sample_source: Path) -> None:
-    """Cut anywhere, no JPEG passes through as it is; where PIL fails, it is an error."""
+@pytest.mark.parametrize("check", ["structure", "decode"])
+def test_cut_jpegs_pass_where_pil_decodes_them(check: str, sample_source: Path) -> None:
+    """Cut anywhere, a JPEG is an error where PIL fails, else it passes and is listed."""
     rng = random.Random(0)
     files = sorted(sample_source.rglob("*.JPEG"))
     for file in rng.sample(files, 40):
@@ -102,15 +103,58 @@ def test_cut_jpegs_never_pass(sample_source: Path) -> None:
         if read_jpeg_head(data) is None:
             continue
         for cut in [1, 2, 20, len(data) - 1, *(rng.randrange(len(data)) for _ in range(6))]:
-            image = prepare(data[:cut])
-            assert image.data != data[:cut]
+            image = prepare(data[:cut], check=check)
             try:
                 Image.open(io.BytesIO(data[:cut])).load()
             except OSError:
                 assert image.error
             else:
                 assert "damaged JPEG" in image.note
-                assert close(pixels(image), Image.open(io.BytesIO(data[:cut])).convert("RGB"))
+                assert image.data == data[:cut]
+
+
+def test_a_fault_before_the_frame_header_passes() -> None:
+    """PIL and libjpeg skip bytes that belong to nothing; the file is kept and listed."""
+    data = encoded(photo())
+    tables = data.index(b"\xff\xdb")
+    data = data[:tables] + bytes(9) + data[tables:]
+    assert read_jpeg_head(data) is None
+    found = prepare(data)
+    assert found.data == data
+    assert (found.width, found.height) == (300, 200)
+    assert found.note == "damaged JPEG (a fault before its frame header) that PIL decodes, kept"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled(kind: str) -> None:
+    """White of 16 bits is white of 8, half is half; --16-bit clip gives PIL's way."""
+    wide = np.full((8, 8), 65535, np.uint16)
+    wide[:, 4:] = 32896
+    data = encoded(Image.fromarray(wide), kind)
+    found = prepare(data, mode="raw")
+    assert pixels(found)[0, [0, 7]].tolist() == [[255] * 3, [128] * 3]
+    assert "16 bits divided by 257" in found.note
+    clipped = pixels(prepare(data, mode="raw", sixteen_bit="clip"))
+    assert np.array_equal(clipped, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_what_has_no_scale_is_bad(mode: str) -> None:
+    """Floats and 32 bits are named with their mode."""
+    found = prepare(encoded(photo(mode="L").convert(mode), "TIFF"))
+    assert found.error == f"TIFF in mode {mode}, of no known scale"
+
+
+def test_a_needle_is_bad() -> None:
+    """What no JPEG can hold is a bad image, not the end; raw it can be stored."""
+    data = encoded(Image.new("RGB", (65510, 1)), "PNG")
+    assert prepare(data).error == "65510x1 pixels, over 65500 a side"
+    assert prepare(data, mode="raw").width == 65510
+
+
+def test_messages_are_the_same_in_each_run() -> None:
+    """No address of an object of Python's is in them."""
+    assert prepare(b"garbage" * 50).error == "in no format of pictures that is read"
 
 
 def test_a_damaged_table_is_found_by_decoding() -> None:
@@ -118,7 +162,7 @@ def test_a_damaged_table_is_found_by_decoding() -> None:
     data = bytearray(encoded(photo()))
     at = data.index(b"\xff\xc4") + 5
     data[at : at + 16] = b"\xff" * 16
-    assert prepare(bytes(data)).data == data
+    assert prepare(bytes(data), check="structure").data == data
     assert prepare(bytes(data), check="decode").error
 
 
@@ -205,8 +249,9 @@ def test_cmyk_and_transparency_are_read_as_pil_reads_them() -> None:
         encoded(Image.fromarray(np.arange(6000, dtype=np.uint16).reshape(60, 100)), "PNG"),
     ):
         expected = Image.open(io.BytesIO(data)).convert("RGB")
-        assert np.array_equal(pixels(prepare(data, mode="raw")), np.asarray(expected))
-        assert close(pixels(prepare(data)), expected, 4)
+        found = prepare(data, mode="raw", sixteen_bit="clip")
+        assert np.array_equal(pixels(found), np.asarray(expected))
+        assert close(pixels(prepare(data, sixteen_bit="clip")), expected, 4)
 
 
 def test_raw_is_every_pixel() -> None:

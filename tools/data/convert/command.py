@@ -44,7 +44,8 @@ def convert(
     quality: int = 95,
     reencode: Literal["needed", "nonbaseline", "all"] = "needed",
     exif: Literal["ignore", "apply"] = "ignore",
-    check: Literal["structure", "decode"] = "structure",
+    check: Literal["structure", "decode"] = "decode",
+    sixteen_bit: Annotated[Literal["scale", "clip"], tyro.conf.arg(name="16-bit")] = "scale",
     shard_mib: int = 256,
     part: str | None = None,
     workers: int = 0,
@@ -80,7 +81,10 @@ def convert(
         reencode: which images are encoded again: those that need it; progressive and greyscale
             ones too (nonbaseline); or all, as FFCV's writer does.
         exif: ignore EXIF orientation, as DeiT's loader does, or apply it.
-        check: of images that pass through: their structure up to the last marker, or decode them.
+        check: of images that pass through: decode them, or look at their structure only, up to the
+            last marker, which is quicker and lets some pass that do not decode.
+        sixteen_bit: grey of 16 bits is scaled to 8 by 1/257, or clipped at 255 as PIL does, which
+            makes most of it white.
         shard_mib: about how large a shard becomes.
         part: i/n converts one of n parts, for n machines; `fastdeit merge OUT` joins them.
         workers: processes that read and encode; 0 takes every usable core.
@@ -108,6 +112,7 @@ def convert(
         reencode=reencode,
         exif=exif,
         check=check,
+        sixteen_bit=sixteen_bit,
     )
     which = parse_part(part) if part is not None else None
     processes = num_workers(workers)

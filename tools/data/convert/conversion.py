@@ -25,7 +25,7 @@ from fastdeit.text.progress import progress, say
 from fastdeit.tools.data.convert.assembly import Assembly, describe_difference
 from fastdeit.tools.data.convert.journal import Journal
 from fastdeit.tools.data.convert.part_writer import PartWriter, read_part
-from fastdeit.tools.data.convert.prepare_image import PreparedImage
+from fastdeit.tools.data.convert.prepare_image import NOT_TURNED, PreparedImage
 from fastdeit.tools.data.convert.work_folder import (
     JOURNAL,
     SPOOL,
@@ -174,6 +174,10 @@ class Conversion:
             f"{len(report['irregular'])} irregular, "
             f"{len(report['left_out'])} left out{where}"
         )
+        num_turned = sum(NOT_TURNED in remark["reason"] for remark in report["irregular"])
+        if num_turned:
+            num, total = f"{num_turned:,}", f"{report['num_images']:,}"
+            say(f"{num} of {total} images are turned by EXIF; --exif apply turns them")
 
     def _assemble(self, images_from: Images, expected_bytes: int) -> tuple[Path, dict[str, Any]]:
         """The finished file or folder, and the manifest."""

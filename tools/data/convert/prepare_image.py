@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +17,18 @@ from fastdeit.keyed import Purpose, sample_states, uniform
 from fastdeit.pipelines.datasets.container import FileRange
 from fastdeit.pipelines.datasets.index import JPEG_MODE, PNG_MODE, RAW_MODE, checksum, sample_key
 from fastdeit.pipelines.datasets.jpeg_head import EXIF_ORIENTATION, JpegHead, read_jpeg_head
+from fastdeit.pipelines.datasets.pictures import MAX_PIXELS, PictureError, open_picture
 from fastdeit.tools.data.sources.listing import Listing, Request
 from fastdeit.tools.data.workers import CHUNK, ordered_map
 
 MAX_SIDE = 65_535  # a .beton keeps sides in 16 bits
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
-"""Above it PIL speaks of a decompression bomb and stops."""
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
-"""What is decoded. Others are refused: some of PIL's readers start programs (EPS)."""
+MAX_JPEG_SIDE = 65_500  # libjpeg writes no more
+NOT_TURNED = "not applied"
+"""Ends what is noted of an image that EXIF would turn."""
 FULL_CHROMA = 0
-BASELINE, PROGRESSIVE_AND_BASELINE = (0xC0,), (0xC0, 0xC1, 0xC2)
+BASELINE, PLAIN, ARITHMETIC = (0xC0,), (0xC0, 0xC1, 0xC2), (0xC9, 0xCA)
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+"""PIL's modes of 16 bits grey; it clips them to 255 where it converts them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +50,10 @@ class ImageOptions:
     reencode: Literal["needed", "nonbaseline", "all"] = "needed"
     exif: Literal["ignore", "apply"] = "ignore"
     """Whether images are turned as their EXIF orientation says."""
-    check: Literal["structure", "decode"] = "structure"
+    check: Literal["structure", "decode"] = "decode"
     """How far an image that passes through is checked."""
+    sixteen_bit: Literal["scale", "clip"] = "scale"
+    """Whether grey of 16 bits is divided by 257, or what is above 255 is white as in PIL."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
@@ -133,27 +136,32 @@ def prepare_image(options: ImageOptions, item: tuple[int, Request]) -> PreparedI
         return _store_pixels(Image.fromarray(stored), key, options, [])
     if not stored:
         return PreparedImage(b"", error="an empty file")
-    # Up to the frame header only, where no image passes: the decoder will find what is damaged.
-    head = read_jpeg_head(stored, is_whole=options.reencode != "all")
-    if head is not None and _passes(head, key, options):
-        fault = _decoding_fault(stored) if options.check == "decode" else ""
-        if fault:
-            return PreparedImage(b"", error=fault)
-        # Where it lies, not its bytes: sending them to the process that writes costs more than
-        # all the rest.
-        data = request if isinstance(request, FileRange) else stored
-        return PreparedImage(
-            data, JPEG_MODE, head.width, head.height, checksum(stored), _describe_kept(head)
-        )
-    return _decode_and_store(stored, head, key, options)
+    try:
+        # Up to the frame header only, where no image passes: the decoder finds what is damaged.
+        head = read_jpeg_head(stored, is_whole=options.reencode != "all")
+        is_jpeg = stored[:3] == b"\xff\xd8\xff"
+        is_plain = head is not None and not head.fault and head.frame in PLAIN
+        if is_jpeg and options.reencode != "all" and (not is_plain or options.check == "decode"):
+            head = _decoded_head(stored, head)
+        if head is None or not _passes(head, key, options):
+            return _decode_and_store(stored, head, key, options)
+    except PictureError as error:
+        return PreparedImage(b"", error=str(error))
+    # Where it lies, not its bytes: sending them to the process that writes costs more than all the
+    # rest.
+    data = request if isinstance(request, FileRange) else stored
+    return PreparedImage(
+        data, JPEG_MODE, head.width, head.height, checksum(stored), _describe_kept(head)
+    )
 
 
 def _passes(head: JpegHead, key: int, options: ImageOptions) -> bool:
     """Whether the bytes of a JPEG are stored as they are."""
-    frames = BASELINE if options.reencode == "nonbaseline" else PROGRESSIVE_AND_BASELINE
-    components = (3,) if options.reencode == "nonbaseline" else (1, 3)
+    is_baseline = options.reencode == "nonbaseline"
+    frames = BASELINE if is_baseline else PLAIN + ARITHMETIC
+    components = (3,) if is_baseline else (1, 3)
     return (
-        not head.fault
+        not (head.fault and is_baseline)
         and head.precision == 8
         and head.frame in frames
         and head.components in components
@@ -167,60 +175,62 @@ def _passes(head: JpegHead, key: int, options: ImageOptions) -> bool:
 
 def _describe_kept(head: JpegHead) -> str:
     notes = []
+    if head.fault:
+        notes.append(f"damaged JPEG ({head.fault}) that PIL decodes, kept")
+    if head.frame in ARITHMETIC:
+        notes.append("arithmetic coding, kept")
     if head.components == 1:
         notes.append("greyscale JPEG, kept")
     if head.is_progressive:
         notes.append("progressive JPEG, kept")
     if head.orientation != 1:
-        notes.append(f"EXIF orientation {head.orientation}, kept and not applied")
+        notes.append(f"EXIF orientation {head.orientation}, kept and {NOT_TURNED}")
     return "; ".join(notes)
 
 
-def _decoding_fault(data: bytes) -> str:
-    """Why PIL cannot decode a JPEG; empty if it can. All is read, for an eighth of the size."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-            image.load()
-    except Exception as error:  # whatever a damaged file makes a decoder raise
-        return _one_line(error)
-    return ""
+def _decoded_head(data: bytes, head: JpegHead | None) -> JpegHead:
+    """The head of a JPEG that PIL decodes; PictureError for others.
+
+    It is PIL's if there is none where it should be. All is read, but for an eighth of the size.
+    """
+    with open_picture(data) as image:
+        if head is None:
+            bands, fault = len(image.getbands()), "a fault before its frame header"
+            frame = 0xC2 if "progressive" in image.info else 0xC0
+            head = JpegHead(*image.size, bands, 8, frame, _orientation(image, None), fault)
+        image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+    return head
 
 
 def _decode_and_store(
     data: bytes, head: JpegHead | None, key: int, options: ImageOptions
 ) -> PreparedImage:
-    """Decode what does not pass, and store it as the options say."""
+    """Decode what does not pass, and store it as the options say; PictureError if it is bad."""
     notes = []
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's on odd metadata; large images are measured here
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            kind, mode, orientation = image.format, image.mode, _orientation(image, head)
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
-                    f"{image.width}x{image.height} pixels, over {MAX_PIXELS}: a decompression bomb"
-                )
-            sampling = JpegImagePlugin.get_sampling(image) if mode == "RGB" else -1
-            target = options.target_size(*image.size)
-            if target != image.size and kind in ("JPEG", "MPO"):
-                # libjpeg halves while it decodes, down to twice what is wanted.
-                image.draft(mode, (2 * target[0], 2 * target[1]))
-            image.load()
-    except Exception as error:  # whatever a damaged file makes a decoder raise
-        return PreparedImage(b"", error=_one_line(error))
+    with open_picture(data) as image:
+        kind, mode, orientation = image.format, image.mode, _orientation(image, head)
+        sampling = JpegImagePlugin.get_sampling(image) if mode == "RGB" else -1
+        target = options.target_size(*image.size)
+        if target != image.size and kind in ("JPEG", "MPO"):
+            # libjpeg halves while it decodes, down to twice what is wanted.
+            image.draft(mode, (2 * target[0], 2 * target[1]))
+        image.load()
+        image = _with_eight_bits(image, options)
     if kind not in ("JPEG", "MPO") or mode not in ("RGB", "L"):
         notes.append(f"{kind} in mode {mode}")
+        if mode not in ("RGB", "L") and image.mode == "L":
+            notes.append("16 bits divided by 257")
     elif head is not None and head.fault:
         notes.append(f"damaged JPEG ({head.fault}) that PIL decodes")
     elif head is not None and options.reencode == "nonbaseline":
         notes += ["greyscale JPEG"] if head.components == 1 else []
         notes += ["progressive JPEG"] if head.is_progressive else []
-    if mode not in ("RGB", "L"):
+    if image.mode not in ("RGB", "L"):
         image = image.convert("RGB")
     if orientation != 1:
         applied = options.exif == "apply"
-        notes.append(f"EXIF orientation {orientation}, {'applied' if applied else 'not applied'}")
+        notes.append(f"EXIF orientation {orientation}, {'applied' if applied else NOT_TURNED}")
         if applied:
             image.getexif()[EXIF_ORIENTATION] = orientation
             image = ImageOps.exif_transpose(image)
@@ -228,6 +238,18 @@ def _decode_and_store(
     if target != image.size:
         image = image.resize(target, Image.Resampling.BICUBIC)
     return _store_pixels(image, key, options, notes, sampling)
+
+
+def _with_eight_bits(image: Image.Image, options: ImageOptions) -> Image.Image:
+    """Grey of 16 bits scaled to 8, if asked; PictureError for what has no scale to go by."""
+    # PIL scales what a PGM or PPM holds to 16 bits.
+    is_sixteen = image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format == "PPM")
+    if is_sixteen and options.sixteen_bit == "scale":
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F") and not is_sixteen:
+        raise PictureError(f"{image.format} in mode {image.mode}, of no known scale")
+    return image
 
 
 def _orientation(image: Image.Image, head: JpegHead | None) -> int:
@@ -245,10 +267,12 @@ def _store_pixels(
     is_pixels = sampling is None
     if is_pixels and (target := options.target_size(*image.size)) != image.size:
         image = image.resize(target, Image.Resampling.BICUBIC)
-    if max(image.size) > MAX_SIDE:
-        return PreparedImage(b"", error=f"{image.width}x{image.height} pixels, over {MAX_SIDE}")
+    is_jpeg = not options.is_lossless(key, is_pixels)
+    most = MAX_JPEG_SIDE if is_jpeg else MAX_SIDE
+    if max(image.size) > most:
+        return PreparedImage(b"", error=f"{image.width}x{image.height} pixels, over {most} a side")
     buffer = io.BytesIO()
-    if not options.is_lossless(key, is_pixels):
+    if is_jpeg:
         image.save(
             buffer,
             "JPEG",
@@ -267,13 +291,6 @@ def _store_pixels(
         data, mode, how = image.convert("RGB").tobytes(), RAW_MODE, "stored raw"
     note = f"{'; '.join(notes)}; {how}" if notes else ""
     return PreparedImage(data, mode, image.width, image.height, checksum(data), note)
-
-
-def _one_line(error: Exception) -> str:
-    """An error's text in one line, with its kind where the text alone says little."""
-    text = " ".join(str(error).split())
-    known = isinstance(error, OSError | ValueError | SyntaxError | Image.DecompressionBombError)
-    return text if known and text else f"{type(error).__name__}: {text}"
 
 
 CHUNK_BYTES = 2 << 20
