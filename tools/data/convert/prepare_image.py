@@ -198,9 +198,17 @@ def _decoded_head(data: bytes, head: JpegHead | None) -> JpegHead:
             bands, fault = len(image.getbands()), "a fault before its frame header"
             frame = 0xC2 if "progressive" in image.info else 0xC0
             head = JpegHead(*image.size, bands, 8, frame, _orientation(image, None), fault)
-        image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+        _draft(image, head, (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
     return head
+
+
+def _draft(image: Image.Image, head: JpegHead | None, size: tuple[int, int]) -> None:
+    """Let libjpeg scale a JPEG down to no less than a size while it decodes, where it can."""
+    # Of lossless JPEGs libjpeg-turbo 3 decodes every pixel all the same, and Pillow (12.3) lets it
+    # write them behind the end of its smaller image.
+    if head is not None and not head.fault and head.frame in PLAIN + ARITHMETIC:
+        image.draft(image.mode, size)
 
 
 def _decode_and_store(
@@ -212,9 +220,8 @@ def _decode_and_store(
         kind, mode, orientation = image.format, image.mode, _orientation(image, head)
         sampling = JpegImagePlugin.get_sampling(image) if mode == "RGB" else -1
         target = options.target_size(*image.size)
-        if target != image.size and kind in ("JPEG", "MPO"):
-            # libjpeg halves while it decodes, down to twice what is wanted.
-            image.draft(mode, (2 * target[0], 2 * target[1]))
+        if target != image.size:
+            _draft(image, head, (2 * target[0], 2 * target[1]))
         image.load()
         image = _with_eight_bits(image, options)
     if kind not in ("JPEG", "MPO") or mode not in ("RGB", "L"):
@@ -223,9 +230,12 @@ def _decode_and_store(
             notes.append("16 bits divided by 257")
     elif head is not None and head.fault:
         notes.append(f"damaged JPEG ({head.fault}) that PIL decodes")
+    elif head is not None and head.frame not in PLAIN + ARITHMETIC:
+        notes.append(f"JPEG of another kind (SOF{head.frame - 0xC0})")
     elif head is not None and options.reencode == "nonbaseline":
         notes += ["greyscale JPEG"] if head.components == 1 else []
         notes += ["progressive JPEG"] if head.is_progressive else []
+        notes += ["arithmetic coding"] if head.frame in ARITHMETIC else []
     if image.mode not in ("RGB", "L"):
         image = image.convert("RGB")
     if orientation != 1:
