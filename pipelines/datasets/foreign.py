@@ -26,6 +26,7 @@ from fastdeit.pipelines.datasets.index import DatasetIndex, index_from_columns, 
 from fastdeit.pipelines.datasets.jpeg_head import HEAD_BYTES, read_jpeg_head
 from fastdeit.pipelines.datasets.names import SPLITS, Names
 from fastdeit.pipelines.datasets.shard_samples import samples_of
+from fastdeit.pipelines.datasets.strays import Strays
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +49,8 @@ class ForeignShards:
     """(N,) `sample_key` of each name."""
     class_ids: list[str]
     """WordNet id of each class, where all its images agree on one, else the number."""
+    strays: Strays
+    """What else is in the shards."""
 
 
 def find_shards(path: Path) -> list[Path]:
@@ -77,17 +80,18 @@ def describe_splits(splits: dict[str, list[Path]]) -> str:
 
 
 def scan_shards(files: Sequence[Path]) -> ForeignShards:
-    """Find every sample of some shards.
+    """Find every sample of some shards; that hidden members are left out is said.
 
     Raises UserError as `samples_of`, or if there are no samples, or two of one name.
     """
     columns = array("q")
     has_wnid = bytearray()
     wnids: dict[int, str] = {}
+    strays = Strays()
 
     def names() -> Iterator[str]:
         for file_id, file in enumerate(files):
-            for sample in samples_of(file):
+            for sample in samples_of(file, strays):
                 label, image, known = sample.label, sample.image, sample.imagenet_name
                 columns.extend((file_id, image.offset, image.size, label))
                 wnid = known.partition("/")[0]
@@ -100,6 +104,7 @@ def scan_shards(files: Sequence[Path]) -> ForeignShards:
     if not len(found):
         raise UserError(f"shards must hold samples. Found: none in {files[0]}. Give others.")
     file_ids, offsets, sizes, labels = np.frombuffer(columns, np.int64).reshape(-1, 4).T.copy()
+    strays.say_hidden(files[0].parent)
     unique, keys = _unique_names(found, files, file_ids, np.frombuffer(has_wnid, np.bool_))
     return ForeignShards(
         files=tuple(files),
@@ -110,6 +115,7 @@ def scan_shards(files: Sequence[Path]) -> ForeignShards:
         names=unique,
         keys=keys,
         class_ids=_class_ids(wnids),
+        strays=strays,
     )
 
 

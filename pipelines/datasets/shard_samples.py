@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastdeit import UserError
-from fastdeit.pipelines.datasets.imagefolder import EXTENSIONS
 from fastdeit.pipelines.datasets.names import imagenet_name
-from fastdeit.pipelines.datasets.tars import TarMember, tar_members
+from fastdeit.pipelines.datasets.strays import Strays
+from fastdeit.pipelines.datasets.tars import TarMember, visible_members
+from fastdeit.pipelines.datasets.walk import EXTENSIONS
 
 IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
 NUMBERS = ("cls", "cls.txt", "label", "label.txt")
@@ -45,10 +46,10 @@ class ShardSample(NamedTuple):
     """WNID/FILE.JPEG if it is known to be ImageNet's, else empty."""
 
 
-def _groups(file: Path) -> Iterator[tuple[str, Parts]]:
+def _groups(file: Path, strays: Strays) -> Iterator[tuple[str, Parts]]:
     """(key, members by extension) of each sample of a shard, as webdataset groups them."""
     key, parts = "", Parts()
-    for member in tar_members(file):
+    for member in visible_members(strays, file):
         name = member.name
         first = name.rfind("/") + 1
         dot = name.find(".", first)
@@ -66,15 +67,15 @@ def _groups(file: Path) -> Iterator[tuple[str, Parts]]:
         yield key, parts
 
 
-def samples_of(file: Path) -> Iterator[ShardSample]:
-    """List the samples of a shard in its order.
+def samples_of(file: Path, strays: Strays) -> Iterator[ShardSample]:
+    """List the samples of a shard in its order; what is left out goes to `strays`.
 
     Raises UserError if the shard is damaged (`tar_members`), or a sample has no image or no class
     number, or two.
     """
     descriptor = os.open(file, os.O_RDONLY)
     try:
-        for key, parts in _groups(file):
+        for key, parts in _groups(file, strays):
             images = [extension for extension in parts if extension in IMAGES]
             if len(images) != 1:
                 count = f"{len(images)} images" if images else "no image"

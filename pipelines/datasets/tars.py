@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn
 from zlib import adler32
 
 from fastdeit import UserError
+from fastdeit.pipelines.datasets.strays import Strays, is_hidden_member
 
 BLOCK = 512
 _END = bytes(BLOCK)
@@ -71,6 +72,17 @@ def tar_members(
         yield from _Tar(descriptor, label or str(path), start, end).members(start)
     finally:
         os.close(descriptor)
+
+
+def visible_members(
+    strays: Strays, path: Path, start: int = 0, end: int | None = None, label: str = ""
+) -> Iterator[TarMember]:
+    """The same without what is hidden, which goes to `strays`."""
+    for member in tar_members(path, start, end, label):
+        if is_hidden_member(member.name):
+            strays.hidden.add(member.name)
+        else:
+            yield member
 
 
 class _Tar:

@@ -19,6 +19,7 @@ from fastdeit import UserError
 from fastdeit.pipelines.datasets.foreign import find_shards, index_foreign_shards, scan_shards
 from fastdeit.pipelines.datasets.index import sample_key
 from fastdeit.pipelines.datasets.shard_samples import samples_of
+from fastdeit.pipelines.datasets.strays import Strays
 from fastdeit.tools.data.sources.shards import list_shards
 
 Members = Iterable[tuple[str, bytes]]
@@ -78,7 +79,7 @@ def test_samples_are_those_of_webdataset(tmp_path: Path) -> None:
     data = file.read_bytes()
     found = [
         (one.key, data[one.image.offset : one.image.offset + one.image.size], one.label)
-        for one in samples_of(file)
+        for one in samples_of(file, Strays())
     ]
     assert found == expected
     assert len(found) == 5
@@ -118,7 +119,7 @@ def test_shards_of_webdatasets_writer(tmp_path: Path) -> None:
 )
 def test_where_a_label_may_be(tmp_path: Path, members: Members, label: int) -> None:
     """A text that is a number, or a field of a .json; .cls counts first and .txt last."""
-    (found,) = samples_of(shard(tmp_path / "a.tar", [*members, ("a.jpg", JPEG)]))
+    (found,) = samples_of(shard(tmp_path / "a.tar", [*members, ("a.jpg", JPEG)]), Strays())
     assert found.label == label
 
 

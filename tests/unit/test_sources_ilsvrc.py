@@ -46,7 +46,7 @@ def archives(sources: dict[str, Path], tmp_path: Path) -> Path:
 
 def check_equal(listing: Listing, folder: Path) -> None:
     """A listing has the names, labels, classes and bytes of an ImageFolder."""
-    class_ids, names, labels, _ = list_imagefolder(folder)
+    class_ids, names, labels, *_ = list_imagefolder(folder)
     assert listing.class_ids == class_ids
     found = dict(zip(listing.names, listing.labels.tolist(), strict=True))
     assert found == dict(zip(names, labels.tolist(), strict=True))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.names import Names
-from fastdeit.pipelines.datasets.tars import TarMember, tar_members
+from fastdeit.pipelines.datasets.strays import Strays
+from fastdeit.pipelines.datasets.tars import TarMember, tar_members, visible_members
 from fastdeit.tools.data.sources.ground_truth import (
     GroundTruth,
     read_ground_truth,
@@ -89,7 +90,7 @@ def list_flat_val(folder: Path, devkit: Path | None = None) -> Listing:
 def _kind_of(path: Path) -> str:
     """Train or val if a tar is one of the two archives, else an empty text."""
     try:
-        first = next(tar_members(path), None)
+        first = next(visible_members(Strays(), path), None)
     except UserError:
         return ""
     if first is None:
@@ -117,18 +118,20 @@ def _is_flat_val(path: Path) -> bool:
 def _list_train(path: Path, devkit: Path | None) -> Listing:
     offsets, sizes, positions = array("q"), array("q"), array("q")
     found: dict[str, int] = {}
+    strays = Strays()
 
     def names() -> Iterator[str]:
-        for class_tar in tar_members(path):
+        for class_tar in visible_members(strays, path):
             wnid = _class_of(class_tar, path, found)
             found[wnid] = len(found)
-            for name, member in _images_of(class_tar, wnid, path):
+            for name, member in _images_of(class_tar, wnid, path, strays):
                 offsets.append(member.offset)
                 sizes.append(member.size)
                 positions.append(found[wnid])
                 yield f"{wnid}/{name}"
 
     all_names = Names.of(names())
+    strays.say_hidden(path)
     class_ids = sorted(found)
     numbers = {wnid: number for number, wnid in enumerate(class_ids)}
     by_position = np.array([numbers[wnid] for wnid in found], dtype=np.int64)
@@ -161,11 +164,13 @@ def _class_of(class_tar: TarMember, path: Path, found: dict[str, int]) -> str:
     return match[1]
 
 
-def _images_of(class_tar: TarMember, wnid: str, path: Path) -> Iterator[tuple[str, TarMember]]:
+def _images_of(
+    class_tar: TarMember, wnid: str, path: Path, strays: Strays
+) -> Iterator[tuple[str, TarMember]]:
     """(file's name, where it is) of each image of a class."""
     start, names = class_tar.offset, set()
     label = f"{class_tar.name} in {path}"
-    for member in tar_members(path, start, start + class_tar.size, label):
+    for member in visible_members(strays, path, start, start + class_tar.size, label):
         match = TRAIN_IMAGE.fullmatch(member.name)
         if match is None or match[2] != wnid or match[1] in names:
             raise UserError(
@@ -179,7 +184,9 @@ def _images_of(class_tar: TarMember, wnid: str, path: Path) -> Iterator[tuple[st
 
 
 def _list_val(path: Path, devkit: Path | None) -> Listing:
-    members = list(tar_members(path))
+    strays = Strays()
+    members = list(visible_members(strays, path))
+    strays.say_hidden(path)
     for member in members:
         if not VAL_IMAGE.fullmatch(member.name):
             raise UserError(
