@@ -30,7 +30,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
             found.append(path)
             continue
         strays = Strays()
-        inside = sorted(path / name for name, *_ in walk_images(path, ".", strays))
+        inside = sorted(path / name for name, *_ in walk_images(path, "", strays))
         strays.say_hidden(path)
         if not inside:
             raise UserError(

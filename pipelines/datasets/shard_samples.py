@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +24,15 @@ from fastdeit.pipelines.datasets.walk import EXTENSIONS
 IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
 NUMBERS = ("cls", "cls.txt", "label", "label.txt")
 """Extensions of members that hold a class number as text."""
+FACTS = ("json", "txt")
+"""Extensions of members that may hold one; what they say otherwise is not kept."""
 FIELDS = ("label", "class_id", "cls", "target")
 """Names of a class number in a .json."""
 MAX_CLASSES = 1 << 20
 MAX_JSON_BYTES = 1 << 20
+
+# What webdataset itself puts beside samples.
+_META = re.compile("__.+__")
 
 Parts = dict[str, TarMember]
 
@@ -54,6 +60,8 @@ def _groups(file: Path, strays: Strays) -> Iterator[tuple[str, Parts]]:
         first = name.rfind("/") + 1
         dot = name.find(".", first)
         if dot <= first:  # no extension, or a hidden file
+            if not _META.fullmatch(name):
+                strays.not_images.add(f"{file.name}/{name}")
             continue
         if name[:dot] != key:
             if parts:
@@ -62,6 +70,8 @@ def _groups(file: Path, strays: Strays) -> Iterator[tuple[str, Parts]]:
         extension = name[dot + 1 :].lower()
         if extension in parts:
             raise _bad_sample(f"two members .{extension}", key, file)
+        if not (extension in IMAGES or extension in NUMBERS or extension in FACTS):
+            strays.not_images.add(f"{file.name}/{name}")
         parts[extension] = member
     if parts:
         yield key, parts

@@ -32,12 +32,6 @@ class Tally:
         named = heapq.nsmallest(NUM_NAMED, self._names)
         return [name if name.isprintable() else ascii(name) for name in named]
 
-    def describe(self, what: str, num_named: int = 3) -> str:
-        """Say how many and which: "2 files WHAT: a, b"; `what` fits one and many."""
-        names = self.first()[:num_named]
-        more = ", ..." if self.count > len(names) else ""
-        return f"{self.count} {what}: {', '.join(names)}{more}"
-
 
 @dataclass
 class Strays:
@@ -45,11 +39,19 @@ class Strays:
 
     hidden: Tally = field(default_factory=Tally)
     """Folders that begin with a dot, what macOS puts beside files, and the like."""
+    not_images: Tally = field(default_factory=Tally)
+    """Files that are neither images nor say something of one."""
 
     def say_hidden(self, path: Path) -> None:
         """Print a line on stderr if something hidden was left out; one process of a job does."""
         if self.hidden.count and is_first_process():
-            say(f"{path}: left out as hidden: {self.hidden.describe('in all')}")
+            names = shorten(self.hidden.first(), self.hidden.count)
+            say(f"{path}: left out as hidden: {names} ({self.hidden.count} in all)")
+
+
+def shorten(names: list[str], count: int) -> str:
+    """The first three of `count` names for a line of text, with dots if there are more."""
+    return ", ".join(names[:3]) + ", ..." * (count > len(names[:3]))
 
 
 def is_hidden_folder(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,20 +11,37 @@ from fastdeit import UserError
 from fastdeit.pipelines.datasets.strays import Strays, is_hidden_folder
 
 # torchvision.datasets.folder.IMG_EXTENSIONS
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+TORCHVISION = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (
+    *TORCHVISION,
+    *(".jpe", ".jfif", ".pjpeg", ".pjp", ".gif", ".pbm", ".pnm", ".dib"),
+    *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx"),
+)
+"""What is called so is an image, or a damaged one; other files are looked into."""
+_HEAD_BYTES = 32
+_FIRST_BYTES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*"
+    rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
+    rb"|P[1-6]\s+[\d#]"
+    rb"|.{4}ftyp(?:avi[fs]|hei[cxms]|hev[cxms]|mif1|msf1)"
+    rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    re.DOTALL,
+)
+"""Of JPEG, PNG, GIF, WebP, TIFF, BMP, PNM, AVIF and HEIF, JPEG 2000."""
 
 
 def walk_images(root: Path, folder: str, strays: Strays) -> Iterator[tuple[str, int]]:
-    """Yield each image in a folder below `root` and the folders in it, in no order.
+    """Yield each image in a folder below `root` ("" is all) and the folders in it, in no order.
 
     (path below the root, bytes); what is left out goes to `strays`. Links are followed.
     """
     waiting = [folder]
     while waiting:
         inside = waiting.pop()
+        prefix = f"{inside}/" if inside else ""
         with os.scandir(root / inside) as entries:
             for entry in entries:
-                name = f"{inside}/{entry.name}"
+                name = prefix + entry.name
                 if entry.is_dir():
                     if is_hidden_folder(entry.name):
                         strays.hidden.add(name)
@@ -31,8 +49,11 @@ def walk_images(root: Path, folder: str, strays: Strays) -> Iterator[tuple[str, 
                         waiting.append(name)
                 elif entry.name.startswith("._"):  # what macOS knows of a file
                     strays.hidden.add(name)
-                elif not entry.name.lower().endswith(EXTENSIONS):
-                    continue
+                elif not (
+                    entry.name.lower().endswith(EXTENSIONS)
+                    or (entry.is_file() and _begins_as_image(root / name))
+                ):
+                    strays.not_images.add(name)
                 elif entry.is_file():
                     yield name, entry.stat().st_size
                 elif entry.is_symlink():  # to nothing: it is there, and cannot be read
@@ -42,3 +63,11 @@ def walk_images(root: Path, folder: str, strays: Strays) -> Iterator[tuple[str, 
                         f"every image must be a file. Found: {root / name}, which is a pipe, a "
                         "socket or a device. Remove it."
                     )
+
+
+def _begins_as_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return _FIRST_BYTES.match(file.read(_HEAD_BYTES)) is not None
+    except OSError:
+        return False

@@ -16,7 +16,7 @@ import tyro
 from fastdeit import UserError, __version__
 from fastdeit.pipelines.datasets.names import Names
 from fastdeit.text.progress import progress, say
-from fastdeit.tools.data.convert.assembly import Assembly, keys_of
+from fastdeit.tools.data.convert.assembly import Assembly, describe_not_images, keys_of, not_images
 from fastdeit.tools.data.convert.conversion import BadPolicy, Conversion, check_apart
 from fastdeit.tools.data.convert.parts import check_parts, parse_part, part_path, read_parts
 from fastdeit.tools.data.convert.prepare_image import ImageOptions, Preparation, PreparedImage
@@ -119,7 +119,8 @@ def convert(
     if bad == "list":
         with closing(prepare.images(np.arange(len(listing)))) as images:
             num_bad = _list_bad(images, listing.names, len(listing))
-        say(f"{source}: {num_bad} of {len(listing)} images are bad; nothing was written")
+        others = describe_not_images(assembly.not_images)
+        say(f"{source}: {num_bad} of {len(listing)} images are bad{others}; nothing was written")
         return 1 if num_bad else 0
     if which is not None:
         check_parts(out, which[1])
@@ -178,6 +179,7 @@ def describe(
         facts=source,
         largest_bytes=int(listing.sizes.max()),
         source=listing.path,
+        not_images=not_images(listing.strays),
     )
 
 

@@ -22,7 +22,7 @@ from fastdeit.pipelines.datasets.container import ContainerWriter
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.datasets.webdataset import SIDECAR, WebDatasetWriter, is_shard_file
 from fastdeit.text.progress import progress, say
-from fastdeit.tools.data.convert.assembly import Assembly, describe_difference
+from fastdeit.tools.data.convert.assembly import Assembly, describe_difference, describe_not_images
 from fastdeit.tools.data.convert.journal import Journal
 from fastdeit.tools.data.convert.part_writer import PartWriter, read_part
 from fastdeit.tools.data.convert.prepare_image import PreparedImage
@@ -173,6 +173,7 @@ class Conversion:
             f"{format_bytes(report['num_bytes'])}, in {seconds:.1f} s; "
             f"{len(report['irregular'])} irregular, "
             f"{len(report['left_out'])} left out{where}"
+            f"{describe_not_images(report['not_images'])}"
         )
 
     def _assemble(self, images_from: Images, expected_bytes: int) -> tuple[Path, dict[str, Any]]:
@@ -287,6 +288,7 @@ class Conversion:
             "images_per_class": [per_class[number] for number in range(len(assembly.class_ids))],
             "irregular": remarks["note"],
             "left_out": remarks["error"],
+            "not_images": assembly.not_images,
         }
         columns = {
             "keys": written.keys,

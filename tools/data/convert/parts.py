@@ -167,6 +167,8 @@ def read_parts(folders: list[Path]) -> Parts:
         facts={name: value for name, value in meta["source"].items() if name != "largest_bytes"},
         largest_bytes=meta["source"]["largest_bytes"],
         source=folders[0].parent,
+        # Each part says it of the whole source; those of older versions do not.
+        **({"not_images": meta["not_images"]} if "not_images" in meta else {}),
     )
     assembly, order = whole.in_key_order()
     columns = {name: column[order] for name, column in columns.items()}

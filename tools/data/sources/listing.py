@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastdeit.pipelines.datasets.container import FileRange
 from fastdeit.pipelines.datasets.names import Names
+from fastdeit.pipelines.datasets.strays import Strays
 
 
 class Request(Protocol):
@@ -56,6 +57,8 @@ class Listing:
     """One for each image, made when it is asked for."""
     fingerprint: str
     """Hash of what a changed source would change: names, sizes, labels."""
+    strays: Strays = field(default_factory=Strays)
+    """What else the source holds."""
     is_sequential: bool = False
     """Whether reading in another order than the source's own would be far slower."""
 

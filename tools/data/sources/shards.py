@@ -49,4 +49,5 @@ def list_shards(path: Path, split: str | None = None) -> Listing:
             [str(file) for file in shards.files], shards.file_ids, shards.offsets, shards.sizes
         ),
         fingerprint=fingerprint_of(shards.names, shards.sizes, shards.labels),
+        strays=shards.strays,
     )
