@@ -11,6 +11,7 @@ from fastdeit import UserError
 from fastdeit.pipelines.datasets.imagefolder import read_size
 from fastdeit.pipelines.datasets.index import DatasetIndex, sample_key
 from fastdeit.pipelines.datasets.strays import Strays
+from fastdeit.pipelines.datasets.urls import refuse_url
 from fastdeit.pipelines.datasets.walk import EXTENSIONS, walk_images
 
 
@@ -23,6 +24,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
+            refuse_url(path)
             if not path.exists():
                 raise UserError(
                     f"every image must be there. Found: nothing at {path}. Give a file or folder."

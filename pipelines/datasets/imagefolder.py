@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,12 @@ from fastdeit.pipelines.datasets.index import DatasetIndex, index_from_columns, 
 from fastdeit.pipelines.datasets.jpeg_head import HEAD_BYTES, read_jpeg_head
 from fastdeit.pipelines.datasets.names import Names
 from fastdeit.pipelines.datasets.strays import Strays, is_hidden_folder
+from fastdeit.pipelines.datasets.urls import refuse_url
 from fastdeit.pipelines.datasets.walk import walk_images
 
 SYNSET_MAPPING = "LOC_synset_mapping.txt"
+# ImageNet's val images without folders (as from Kaggle), and what cannot be read in any order.
+_ONLY_CONVERTED = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG|[^.].*\.(?:parquet|tar\.gz|tgz)")
 
 
 class ImageFolder(NamedTuple):
@@ -46,6 +50,7 @@ def list_imagefolder(path: Path) -> ImageFolder:
     Raises:
         UserError: there is no class folder, or one of them holds no image.
     """
+    refuse_url(path)
     if not path.is_dir():
         raise UserError(
             f"source must be a folder with one folder a class. Found: {path}"
@@ -132,6 +137,7 @@ def open_imagefolder(path: Path) -> DatasetIndex:
 
     Raises UserError if there are no classes, or a file is no image.
     """
+    _refuse_unconverted(path)
     class_ids, names, labels, sizes, _ = list_imagefolder(path)
     files = [path / name for name in names]
 
@@ -152,6 +158,18 @@ def open_imagefolder(path: Path) -> DatasetIndex:
     _, columns = cached_columns(path, state_of(files), lambda: ({}, make()))
     meta = {"class_ids": class_ids, "class_names": read_class_names(path, class_ids)}
     return index_from_columns(path, "imagefolder", tuple(files), meta, columns)
+
+
+def _refuse_unconverted(path: Path) -> None:
+    """Raise a UserError for a folder without folders that `fastdeit convert` could read."""
+    names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    found = next((name for name in names if _ONLY_CONVERTED.fullmatch(name)), None)
+    if found and not any((path / name).is_dir() for name in names if not is_hidden_folder(name)):
+        raise UserError(
+            "a dataset that is read in place must be a .beton, a folder of shards (*.tar) or one "
+            f"folder a class. Found: {found} in {path}. `fastdeit convert {path} OUT` reads it and "
+            "makes one."
+        )
 
 
 def read_size(path: Path) -> tuple[int, int]:

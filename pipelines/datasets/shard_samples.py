@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.names import imagenet_name
 from fastdeit.pipelines.datasets.strays import Strays
-from fastdeit.pipelines.datasets.tars import TarMember, visible_members
+from fastdeit.pipelines.datasets.tars import TarMember, tar_members, visible_members
 from fastdeit.pipelines.datasets.walk import EXTENSIONS
 
 IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
@@ -33,6 +33,8 @@ MAX_JSON_BYTES = 1 << 20
 
 # What webdataset itself puts beside samples.
 _META = re.compile("__.+__")
+# n01440764.tar, and ILSVRC2012_val_00000001.JPEG without its class.
+_ILSVRC = re.compile(r"(?:.*/)?(?:n\d{8}|ILSVRC2012_val_\d{8})", re.ASCII)
 
 Parts = dict[str, TarMember]
 
@@ -87,11 +89,11 @@ def samples_of(file: Path, strays: Strays) -> Iterator[ShardSample]:
     try:
         for key, parts in _groups(file, strays):
             images = [extension for extension in parts if extension in IMAGES]
-            if len(images) != 1:
-                count = f"{len(images)} images" if images else "no image"
-                raise _bad_sample(f"{count} ({_listed(parts)})", key, file)
             name = imagenet_name(key)
             try:
+                if len(images) != 1:
+                    count = f"{len(images)} images" if images else "no image"
+                    raise ValueError(f"{count} ({_listed(parts)})")
                 label = _number(descriptor, parts, NUMBERS)
                 if label is None or not name:
                     facts = _facts(descriptor, parts)
@@ -101,10 +103,23 @@ def samples_of(file: Path, strays: Strays) -> Iterator[ShardSample]:
                 if not 0 <= label < MAX_CLASSES:
                     raise ValueError(f"class {label}, not one from 0 to {MAX_CLASSES - 1}")
             except ValueError as error:
+                _check_together(key, parts, file)
                 raise _bad_sample(str(error), key, file) from error
             yield ShardSample(key, images[0], parts[images[0]], label, name)
     finally:
         os.close(descriptor)
+
+
+def _check_together(key: str, parts: Parts, file: Path) -> None:
+    """Raise a UserError if more members of a sample lie elsewhere in its shard."""
+    together = {member.name for member in parts.values()}
+    for member in tar_members(file):
+        if member.name.startswith(f"{key}.") and member.name not in together:
+            raise UserError(
+                "the members of a sample must lie beside each other in a shard, for it is read as "
+                f"a stream. Found: {min(together)} and, elsewhere, {member.name} in {file}. Unpack "
+                "it, and pack it anew with tar --sort=name."
+            )
 
 
 def _number(descriptor: int, parts: Parts, extensions: Sequence[str]) -> int | None:
@@ -149,7 +164,10 @@ def _listed(parts: Parts) -> str:
 
 
 def _bad_sample(what: str, key: str, file: Path) -> UserError:
+    way_out = "Make the shards anew"
+    if _ILSVRC.fullmatch(key):
+        way_out = "It is an archive of ImageNet's own, which `fastdeit convert` reads"
     return UserError(
         "a sample must be one image and one class number (.cls, or .json with "
-        f'"label"). Found: {what} in sample {key} of {file}. Make the shards anew.'
+        f'"label"). Found: {what} in sample {key} of {file}. {way_out}.'
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -33,20 +34,24 @@ _FIRST_BYTES = re.compile(
 def walk_images(root: Path, folder: str, strays: Strays) -> Iterator[tuple[str, int]]:
     """Yield each image in a folder below `root` ("" is all) and the folders in it, in no order.
 
-    (path below the root, bytes); what is left out goes to `strays`. Links are followed.
+    (path below the root, bytes); what is left out goes to `strays`. Links are followed. Raises
+    UserError if one leads to where it lies itself, or what is named as an image is no file.
     """
-    waiting = [folder]
+    # Beside each folder, what it and the links on the way to it are.
+    waiting: list[tuple[str, tuple[Path, ...]]] = [(folder, ((root / folder).resolve(),))]
     while waiting:
-        inside = waiting.pop()
+        inside, way = waiting.pop()
         prefix = f"{inside}/" if inside else ""
         with os.scandir(root / inside) as entries:
             for entry in entries:
                 name = prefix + entry.name
-                if entry.is_dir():
+                if _is_folder(entry):
                     if is_hidden_folder(entry.name):
                         strays.hidden.add(name)
+                    elif entry.is_symlink():
+                        waiting.append((name, _follow(root / name, root / inside, way)))
                     else:
-                        waiting.append(name)
+                        waiting.append((name, way))
                 elif entry.name.startswith("._"):  # what macOS knows of a file
                     strays.hidden.add(name)
                 elif not (
@@ -63,6 +68,31 @@ def walk_images(root: Path, folder: str, strays: Strays) -> Iterator[tuple[str, 
                         f"every image must be a file. Found: {root / name}, which is a pipe, a "
                         "socket or a device. Remove it."
                     )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise _loop(Path(entry.path)) from error
+
+
+def _follow(link: Path, folder: Path, way: tuple[Path, ...]) -> tuple[Path, ...]:
+    """What to keep of the way behind a link in a folder, unless it leads back."""
+    target = link.resolve()
+    passed = (*way, folder.resolve())
+    if any(target == each or target in each.parents for each in passed):
+        raise _loop(link)
+    return (*passed, target)
+
+
+def _loop(link: Path) -> UserError:
+    return UserError(
+        f"a link must not lead to a folder that it lies in, or to itself. Found: {link}, a link to "
+        f"{link.readlink()}. Remove it."
+    )
 
 
 def _begins_as_image(path: Path) -> bool:

@@ -15,6 +15,7 @@ import tyro
 
 from fastdeit import UserError, __version__
 from fastdeit.pipelines.datasets.names import Names
+from fastdeit.pipelines.datasets.urls import refuse_url
 from fastdeit.text.progress import progress, say
 from fastdeit.tools.data.convert.assembly import Assembly, describe_not_images, keys_of, not_images
 from fastdeit.tools.data.convert.conversion import BadPolicy, Conversion, check_apart
@@ -110,6 +111,8 @@ def convert(
     )
     which = parse_part(part) if part is not None else None
     processes = num_workers(workers)
+    for path in (out, source):
+        refuse_url(path)
     check_apart(out, source)
     listing = open_source(source, source_kind, split, torchvision, devkit)
     num, classes = f"{len(listing):,} images", f"{len(listing.class_ids):,} classes"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastdeit import UserError
+from fastdeit.pipelines.datasets.urls import refuse_url
 from fastdeit.pipelines.datasets.webdataset import SIDECAR
 from fastdeit.tools.data.sources.listing import Listing
 
@@ -25,6 +26,7 @@ def open_source(
     torchvision.datasets; `devkit` ILSVRC's development kit. Raises UserError if there is no such
     source, it is not of that kind, or an option does not fit.
     """
+    refuse_url(path)
     if not path.exists():
         raise UserError(
             f"source must exist. Found: nothing at {path}. Give ImageNet's train folder or "
