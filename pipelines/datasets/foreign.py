@@ -27,6 +27,7 @@ from fastdeit.pipelines.datasets.jpeg_head import HEAD_BYTES, read_jpeg_head
 from fastdeit.pipelines.datasets.names import SPLITS, Names
 from fastdeit.pipelines.datasets.shard_samples import samples_of
 from fastdeit.pipelines.datasets.strays import Strays
+from fastdeit.pipelines.datasets.tar_bytes import is_gzip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,15 +54,16 @@ class ForeignShards:
     """What else is in the shards."""
 
 
-def find_shards(path: Path) -> list[Path]:
+def find_shards(path: Path, endings: tuple[str, ...] = (".tar",)) -> list[Path]:
     """The shards at a path, which is one or a folder of them; shard-10 comes after shard-9.
 
     Raises UserError if there are none.
     """
-    files = [path] if path.is_file() else list(path.glob("[!.]*.tar"))
+    files = [path] if path.is_file() else list(path.glob("[!.]*"))
+    files = [file for file in files if file == path or file.name.endswith(endings)]
     if not files:
         raise UserError(f"shards must be *.tar. Found: none in {path}. Give their folder.")
-    return sorted(files, key=lambda file: (_natural(file.name), file.name))
+    return sorted(files, key=natural_order)
 
 
 def shards_by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
@@ -136,6 +138,7 @@ def index_foreign_shards(path: Path) -> DatasetIndex:
     folder = path if path.is_dir() else path.parent
 
     def make() -> tuple[dict[str, Any], dict[str, Any]]:
+        _refuse_packed(files, path)
         shards = scan_shards(files)
         widths, heights = _measure(shards)
         return {"class_ids": shards.class_ids}, {
@@ -155,10 +158,21 @@ def index_foreign_shards(path: Path) -> DatasetIndex:
     return index_from_columns(path, "webdataset", tuple(files), meta, columns)
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
-    """A key that sorts digits by their value."""
-    pieces = re.findall(r"\d+|\D+", text)
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
+def _refuse_packed(files: Sequence[Path], path: Path) -> None:
+    """Raise a UserError if a shard is packed by gzip: nothing in it can be read by its place."""
+    packed = next(filter(is_gzip, files), None)
+    if packed is not None:
+        raise UserError(
+            f"shards that are read in place must not be packed. Found: gzip data in {packed}. "
+            f"`fastdeit convert {path} OUT` reads them; or unpack it first: gzip -d FILE."
+        )
+
+
+def natural_order(file: Path) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts the digits in the names of files by their value."""
+    pieces = re.findall(r"\d+|\D+", file.name)
+    numbers = [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
+    return numbers, file.name
 
 
 def _unique_names(

@@ -320,7 +320,7 @@ def test_what_is_missing_is_named(
     """A devkit that does not exist, something that is no archive, and a missing scipy are named."""
     with pytest.raises(UserError, match=r"nothing at .*nowhere"):
         list_ilsvrc(archives, "val", tmp_path / "nowhere")
-    with pytest.raises(UserError, match="Found: gzip data in"):
+    with pytest.raises(UserError, match=r"Found: neither, at .*devkit"):
         list_ilsvrc(archives / f"{KIT}.tar.gz")
     with pytest.raises(UserError, match="Found: neither, at"):
         list_ilsvrc(tmp_path / "nowhere")

@@ -60,7 +60,8 @@ def convert(
 
     Args:
         source: a folder with one folder a class; ILSVRC2012_img_train.tar or _val.tar; WebDataset
-            shards; Parquet files as Hugging Face stores them; the root of a torchvision dataset.
+            shards; either packed by gzip too; Parquet files or train_images_0.tar.gz and so on as
+            Hugging Face stores them; the root of a torchvision dataset.
         out: NAME.beton, or a folder for the shards.
         format: what to write; auto goes by the name of OUT.
         source_kind: what SOURCE is; auto looks.

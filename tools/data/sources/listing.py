@@ -69,6 +69,9 @@ class Listing:
 class FileRanges:
     """A request for each image that lies in files as it is."""
 
+    is_sequential = False
+    """See `Listing.is_sequential`."""
+
     def __init__(
         self,
         files: Sequence[str] | Names,
@@ -87,7 +90,7 @@ class FileRanges:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def __getitem__(self, number: int) -> FileRange:
+    def __getitem__(self, number: int) -> Request:
         path = self.root + self.files[int(self.file_ids[number])]
         return FileRange(path, int(self.offsets[number]), int(self.sizes[number]))
 
