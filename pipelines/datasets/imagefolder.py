@@ -121,7 +121,7 @@ def _read_synset_mapping(path: Path) -> dict[str, str]:
     for folder in (path, path.parent):
         mapping = folder / SYNSET_MAPPING
         if mapping.is_file():
-            lines = mapping.read_text(encoding="utf-8").splitlines()
+            lines = mapping.read_text(encoding="utf-8", errors="replace").splitlines()
             return dict(line.split(" ", 1) for line in lines if " " in line)
     return {}
 

@@ -8,7 +8,6 @@ Source: webdataset 1.0 tariterators.py:base_plus_ext and group_by_keys.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -21,6 +20,7 @@ from fastdeit.pipelines.datasets.strays import Strays
 from fastdeit.pipelines.datasets.tar_bytes import GzipBytes, TarBytes, open_tar
 from fastdeit.pipelines.datasets.tars import TarMember, members_of, visible_members
 from fastdeit.pipelines.datasets.walk import EXTENSIONS
+from fastdeit.text.json_text import parse_json
 
 IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
 NUMBERS = ("cls", "cls.txt", "label", "label.txt")
@@ -142,8 +142,8 @@ def _facts(data: TarBytes, parts: Parts) -> dict[str, Any]:
     if member is None or member.size > MAX_JSON_BYTES:
         return {}
     try:
-        facts = json.loads(data.pread(member.size, member.offset))
-    except (ValueError, RecursionError) as error:
+        facts = parse_json(data.pread(member.size, member.offset))
+    except ValueError as error:
         raise ValueError(f"a damaged .json ({error})") from error
     return facts if isinstance(facts, dict) else {}
 

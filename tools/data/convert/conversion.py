@@ -21,6 +21,7 @@ from fastdeit.pipelines.datasets.beton import BetonWriter
 from fastdeit.pipelines.datasets.container import ContainerWriter
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.datasets.webdataset import SIDECAR, WebDatasetWriter, is_shard_file
+from fastdeit.text.json_text import parse_json
 from fastdeit.text.progress import progress, say
 from fastdeit.tools.data.convert.assembly import Assembly, describe_difference, describe_not_images
 from fastdeit.tools.data.convert.journal import Journal
@@ -362,7 +363,7 @@ def _write_manifest(manifest: Path, report: dict[str, Any]) -> None:
 def _made_with(manifest: Path) -> dict[str, Any] | None:
     """The parameters of an earlier conversion, or None if its manifest does not say."""
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = parse_json(manifest.read_text(encoding="utf-8"))
         parameters: dict[str, Any] = content["parameters"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
