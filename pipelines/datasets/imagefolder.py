@@ -36,6 +36,8 @@ class ImageFolder(NamedTuple):
     """(N,) class numbers from 0."""
     sizes: NDArray[np.int64]
     """(N,) bytes."""
+    times: NDArray[np.int64]
+    """(N,) nanoseconds of the last change."""
     strays: Strays
     """What else lies in the folders of the classes."""
 
@@ -78,18 +80,19 @@ def list_imagefolder(path: Path) -> ImageFolder:
     numbers = {folder: number for number, folder in enumerate(folders)}
     if set(folders) == set(map(str, range(len(folders)))):
         numbers = {folder: int(folder) for folder in folders}
-    labels, sizes = bytearray(), bytearray()
+    labels, sizes, times = bytearray(), bytearray(), bytearray()
 
     def names() -> Iterator[str]:
         for folder in folders:
             count = len(labels)
-            for name, size in sorted(walk_images(path, folder, strays)):
+            for name, size, time in sorted(walk_images(path, folder, strays)):
                 if not name.isprintable():  # bytes that are no UTF-8 arrive as lone surrogates
                     raise UserError(
                         f"names must be printable UTF-8. Found: {name!a} in {path}. Rename it."
                     )
                 labels.extend(numbers[folder].to_bytes(8, "little"))
                 sizes.extend(size.to_bytes(8, "little"))
+                times.extend(time.to_bytes(8, "little", signed=True))
                 yield name
             if len(labels) == count:
                 raise UserError(
@@ -104,7 +107,12 @@ def list_imagefolder(path: Path) -> ImageFolder:
         class_ids = sorted(mapping)  # numbers stand for the sorted WordNet ids
     strays.say_hidden(path)
     return ImageFolder(
-        class_ids, found, np.frombuffer(labels, np.int64), np.frombuffer(sizes, np.int64), strays
+        class_ids,
+        found,
+        np.frombuffer(labels, np.int64),
+        np.frombuffer(sizes, np.int64),
+        np.frombuffer(times, np.int64),
+        strays,
     )
 
 
@@ -138,7 +146,7 @@ def open_imagefolder(path: Path) -> DatasetIndex:
     Raises UserError if there are no classes, or a file is no image.
     """
     _refuse_unconverted(path)
-    class_ids, names, labels, sizes, _ = list_imagefolder(path)
+    class_ids, names, labels, sizes, *_ = list_imagefolder(path)
     files = [path / name for name in names]
 
     def make() -> dict[str, Any]:

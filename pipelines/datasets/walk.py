@@ -31,11 +31,12 @@ _FIRST_BYTES = re.compile(
 """Of JPEG, PNG, GIF, WebP, TIFF, BMP, PNM, AVIF and HEIF, JPEG 2000."""
 
 
-def walk_images(root: Path, folder: str, strays: Strays) -> Iterator[tuple[str, int]]:
+def walk_images(root: Path, folder: str, strays: Strays) -> Iterator[tuple[str, int, int]]:
     """Yield each image in a folder below `root` ("" is all) and the folders in it, in no order.
 
-    (path below the root, bytes); what is left out goes to `strays`. Links are followed. Raises
-    UserError if one leads to where it lies itself, or what is named as an image is no file.
+    (path below the root, bytes, nanoseconds of its last change); what is left out goes to `strays`.
+    Links are followed. Raises UserError if one leads to where it lies itself, or what is named as
+    an image is no file.
     """
     # Beside each folder, what it and the links on the way to it are.
     waiting: list[tuple[str, tuple[Path, ...]]] = [(folder, ((root / folder).resolve(),))]
@@ -60,9 +61,10 @@ def walk_images(root: Path, folder: str, strays: Strays) -> Iterator[tuple[str, 
                 ):
                     strays.not_images.add(name)
                 elif entry.is_file():
-                    yield name, entry.stat().st_size
+                    found = entry.stat()
+                    yield name, found.st_size, found.st_mtime_ns
                 elif entry.is_symlink():  # to nothing: it is there, and cannot be read
-                    yield name, 0
+                    yield name, 0, 0
                 else:
                     raise UserError(
                         f"every image must be a file. Found: {root / name}, which is a pipe, a "

@@ -27,6 +27,8 @@ class Assembly:
     labels: NDArray[np.int64]
     sizes: NDArray[np.int64]
     """(N,) bytes in the source."""
+    times: NDArray[np.int64]
+    """(N,) when the file that holds it changed last, in nanoseconds; 0 if that says nothing."""
     class_ids: list[str]
     class_names: list[str]
     identity: dict[str, Any]
@@ -48,6 +50,7 @@ class Assembly:
             keys=self.keys[places],
             labels=self.labels[places],
             sizes=self.sizes[places],
+            times=self.times[places],
         )
 
     def in_key_order(self) -> tuple[Assembly, NDArray[np.int64]]:

@@ -49,6 +49,7 @@ def convert(
     part: str | None = None,
     workers: int = 0,
     overwrite: bool = False,
+    source_changed: Literal["refuse", "ignore"] = "refuse",
 ) -> int:
     """Convert ImageNet and its like to FFCV's .beton or to WebDataset shards for DALI.
 
@@ -87,6 +88,8 @@ def convert(
         workers: processes that read and encode; 0 takes every usable core.
         overwrite: replace OUT if an earlier conversion of something else made it, and throw away
             an unfinished conversion with other options.
+        source_changed: what an unfinished conversion does about files that changed since it read
+            them: refuse to go on, or ignore their times, as for a copy that did not keep them.
 
     Returns:
         0, or 1 if --bad list found bad images.
@@ -118,7 +121,7 @@ def convert(
     listing = open_source(source, source_kind, split, torchvision, devkit)
     num, classes = f"{len(listing):,} images", f"{len(listing.class_ids):,} classes"
     say(f"{source}: {num} of {classes} ({listing.kind})")
-    assembly = describe(listing, kind, options, shard_mib)
+    assembly = describe(listing, kind, options, shard_mib, source_changed == "refuse")
     prepare = Preparation(listing, options, processes)
     if bad == "list":
         with closing(prepare.images(np.arange(len(listing)))) as images:
@@ -155,9 +158,17 @@ def _convert_whole(
 
 
 def describe(
-    listing: Listing, kind: Literal["beton", "webdataset"], options: ImageOptions, shard_mib: int
+    listing: Listing,
+    kind: Literal["beton", "webdataset"],
+    options: ImageOptions,
+    shard_mib: int,
+    with_times: bool = True,
 ) -> Assembly:
-    """What is converted and how, in the source's own order."""
+    """What is converted and how, in the source's own order.
+
+    `with_times` tells whether an image that was done must have the time that it had then.
+    """
+    times = listing.times if with_times else None
     source = {
         "kind": listing.kind,
         "num_images": len(listing),
@@ -170,6 +181,7 @@ def describe(
         keys=keys_of(listing.names),
         labels=listing.labels,
         sizes=listing.sizes,
+        times=np.zeros_like(listing.sizes) if times is None else times,
         class_ids=listing.class_ids,
         class_names=listing.class_names,
         # Another Pillow may encode in another way, and what is resumed must be of one piece.

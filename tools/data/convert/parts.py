@@ -161,6 +161,7 @@ def read_parts(folders: list[Path]) -> Parts:
         keys=keys_of(names),
         labels=columns["labels"],
         sizes=columns["sizes"],
+        times=np.zeros(len(names), np.int64),  # the parts have checksums
         class_ids=meta["class_ids"],
         class_names=meta["class_names"],
         identity=meta["parameters"],

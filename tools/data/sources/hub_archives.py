@@ -20,7 +20,7 @@ from fastdeit.pipelines.datasets.strays import Strays
 from fastdeit.pipelines.datasets.tar_bytes import GzipBytes, TarBytes, open_tar
 from fastdeit.pipelines.datasets.tars import visible_members
 from fastdeit.tools.data.sources.ground_truth import read_words, words_of_classes
-from fastdeit.tools.data.sources.listing import Listing, fingerprint_of
+from fastdeit.tools.data.sources.listing import Listing, fingerprint_of, times_of
 from fastdeit.tools.data.sources.packed import ranges_in
 
 IMAGE = re.compile(r"(?:.*/)?(?:(n\d{8})_\d+_\1|(ILSVRC2012_val)_\d{8}_n\d{8})\.JPEG", re.ASCII)
@@ -81,5 +81,6 @@ def list_hub(path: Path, files: Sequence[Path], devkit: Path | None = None) -> L
         requests=requests,
         fingerprint=fingerprint_of(found, sizes, labels),
         strays=strays,
+        times=times_of(files, file_ids),
         is_sequential=requests.is_sequential,
     )

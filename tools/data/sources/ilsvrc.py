@@ -31,7 +31,7 @@ from fastdeit.tools.data.sources.ground_truth import (
     words_of_classes,
 )
 from fastdeit.tools.data.sources.hub_archives import list_hub, split_of_hub
-from fastdeit.tools.data.sources.listing import FileRanges, Listing, fingerprint_of
+from fastdeit.tools.data.sources.listing import FileRanges, Listing, fingerprint_of, times_of
 from fastdeit.tools.data.sources.packed import ranges_in
 
 CLASS_TAR = re.compile(r"(?:.*/)?(n\d{8})\.tar")
@@ -92,16 +92,16 @@ def list_flat_val(folder: Path, devkit: Path | None = None) -> Listing:
     """List the images of val from the folder they were unpacked into, without class folders."""
     with os.scandir(folder) as entries:
         images = sorted(
-            (entry.name, entry.stat().st_size)
+            (entry.name, (found := entry.stat()).st_size, found.st_mtime_ns)
             for entry in entries
             if VAL_IMAGE.fullmatch(entry.name) and entry.is_file()
         )
     truth = read_ground_truth(devkit, folder)
-    files = Names.of(name for name, _ in images)
-    sizes = np.array([size for _, size in images], dtype=np.int64)
+    files = Names.of(name for name, *_ in images)
+    sizes, times = np.array([facts for _, *facts in images], dtype=np.int64).T.copy()
     numbers = np.arange(len(images))
     requests = FileRanges(files, numbers, np.zeros_like(numbers), sizes, str(folder))
-    return _val_listing(folder, [name for name, _ in images], truth, requests)
+    return _val_listing(folder, [name for name, *_ in images], truth, requests, times)
 
 
 class Archive(NamedTuple):
@@ -194,6 +194,7 @@ def _list_train(path: Path, data: TarBytes, devkit: Path | None) -> Listing:
         ),
         requests=requests,
         fingerprint=fingerprint_of(all_names, all_sizes, labels),
+        times=times_of([path], file_ids),
         is_sequential=requests.is_sequential,
     )
 
@@ -242,10 +243,17 @@ def _list_val(path: Path, data: TarBytes, devkit: Path | None) -> Listing:
     sizes = np.array([member.size for member in members], dtype=np.int64)
     requests = ranges_in([path], np.zeros_like(offsets), offsets, sizes)
     names = [member.name.rpartition("/")[2] for member in members]
-    return _val_listing(path, names, read_ground_truth(devkit, path.parent), requests)
+    times = times_of([path], requests.file_ids)
+    return _val_listing(path, names, read_ground_truth(devkit, path.parent), requests, times)
 
 
-def _val_listing(path: Path, files: list[str], truth: GroundTruth, requests: FileRanges) -> Listing:
+def _val_listing(
+    path: Path,
+    files: list[str],
+    truth: GroundTruth,
+    requests: FileRanges,
+    times: NDArray[np.int64],
+) -> Listing:
     image_numbers = [int(file[-13:-5]) for file in files]
     if sorted(image_numbers) != list(range(1, len(truth.wnids) + 1)):
         missing = set(range(1, len(truth.wnids) + 1)) - set(image_numbers)
@@ -270,5 +278,6 @@ def _val_listing(path: Path, files: list[str], truth: GroundTruth, requests: Fil
         class_names=words_of_classes(truth.class_ids, above, lambda: truth.words),
         requests=requests,
         fingerprint=fingerprint_of(names, requests.sizes, labels),
+        times=times,
         is_sequential=requests.is_sequential,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,11 @@ class Listing:
     requests: Requests
     """One for each image, made when it is asked for."""
     fingerprint: str
-    """Hash of what a changed source would change: names, sizes, labels."""
+    """Hash of what another source would have otherwise: names, sizes, labels. Not times: a copy is
+    the same source."""
+    times: NDArray[np.int64] | None = None
+    """(N,) nanoseconds of the last change of the file that holds it, 0 where it is missing; None
+    where the images are not read from files as they are."""
     strays: Strays = field(default_factory=Strays)
     """What else the source holds."""
     is_sequential: bool = False
@@ -93,6 +97,12 @@ class FileRanges:
     def __getitem__(self, number: int) -> Request:
         path = self.root + self.files[int(self.file_ids[number])]
         return FileRange(path, int(self.offsets[number]), int(self.sizes[number]))
+
+
+def times_of(files: Sequence[Path], file_ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """The times of last change of the files that hold some images, of which each tells its file."""
+    times = np.array([file.stat().st_mtime_ns for file in files], dtype=np.int64)
+    return times.take(file_ids)
 
 
 def fingerprint_of(names: Names, sizes: NDArray[np.int64], labels: NDArray[np.int64]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.names import SPLITS, Names
 from fastdeit.tools.data.sources.imagenet_names import find_wordnet_ids, name_images
-from fastdeit.tools.data.sources.listing import Listing, fingerprint_of
+from fastdeit.tools.data.sources.listing import Listing, fingerprint_of, times_of
 from fastdeit.tools.data.sources.parquet_rows import (
     ParquetRows,
     damaged,
@@ -72,6 +72,7 @@ def list_parquet(path: Path, split: str | None = None) -> Listing:
         class_names=list(columns.class_names) or [str(number) for number in range(num_classes)],
         requests=requests,
         fingerprint=fingerprint_of(names, sizes, labels),
+        times=times_of(files, np.repeat(requests.file_ids, np.diff(ends, prepend=0))),
         is_sequential=True,
     )
 

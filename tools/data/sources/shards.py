@@ -14,7 +14,7 @@ from fastdeit.pipelines.datasets.foreign import (
 from fastdeit.pipelines.datasets.imagefolder import read_class_names
 from fastdeit.pipelines.datasets.names import SPLITS
 from fastdeit.pipelines.datasets.tar_bytes import GZIP_ENDINGS
-from fastdeit.tools.data.sources.listing import Listing, fingerprint_of
+from fastdeit.tools.data.sources.listing import Listing, fingerprint_of, times_of
 from fastdeit.tools.data.sources.packed import ranges_in
 
 
@@ -58,5 +58,6 @@ def list_shards(path: Path, split: str | None = None) -> Listing:
         requests=requests,
         fingerprint=fingerprint_of(shards.names, shards.sizes, shards.labels),
         strays=shards.strays,
+        times=times_of(shards.files, shards.file_ids),
         is_sequential=requests.is_sequential,
     )
