@@ -203,6 +203,15 @@ def test_help_where_only_ascii_can_be_printed() -> None:
     assert r"\u2022 demo" in text
 
 
+def test_too_little_memory(tmp_path: Path) -> None:
+    """A library that finds no room is named in one line."""
+    data = ("--train", str(tmp_path), "--val", str(tmp_path), "--out", str(tmp_path / "out"))
+    code, text = run_program("train", "demo-teacher", *data, limit="ulimit -v 400000")
+    assert code == 2
+    assert "the program must have enough memory (ulimit -v). Found: lib" in text.splitlines()[-1]
+    assert "Traceback" not in text
+
+
 def test_too_few_files_may_be_open(tmp_path: Path) -> None:
     """A machine that lets a process open few files is told so, in one line and without workers."""
     for number in range(2):

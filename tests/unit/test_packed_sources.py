@@ -74,11 +74,11 @@ def pack(layout: str, folder: Path, root: Path) -> Path:
         }
         (root / "ILSVRC2012_img_train.tar").write_bytes(gzip.compress(tar_of(inner)))
     else:  # as ILSVRC/imagenet-1k on the Hub has it
-        for part in range(2):
-            stems = list(images)[part::2]
+        for part in range(11):
+            stems = list(images)[part::11]
             members = {f"{stem}_{stem[:9]}.JPEG": images[stem] for stem in stems}
             data = tar_of({**members, "notes.txt": b"x"})
-            name = f"train_images_{part + 9}.tar"
+            name = f"train_images_{part}.tar"
             if layout == "hub":
                 name, data = f"{name}.gz", gzip.compress(data)
             (root / name).write_bytes(data)
@@ -105,9 +105,12 @@ def test_they_become_what_the_folder_becomes(layout: str, folder: Path, tmp_path
     kept = {path.name for path in tmp_path.iterdir() if path.suffix not in (".beton", ".json")}
     assert kept == {"source", "parts"}
     is_hub = layout.startswith("hub")
-    assert found.made_by["not_images"]["count"] == 2 * is_hub
+    assert found.made_by["not_images"]["count"] == 11 * is_hub
     if is_hub:
-        assert found.made_by["not_images"]["first"][0].startswith("train_images_10.tar")
+        assert found.made_by["not_images"]["first"][1].startswith("train_images_1.tar")
+        next(source.glob("*_7.tar*")).unlink()
+        with pytest.raises(UserError, match="Found: number 7 is missing beside"):
+            open_source(source)
 
 
 def test_val_of_the_hub(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastdeit import UserError
 from fastdeit.pipelines.datasets.names import Names, imagenet_name
 from fastdeit.pipelines.datasets.strays import Strays
 from fastdeit.pipelines.datasets.tar_bytes import GzipBytes, TarBytes, open_tar
@@ -38,12 +39,25 @@ def split_of_hub(data: TarBytes, label: str) -> str:
     return "val" if found[0][2] else "train"
 
 
+def _check_numbers(files: Sequence[Path]) -> None:
+    """Raise a UserError if files are numbered from 0, as Hugging Face does, and one is missing."""
+    found = [re.search(r"_(\d+)\.t", file.name) for file in files]
+    numbers = {int(match[1]) for match in found if match}
+    missing = set(range(max(numbers, default=0))) - numbers
+    if missing and len(files) > 1:
+        raise UserError(
+            f"the archives of a split must be complete. Found: number {min(missing)} is missing "
+            f"beside {files[0].name} in {files[0].parent}. Download it, or give one archive."
+        )
+
+
 def list_hub(path: Path, files: Sequence[Path], devkit: Path | None = None) -> Listing:
     """List the images of the archives of a split, named as in ImageNet's folders.
 
     The classes are those that occur, sorted; files that are named otherwise are no images. Raises
-    UserError if an archive is damaged.
+    UserError if an archive is damaged or missing.
     """
+    _check_numbers(files)
     columns = array("q")
     numbers: dict[str, int] = {}
     strays = Strays()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeit.pipelines.datasets.tar_bytes import GzipBytes, PlainBytes, is_gzip, open_tar
+from fastdeit.pipelines.datasets.tar_bytes import TarBytes, is_gzip, open_tar
 from fastdeit.tools.data.sources.listing import FileRanges
 
 
@@ -33,10 +32,17 @@ class PackedRange:
         return data
 
 
-@lru_cache(maxsize=1)
-def _keep_open(path: str, *_version: int) -> PlainBytes | GzipBytes:
-    """A file, kept open for the images that come next; another version is another file."""
-    return open_tar(Path(path))
+_opened: dict[tuple[str, int, int], TarBytes] = {}
+
+
+def _keep_open(path: str, changed_ns: int, size: int) -> TarBytes:
+    """A file, the only one that is kept open; another version is another file."""
+    key = (path, changed_ns, size)
+    if key not in _opened:
+        while _opened:
+            _opened.popitem()[1].close()
+        _opened[key] = open_tar(Path(path))
+    return _opened[key]
 
 
 class PackedRanges(FileRanges):

@@ -182,7 +182,7 @@ def looks_like_parquet(path: Path) -> bool:
     """Whether `list_parquet` is for this path."""
     if path.is_file():
         return path.suffix == ".parquet"
-    return any(next(folder.glob("*.parquet"), None) for folder in (path, path / "data"))
+    return any(next(folder.glob("[!.]*.parquet"), None) for folder in (path, path / "data"))
 
 
 def find_files(path: Path) -> list[Path]:
@@ -190,7 +190,7 @@ def find_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     for folder in (path, path / "data"):
-        if files := sorted(file for file in folder.glob("*.parquet") if file.is_file()):
+        if files := sorted(file for file in folder.glob("[!.]*.parquet") if file.is_file()):
             return files
     raise UserError(
         f"source must be a .parquet file, or a folder with some in it or in data/. Found: "
