@@ -129,7 +129,13 @@ def _read_synset_mapping(path: Path) -> dict[str, str]:
     for folder in (path, path.parent):
         mapping = folder / SYNSET_MAPPING
         if mapping.is_file():
-            lines = mapping.read_text(encoding="utf-8", errors="replace").splitlines()
+            try:
+                lines = mapping.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"the words of classes must be UTF-8. Found: {error} in {mapping}. Download it "
+                    "again, or remove it."
+                ) from error
             return dict(line.split(" ", 1) for line in lines if " " in line)
     return {}
 

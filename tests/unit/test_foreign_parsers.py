@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fastdeit import UserError
+from fastdeit.pipelines.datasets.imagefolder import list_imagefolder
 from fastdeit.pipelines.datasets.real_labels import read_real_labels
 from fastdeit.pipelines.datasets.sidecar import read_sidecar
 from fastdeit.tools.data.convert.command import convert
@@ -21,6 +22,8 @@ from fastdeit.tools.data.sources.inaturalist import list_inaturalist
 from fastdeit.tools.data.sources.mat_file import read_struct_array
 from fastdeit.tools.data.sources.parquet_files import list_parquet
 from fastdeit.tools.data.sources.vision_open import check_mats
+
+pytestmark = pytest.mark.slow  # as a whole
 
 FIELDS = ("ILSVRC2012_ID", "WNID", "words", "num_children")
 ROWS = [(1, "n00000001", "tench, Tinca tinca", 0), (300, "n00000002", "w\u00f6rd", 2.5)]
@@ -182,6 +185,15 @@ def test_parquet_with_names_that_are_no_text(where: str, tmp_path: Path) -> None
     file.write_bytes(file.read_bytes().replace(sought, b"\xff\xfe\xfd\xfc"))
     with pytest.raises(UserError, match=r"Found: .*x\.parquet"):
         list_parquet(file)
+
+
+def test_words_in_another_encoding(tmp_path: Path) -> None:
+    """A table of words that is no UTF-8 is named, not read in part."""
+    (tmp_path / "set" / "n01440764").mkdir(parents=True)
+    (tmp_path / "set" / "n01440764" / "x.jpg").write_bytes(b"")
+    (tmp_path / "LOC_synset_mapping.txt").write_bytes("n01440764 t\xe4nch".encode("latin-1"))
+    with pytest.raises(UserError, match=r"must be UTF-8\. Found: .* in .*LOC_synset_mapping\.txt"):
+        list_imagefolder(tmp_path / "set")
 
 
 def run_program(*words: str, limit: str = "true", **environment: str) -> tuple[int, str]:

@@ -22,6 +22,8 @@ from fastdeit.tools.data.convert.merge import merge
 from fastdeit.tools.data.convert.work_folder import work_path
 from fastdeit.tools.data.sources.detect import guess_kind, open_source
 
+pytestmark = pytest.mark.slow  # as a whole
+
 WNIDS = ("n00000001", "n00000002", "n00000003")
 
 
