@@ -187,6 +187,27 @@ def test_parquet_with_names_that_are_no_text(where: str, tmp_path: Path) -> None
         list_parquet(file)
 
 
+@pytest.mark.parametrize("path", [b"\xff\xfe.jpg", 7])
+def test_parquet_with_paths_that_are_no_text(path: object, tmp_path: Path) -> None:
+    """They name nothing: the row does."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    table = pa.table({"image": [{"bytes": b"x", "path": path}], "label": [0]})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    assert list(list_parquet(tmp_path).names) == ["x.parquet/row000000000"]
+
+
+def test_parquet_with_a_label_that_is_none(tmp_path: Path) -> None:
+    """A number that counts no classes is named, and no memory taken for so many."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"image": [b"x"], "label": [1 << 40]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"below 1048576\. Found: 1099511627776 in .*x\.parquet"):
+        list_parquet(tmp_path)
+
+
 def test_words_in_another_encoding(tmp_path: Path) -> None:
     """A table of words that is no UTF-8 is named, not read in part."""
     (tmp_path / "set" / "n01440764").mkdir(parents=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.names import SPLITS, Names
+from fastdeit.pipelines.datasets.shard_samples import MAX_CLASSES
 from fastdeit.tools.data.sources.imagenet_names import find_wordnet_ids, name_images
 from fastdeit.tools.data.sources.listing import Listing, fingerprint_of, times_of
 from fastdeit.tools.data.sources.parquet_rows import (
@@ -140,6 +141,11 @@ class Scan:
         for batch in parquet.iter_batches(SCAN_ROWS, columns=leaves, use_threads=False):
             column = batch.column(columns.label)
             labels = column.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
+            if labels.max(initial=0) >= MAX_CLASSES:
+                raise UserError(
+                    f"labels must be numbers of classes, below {MAX_CLASSES}. Found: "
+                    f"{labels.max()} in {file}. Write them anew, counted from 0."
+                )
             if len(labels) != len(column) or (labels < 0).any():
                 found = f"label {labels.min()}" if len(labels) == len(column) else "null"
                 raise UserError(

@@ -21,7 +21,7 @@ class Columns:
     leaf: str
     """The path of the bytes: `image` or `image.bytes`."""
     path_leaf: str | None
-    """The path of the image's own path, such as `image.path`; None if there is none."""
+    """The path of the image's own path, such as `image.path`; None without one of text."""
     label: str
     """An integer column."""
     class_names: tuple[str, ...]
@@ -37,6 +37,9 @@ def find_columns(schema: Any, file: Path) -> Columns:
 
     def is_binary(kind: Any) -> bool:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    def is_text(kind: Any) -> bool:
+        return kind in (pa.string(), pa.large_string(), pa.null())  # null where all are
 
     def fields_of(field: Any) -> dict[str, Any]:
         return {part.name: part.type for part in field.type} if is_struct(field) else {}
@@ -59,7 +62,7 @@ def find_columns(schema: Any, file: Path) -> Columns:
     return Columns(
         image=image,
         leaf=f"{image}.bytes" if is_struct(field) else image,
-        path_leaf=f"{image}.path" if "path" in fields_of(field) else None,
+        path_leaf=f"{image}.path" if is_text(fields_of(field).get("path")) else None,
         label=label,
         class_names=_class_names_of(features.get(label)),
     )
