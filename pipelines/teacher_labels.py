@@ -26,6 +26,7 @@ from fastdeit.errors import UserError
 from fastdeit.files import LOCK, replace_file, replacing
 from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.plan.order import Plan
+from fastdeit.text.json_text import parse_json
 from fastdeit.training.teacher import dense_probs
 
 FORMAT = "fastdeit-labels-1"
@@ -255,7 +256,7 @@ def _file_of(epoch: int) -> str:
 
 def _read_about(folder: Path) -> dict[str, Any]:
     try:
-        about = json.loads((folder / ABOUT).read_text("utf-8"))
+        about = parse_json((folder / ABOUT).read_text("utf-8"))
         if about["format"] == FORMAT:
             return about  # type: ignore[no-any-return]
     except (OSError, ValueError, KeyError, TypeError):

@@ -7,8 +7,10 @@ its options and help (tyro); its return value is the exit code.
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
+import io
 import os
 import signal
 import sys
@@ -59,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # as for `command &` in a script
                 signal.signal(number, stop)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is told by its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         return run(args)
     except UserError as error:
@@ -70,7 +75,18 @@ def main(argv: list[str] | None = None) -> int:
             return 141
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error).split("\n")[0]
-        complain(f"{where}{reason}. What existed is as it was.")
+        way_out = " Raise the limit: ulimit -n 4096." if error.errno == errno.EMFILE else ""
+        complain(f"{where}{reason}. What existed is as it was.{way_out}")
+        return 2
+    except (MemoryError, ImportError) as error:
+        # A library that finds no room (ulimit -v); other imports that fail are ours.
+        if isinstance(error, ImportError) and "shared object" not in str(error):
+            raise
+        reason = " ".join(str(error).split()) or "no more memory"
+        complain(
+            f"the program must have enough memory (ulimit -v). Found: {reason}. Allow it more, or "
+            "ask for less: fewer --workers or --threads, a smaller --batch-size."
+        )
         return 2
     except (FloatingPointError, RunError) as error:
         complain(str(error))

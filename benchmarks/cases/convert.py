@@ -76,7 +76,7 @@ def _measure_folder(record: Record, source: Path, asked: ConvertOptions) -> None
     from fastdeit.pipelines.open import is_installed
 
     threads = asked.threads or num_usable_cores()
-    _, names, _, _ = list_imagefolder(source)
+    names = list_imagefolder(source).names
     note = f"{len(names)} images, a whole program with its start"
     with TemporaryDirectory(prefix="fastdeit-bench-", dir=source.parent) as folder:
         work = Path(folder)

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastdeit import UserError
 from fastdeit.files import replace_file
+from fastdeit.text.json_text import parse_json
 
 ROWS = "rows.jsonl"
 """The rows of an --out folder."""
@@ -158,7 +159,7 @@ def read_rows(path: Path) -> list[Kept]:
     kept = []
     for number, text in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             environment = values.pop("environment")
             values = {name: value for name, value in values.items() if name in types}
             row = Row(**values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, TypeGuard
 
 from fastdeit.errors import UserError, require
 from fastdeit.measured.rows import ROWS
+from fastdeit.text.json_text import parse_json
 from fastdeit.training.telemetry import METRICS
 
 Json = dict[str, Any]
@@ -215,8 +215,8 @@ def _parse(raw: bytes, what: str, unit: str, may_be_cut: bool = False) -> Json |
     rule = "must be one JSON object" if unit == "line" else "must be a JSON object"
     why = ""
     try:
-        content = json.loads(raw.decode())
-    except (ValueError, RecursionError) as error:
+        content = parse_json(raw.decode())
+    except ValueError as error:
         if may_be_cut:
             return None
         content, why = None, f" ({error})"

@@ -15,7 +15,7 @@ import xxhash
 from fastdeit.files import replacing, user_cache
 from fastdeit.pipelines.datasets.sidecar import read_sidecar, write_sidecar
 
-VERSION = 1
+VERSION = 2
 """Raised when the same files would give another index."""
 
 

@@ -8,27 +8,32 @@ from pathlib import Path
 import numpy as np
 
 from fastdeit import UserError
-from fastdeit.pipelines.datasets.imagefolder import EXTENSIONS, read_size
+from fastdeit.pipelines.datasets.imagefolder import read_size
 from fastdeit.pipelines.datasets.index import DatasetIndex, sample_key
+from fastdeit.pipelines.datasets.strays import Strays
+from fastdeit.pipelines.datasets.urls import refuse_url
+from fastdeit.pipelines.datasets.walk import EXTENSIONS, walk_images
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Image files: those that are named, and all in folders that are named, at any depth.
 
-    In folders, files count by the endings in `EXTENSIONS`. Raises UserError if there is nothing at
-    a path, or no image in a folder.
+    In folders, files count by `walk_images`; that hidden ones are left out is said. Raises
+    UserError if there is nothing at a path, or no image in a folder.
     """
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
+            refuse_url(path)
             if not path.exists():
                 raise UserError(
                     f"every image must be there. Found: nothing at {path}. Give a file or folder."
                 )
             found.append(path)
             continue
-        inside = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS)
-        inside = [file for file in inside if not file.is_dir()]
+        strays = Strays()
+        inside = sorted(path / name for name, *_ in walk_images(path, "", strays))
+        strays.say_hidden(path)
         if not inside:
             raise UserError(
                 f"a folder must hold an image ({', '.join(sorted(EXTENSIONS))}). Found: none in "

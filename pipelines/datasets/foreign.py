@@ -26,6 +26,8 @@ from fastdeit.pipelines.datasets.index import DatasetIndex, index_from_columns, 
 from fastdeit.pipelines.datasets.jpeg_head import HEAD_BYTES, read_jpeg_head
 from fastdeit.pipelines.datasets.names import SPLITS, Names
 from fastdeit.pipelines.datasets.shard_samples import samples_of
+from fastdeit.pipelines.datasets.strays import Strays
+from fastdeit.pipelines.datasets.tar_bytes import is_gzip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,17 +50,20 @@ class ForeignShards:
     """(N,) `sample_key` of each name."""
     class_ids: list[str]
     """WordNet id of each class, where all its images agree on one, else the number."""
+    strays: Strays
+    """What else is in the shards."""
 
 
-def find_shards(path: Path) -> list[Path]:
+def find_shards(path: Path, endings: tuple[str, ...] = (".tar",)) -> list[Path]:
     """The shards at a path, which is one or a folder of them; shard-10 comes after shard-9.
 
     Raises UserError if there are none.
     """
-    files = [path] if path.is_file() else list(path.glob("[!.]*.tar"))
+    files = [path] if path.is_file() else list(path.glob("[!.]*"))
+    files = [file for file in files if file == path or file.name.endswith(endings)]
     if not files:
         raise UserError(f"shards must be *.tar. Found: none in {path}. Give their folder.")
-    return sorted(files, key=lambda file: (_natural(file.name), file.name))
+    return sorted(files, key=natural_order)
 
 
 def shards_by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
@@ -77,17 +82,18 @@ def describe_splits(splits: dict[str, list[Path]]) -> str:
 
 
 def scan_shards(files: Sequence[Path]) -> ForeignShards:
-    """Find every sample of some shards.
+    """Find every sample of some shards; that hidden members are left out is said.
 
     Raises UserError as `samples_of`, or if there are no samples, or two of one name.
     """
     columns = array("q")
     has_wnid = bytearray()
     wnids: dict[int, str] = {}
+    strays = Strays()
 
     def names() -> Iterator[str]:
         for file_id, file in enumerate(files):
-            for sample in samples_of(file):
+            for sample in samples_of(file, strays):
                 label, image, known = sample.label, sample.image, sample.imagenet_name
                 columns.extend((file_id, image.offset, image.size, label))
                 wnid = known.partition("/")[0]
@@ -100,6 +106,7 @@ def scan_shards(files: Sequence[Path]) -> ForeignShards:
     if not len(found):
         raise UserError(f"shards must hold samples. Found: none in {files[0]}. Give others.")
     file_ids, offsets, sizes, labels = np.frombuffer(columns, np.int64).reshape(-1, 4).T.copy()
+    strays.say_hidden(files[0].parent)
     unique, keys = _unique_names(found, files, file_ids, np.frombuffer(has_wnid, np.bool_))
     return ForeignShards(
         files=tuple(files),
@@ -110,6 +117,7 @@ def scan_shards(files: Sequence[Path]) -> ForeignShards:
         names=unique,
         keys=keys,
         class_ids=_class_ids(wnids),
+        strays=strays,
     )
 
 
@@ -130,6 +138,7 @@ def index_foreign_shards(path: Path) -> DatasetIndex:
     folder = path if path.is_dir() else path.parent
 
     def make() -> tuple[dict[str, Any], dict[str, Any]]:
+        _refuse_packed(files, path)
         shards = scan_shards(files)
         widths, heights = _measure(shards)
         return {"class_ids": shards.class_ids}, {
@@ -149,10 +158,21 @@ def index_foreign_shards(path: Path) -> DatasetIndex:
     return index_from_columns(path, "webdataset", tuple(files), meta, columns)
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
-    """A key that sorts digits by their value."""
-    pieces = re.findall(r"\d+|\D+", text)
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
+def _refuse_packed(files: Sequence[Path], path: Path) -> None:
+    """Raise a UserError if a shard is packed by gzip: nothing in it can be read by its place."""
+    packed = next(filter(is_gzip, files), None)
+    if packed is not None:
+        raise UserError(
+            f"shards that are read in place must not be packed. Found: gzip data in {packed}. "
+            f"`fastdeit convert {path} OUT` reads them; or unpack it first: gzip -d FILE."
+        )
+
+
+def natural_order(file: Path) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts the digits in the names of files by their value."""
+    pieces = re.findall(r"\d+|\D+", file.name)
+    numbers = [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
+    return numbers, file.name
 
 
 def _unique_names(

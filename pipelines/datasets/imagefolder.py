@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,32 +17,50 @@ from fastdeit.pipelines.datasets.cache import cached_columns, state_of
 from fastdeit.pipelines.datasets.index import DatasetIndex, index_from_columns, sample_key
 from fastdeit.pipelines.datasets.jpeg_head import HEAD_BYTES, read_jpeg_head
 from fastdeit.pipelines.datasets.names import Names
+from fastdeit.pipelines.datasets.strays import Strays, is_hidden_folder
+from fastdeit.pipelines.datasets.urls import refuse_url
+from fastdeit.pipelines.datasets.walk import walk_images
 
-# torchvision.datasets.folder.IMG_EXTENSIONS
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"))
 SYNSET_MAPPING = "LOC_synset_mapping.txt"
+# ImageNet's val images without folders (as from Kaggle), and what cannot be read in any order.
+_ONLY_CONVERTED = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG|[^.].*\.(?:parquet|tar\.gz|tgz)")
 
 
-def list_imagefolder(
-    path: Path,
-) -> tuple[list[str], Names, NDArray[np.int64], NDArray[np.int64]]:
+class ImageFolder(NamedTuple):
+    """N images in the sorted order of their names."""
+
+    class_ids: list[str]
+    names: Names
+    """Path of each below the folder."""
+    labels: NDArray[np.int64]
+    """(N,) class numbers from 0."""
+    sizes: NDArray[np.int64]
+    """(N,) bytes."""
+    times: NDArray[np.int64]
+    """(N,) nanoseconds of the last change."""
+    strays: Strays
+    """What else lies in the folders of the classes."""
+
+
+def list_imagefolder(path: Path) -> ImageFolder:
     """List the classes and images below a folder, with images at any depth; links are followed.
 
-    Returns:
-        (class ids, path below `path` of each image in sorted order, class number of each, bytes of
-        each), as torchvision.datasets.ImageFolder numbers them; but folders that are called 0 to K
-        - 1, as in ImageNet-V2, are numbered so and not in the order of their letters.
+    Classes are numbered as torchvision.datasets.ImageFolder does; but folders that are called 0 to
+    K - 1, as in ImageNet-V2, are numbered so and not in the order of their letters. Hidden folders
+    are no classes and hold no images; that they are left out is said.
 
     Raises:
         UserError: there is no class folder, or one of them holds no image.
     """
+    refuse_url(path)
     if not path.is_dir():
         raise UserError(
             f"source must be a folder with one folder a class. Found: {path}"
             f"{'' if path.exists() else ', which does not exist'}. "
             "Give ImageNet's train folder, say."
         )
-    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    strays = Strays()
+    folders = _class_folders(path, strays)
     lost = [entry for entry in path.iterdir() if entry.is_symlink() and not entry.exists()]
     if lost:
         raise UserError(
@@ -62,18 +80,19 @@ def list_imagefolder(
     numbers = {folder: number for number, folder in enumerate(folders)}
     if set(folders) == set(map(str, range(len(folders)))):
         numbers = {folder: int(folder) for folder in folders}
-    labels, sizes = bytearray(), bytearray()
+    labels, sizes, times = bytearray(), bytearray(), bytearray()
 
     def names() -> Iterator[str]:
         for folder in folders:
             count = len(labels)
-            for name, size in sorted(_walk_images(path, folder)):
+            for name, size, time in sorted(walk_images(path, folder, strays)):
                 if not name.isprintable():  # bytes that are no UTF-8 arrive as lone surrogates
                     raise UserError(
                         f"names must be printable UTF-8. Found: {name!a} in {path}. Rename it."
                     )
                 labels.extend(numbers[folder].to_bytes(8, "little"))
                 sizes.extend(size.to_bytes(8, "little"))
+                times.extend(time.to_bytes(8, "little", signed=True))
                 yield name
             if len(labels) == count:
                 raise UserError(
@@ -86,32 +105,23 @@ def list_imagefolder(
     mapping = _read_synset_mapping(path)
     if class_ids == list(map(str, range(len(mapping)))):
         class_ids = sorted(mapping)  # numbers stand for the sorted WordNet ids
-    return (
+    strays.say_hidden(path)
+    return ImageFolder(
         class_ids,
         found,
         np.frombuffer(labels, np.int64),
         np.frombuffer(sizes, np.int64),
+        np.frombuffer(times, np.int64),
+        strays,
     )
 
 
-def _walk_images(root: Path, folder: str) -> Iterator[tuple[str, int]]:
-    """(path below the root, bytes) of each image in a folder and the folders in it."""
-    with os.scandir(root / folder) as entries:
-        for entry in entries:
-            name = f"{folder}/{entry.name}"
-            if entry.is_dir():
-                yield from _walk_images(root, name)
-            elif Path(entry.name).suffix.lower() not in EXTENSIONS:
-                continue
-            elif entry.is_file():
-                yield name, entry.stat().st_size
-            elif entry.is_symlink():  # to nothing: it is there, and cannot be read
-                yield name, 0
-            else:
-                raise UserError(
-                    f"every image must be a file. Found: {root / name}, which is a pipe, a socket "
-                    "or a device. Remove it."
-                )
+def _class_folders(path: Path, strays: Strays) -> list[str]:
+    """The names of the class folders, sorted."""
+    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    for folder in filter(is_hidden_folder, folders):
+        strays.hidden.add(folder)
+    return [folder for folder in folders if not is_hidden_folder(folder)]
 
 
 def _read_synset_mapping(path: Path) -> dict[str, str]:
@@ -119,7 +129,13 @@ def _read_synset_mapping(path: Path) -> dict[str, str]:
     for folder in (path, path.parent):
         mapping = folder / SYNSET_MAPPING
         if mapping.is_file():
-            lines = mapping.read_text(encoding="utf-8").splitlines()
+            try:
+                lines = mapping.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"the words of classes must be UTF-8. Found: {error} in {mapping}. Download it "
+                    "again, or remove it."
+                ) from error
             return dict(line.split(" ", 1) for line in lines if " " in line)
     return {}
 
@@ -135,7 +151,8 @@ def open_imagefolder(path: Path) -> DatasetIndex:
 
     Raises UserError if there are no classes, or a file is no image.
     """
-    class_ids, names, labels, sizes = list_imagefolder(path)
+    _refuse_unconverted(path)
+    class_ids, names, labels, sizes, *_ = list_imagefolder(path)
     files = [path / name for name in names]
 
     def make() -> dict[str, Any]:
@@ -155,6 +172,18 @@ def open_imagefolder(path: Path) -> DatasetIndex:
     _, columns = cached_columns(path, state_of(files), lambda: ({}, make()))
     meta = {"class_ids": class_ids, "class_names": read_class_names(path, class_ids)}
     return index_from_columns(path, "imagefolder", tuple(files), meta, columns)
+
+
+def _refuse_unconverted(path: Path) -> None:
+    """Raise a UserError for a folder without folders that `fastdeit convert` could read."""
+    names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    found = next((name for name in names if _ONLY_CONVERTED.fullmatch(name)), None)
+    if found and not any((path / name).is_dir() for name in names if not is_hidden_folder(name)):
+        raise UserError(
+            "a dataset that is read in place must be a .beton, a folder of shards (*.tar) or one "
+            f"folder a class. Found: {found} in {path}. `fastdeit convert {path} OUT` reads it and "
+            "makes one."
+        )
 
 
 def read_size(path: Path) -> tuple[int, int]:

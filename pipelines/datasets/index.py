@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fastdeit import UserError
 from fastdeit.checkpoints.classes import NUM_SHOWN, Classes, Located
 from fastdeit.pipelines.datasets.names import Names
+from fastdeit.pipelines.datasets.urls import refuse_url
 
 
 class DamagedError(UserError):
@@ -252,6 +253,7 @@ def open_dataset(path: Path) -> DatasetIndex:
     Raises:
         UserError: there is nothing at the path, or nothing that can be read.
     """
+    refuse_url(path)
     if not path.exists():
         raise UserError(
             f"dataset does not exist. Found: nothing at {path}. "

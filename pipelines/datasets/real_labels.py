@@ -5,7 +5,6 @@ Source: Beyer et al., "Are we done with ImageNet?", arXiv:2006.07159; their file
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import DatasetIndex
+from fastdeit.text.json_text import parse_json
 
 VAL_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
@@ -45,7 +45,7 @@ def read_real_labels(path: Path, index: DatasetIndex) -> RealLabels:
         return UserError(f"{rule}. Found: {found}. Give real.json of ImageNet-ReaL.")
 
     try:
-        labels = json.loads(path.read_bytes())
+        labels = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise refuse("real must be a JSON file", f"{path} ({error})") from error
     if not isinstance(labels, list) or not all(isinstance(row, list) for row in labels):

@@ -19,6 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from fastdeit.pipelines.datasets.names import Names
+from fastdeit.text.json_text import parse_json
 
 ALIGNMENT = 4096
 """The block must begin at a multiple of this in its file, and is padded to one of 64 inside."""
@@ -78,11 +79,11 @@ def read_sidecar(
             raise ValueError(f"its index has {held} of {max(size, length + 8)} bytes")
         try:
             text = os.pread(handle, length, offset + 8)
-            head = json.loads(text)
+            head = parse_json(text)
             if text.rstrip(b" ") != json.dumps(head, sort_keys=True).encode():
                 raise ValueError("it is not as it was written")
             stored = head["__metadata__"].pop(_CHECKSUM)
-            meta = json.loads(head["__metadata__"][_META])
+            meta = parse_json(head["__metadata__"][_META])
             specs = {name: spec for name, spec in head.items() if name != "__metadata__"}
             end = max((spec["data_offsets"][1] for spec in specs.values()), default=0)
             if not isinstance(meta, dict):

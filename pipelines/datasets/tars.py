@@ -8,13 +8,15 @@ Source: POSIX.1-2017, pax; GNU tar manual, "Basic Tar Format".
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 from zlib import adler32
 
 from fastdeit import UserError
+from fastdeit.pipelines.datasets.strays import Strays, is_hidden_member
+from fastdeit.pipelines.datasets.tar_bytes import PlainBytes, TarBytes
 
 BLOCK = 512
 _END = bytes(BLOCK)
@@ -63,31 +65,42 @@ def tar_members(
     `label` is then what a message calls it. Raises UserError if it is compressed, damaged or cut,
     or holds anything but plain files (directories are passed over) with relative, printable names.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"a tar must be readable. Found: {error}. Give a tar file.") from error
-    try:
-        yield from _Tar(descriptor, label or str(path), start, end).members(start)
-    finally:
-        os.close(descriptor)
+    with closing(PlainBytes(path)) as data:
+        yield from members_of(data, label or str(path), start, end)
+
+
+def members_of(
+    data: TarBytes, label: str, start: int = 0, end: int | None = None
+) -> Iterator[TarMember]:
+    """The same of an archive that is open."""
+    yield from _Tar(data, label, start, end).members(start)
+
+
+def visible_members(
+    strays: Strays, data: TarBytes, label: str, start: int = 0, end: int | None = None
+) -> Iterator[TarMember]:
+    """The same without what is hidden, which goes to `strays`."""
+    for member in members_of(data, label, start, end):
+        if is_hidden_member(member.name):
+            strays.hidden.add(member.name)
+        else:
+            yield member
 
 
 class _Tar:
     """An open archive, read forwards through a window."""
 
-    def __init__(self, descriptor: int, label: str, start: int, end: int | None) -> None:
+    def __init__(self, data: TarBytes, label: str, start: int, end: int | None) -> None:
         """Look at the beginning and at the size; a compressed or cut archive is refused."""
-        self.descriptor, self.label = descriptor, label
+        self.data, self.label = data, label
         self.window, self.buffer, self.buffer_at = _MIN_WINDOW, b"", start
         # What an extension header says of the file behind it.
         self.next_name: bytes | None = None
         self.next_size: int | None = None
-        file_end = os.fstat(descriptor).st_size
-        self.end = file_end if end is None else end
-        if self.end > file_end:
-            self.refuse_damage(f"it should end at byte {self.end} and the file at {file_end}")
-        head = os.pread(descriptor, 8, start)
+        self.end = data.end if end is None else end
+        if self.end > data.end:
+            self.refuse_damage(f"it should end at byte {self.end} and the file at {data.end}")
+        head = data.pread(8, start)
         for magic, name, command in _COMPRESSED:
             if head.startswith(magic):
                 raise UserError(
@@ -130,7 +143,7 @@ class _Tar:
         if first + BLOCK > len(self.buffer):
             is_close = first <= len(self.buffer)
             self.window = min(2 * self.window, _MAX_WINDOW) if is_close else _MIN_WINDOW
-            self.buffer = os.pread(self.descriptor, max(min(self.window, self.end - at), 0), at)
+            self.buffer = self.data.pread(max(min(self.window, self.end - at), 0), at)
             self.buffer_at, first = at, 0
             if len(self.buffer) < BLOCK:
                 self.refuse_damage(f"it ends at byte {at + len(self.buffer)} without an end mark")
@@ -150,7 +163,7 @@ class _Tar:
         first = at - self.buffer_at
         data = self.buffer[first : first + length]
         if len(data) < length:
-            data = os.pread(self.descriptor, length, at)
+            data = self.data.pread(length, at)
         if kind == b"L":
             self.next_name = data.split(b"\0", 1)[0]
         elif kind != b"K" and any(word in data for word in _PAX_WORDS):
@@ -190,7 +203,7 @@ class _Tar:
 
     def check_end(self, at: int) -> None:
         """Look whether another archive was appended, which would silently be left out."""
-        rest = os.pread(self.descriptor, max(min(_LOOK_BEHIND_END, self.end - at), 0), at)
+        rest = self.data.pread(max(min(_LOOK_BEHIND_END, self.end - at), 0), at)
         first = (len(rest) - len(rest.lstrip(b"\0"))) // BLOCK * BLOCK
         if len(rest) - first >= BLOCK and _length(rest[first : first + BLOCK]) >= 0:
             raise UserError(

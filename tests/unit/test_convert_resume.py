@@ -252,10 +252,10 @@ def test_interrupted_and_resumed(
     source = sample_source / "val"
     add = Journal.add
 
-    def interrupted(journal: Journal, image: PreparedImage, source_bytes: int) -> None:
+    def interrupted(journal: Journal, image: PreparedImage, *source: int) -> None:
         if journal.count == 20:
             raise KeyboardInterrupt
-        add(journal, image, source_bytes)
+        add(journal, image, *source)
 
     for name in NAMES:
         with monkeypatch.context() as patch:
@@ -300,7 +300,7 @@ def test_a_torn_journal_is_read_up_to_its_last_whole_block(tmp_path: Path) -> No
     ends = []
     for number in range(40):
         note = "odd" if number == 5 else ""
-        journal.add(PreparedImage(bytes(number), 0, number, 7, 99, note), 1)
+        journal.add(PreparedImage(bytes(number), 0, number, 7, 99, note), 1, 2)
         if number % 10 == 9:
             journal.commit()
             ends.append((tmp_path / "journal").stat().st_size)

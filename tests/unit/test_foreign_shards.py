@@ -19,6 +19,7 @@ from fastdeit import UserError
 from fastdeit.pipelines.datasets.foreign import find_shards, index_foreign_shards, scan_shards
 from fastdeit.pipelines.datasets.index import sample_key
 from fastdeit.pipelines.datasets.shard_samples import samples_of
+from fastdeit.pipelines.datasets.strays import Strays
 from fastdeit.tools.data.sources.shards import list_shards
 
 Members = Iterable[tuple[str, bytes]]
@@ -78,7 +79,7 @@ def test_samples_are_those_of_webdataset(tmp_path: Path) -> None:
     data = file.read_bytes()
     found = [
         (one.key, data[one.image.offset : one.image.offset + one.image.size], one.label)
-        for one in samples_of(file)
+        for one in samples_of(file, Strays())
     ]
     assert found == expected
     assert len(found) == 5
@@ -118,7 +119,7 @@ def test_shards_of_webdatasets_writer(tmp_path: Path) -> None:
 )
 def test_where_a_label_may_be(tmp_path: Path, members: Members, label: int) -> None:
     """A text that is a number, or a field of a .json; .cls counts first and .txt last."""
-    (found,) = samples_of(shard(tmp_path / "a.tar", [*members, ("a.jpg", JPEG)]))
+    (found,) = samples_of(shard(tmp_path / "a.tar", [*members, ("a.jpg", JPEG)]), Strays())
     assert found.label == label
 
 
@@ -129,7 +130,21 @@ def test_where_a_label_may_be(tmp_path: Path, members: Members, label: int) -> N
         ([("a.jpg", b""), ("a.png", b""), ("a.cls", b"0")], "2 images (.jpg, .png, .cls) in"),
         ([("a.jpg", b""), ("a.JPG", b""), ("a.cls", b"0")], "two members .jpg in sample a of"),
         ([("a.jpg", b"")], "no class number (.jpg) in sample a of"),
-        ([("a.jpg", b""), ("b.cls", b"0"), ("a.cls", b"0")], "no class number (.jpg) in sample a"),
+        (
+            [("a.jpg", b""), ("b.cls", b"0"), ("a.cls", b"0")],
+            "beside each other in a shard, for it is read as a stream. Found: a.jpg and, "
+            "elsewhere, a.cls in {file}. Unpack it, and pack it anew with tar --sort=name.",
+        ),
+        (
+            [*sample("a", 0), *sample("b", 0), ("a.json", b"{}")],
+            "Found: a.json and, elsewhere, a.cls in {file}",
+        ),
+        (
+            [("./ILSVRC2012_val_00000001.JPEG", b"")],
+            "ILSVRC2012_val_00000001 of {file}. It is an archive of ImageNet's own, which "
+            "`fastdeit convert` reads.",
+        ),
+        ([("n01440764.tar", b"")], "It is an archive of ImageNet's own, which"),
         ([("a.jpg", b""), ("a.cls", b"cat")], "no class number in .cls, but b'cat' in sample a"),
         ([("a.jpg", b""), ("a.cls", b"")], "no class number in .cls, but b'' in sample a"),
         ([("a.jpg", b""), ("a.cls", b"1" * 33)], "no class number in .cls, but b'1111"),
@@ -144,7 +159,7 @@ def test_where_a_label_may_be(tmp_path: Path, members: Members, label: int) -> N
 def test_bad_samples_are_refused(tmp_path: Path, members: Members, found: str) -> None:
     """A sample without image or class, or with two, is named with its shard."""
     file = shard(tmp_path / "a.tar", [*members, *sample("z", 0)])
-    with pytest.raises(UserError, match=re.escape(found)) as error:
+    with pytest.raises(UserError, match=re.escape(found.replace("{file}", str(file)))) as error:
         scan_shards([file])
     assert str(file) in str(error.value)
 

@@ -133,7 +133,7 @@ def test_files_that_do_not_decode(
     ("line", "text"),
     [
         ("{ours} {tmp}/none.jpg", "every image must be there. Found: nothing at"),
-        ("{ours} {tmp}", "a folder must hold an image (.bmp, .jpeg, "),
+        ("{ours} {tmp}", "a folder must hold an image (.avif, .bmp, "),
         ("{ours} {tmp} --top-k 0", "top_k must be at least 1. Found: 0."),
         ("{ours} {tmp} --eval-crop-ratio 2", "eval_crop_ratio must be above 0 and at most 1."),
         ("{tmp}/none.pt {tmp}", "checkpoint is not a file."),

@@ -76,6 +76,7 @@ def hub(tmp_path: Path) -> Path:
 
 def test_train_of_the_hub(hub: Path) -> None:
     """Names are those of ImageNet's folders; labels, bytes, ids and words are right, in order."""
+    (hub / "data/._train-00000-of-00002.parquet").write_bytes(b"what macOS knows of a file")
     listing = list_parquet(hub, "train")
     labels = [number * 7 % 3 for number in range(23)]
     assert listing.labels.tolist() == labels

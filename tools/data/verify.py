@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -17,6 +16,7 @@ from fastdeit.pipelines.datasets.check import is_ours, lost_samples, sample_faul
 from fastdeit.pipelines.datasets.index import DamagedError, DatasetIndex, open_dataset
 from fastdeit.pipelines.datasets.webdataset import open_webdataset
 from fastdeit.pipelines.engines.decode import decode_with_pil
+from fastdeit.text.json_text import parse_json
 from fastdeit.text.progress import progress, say
 from fastdeit.tools.data.workers import in_chunks, num_workers, ordered_map
 
@@ -118,7 +118,7 @@ def _manifest_faults(index: DatasetIndex) -> Iterator[str]:
     manifest = index.path.with_name(f"{index.path.name}.json")
     if manifest.is_file():
         try:
-            is_same = json.loads(manifest.read_text(encoding="utf-8")) == index.made_by
+            is_same = parse_json(manifest.read_text(encoding="utf-8")) == index.made_by
         except ValueError:
             is_same = False
         if not is_same:

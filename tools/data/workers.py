@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import resource
 import signal
 import threading
 from collections import deque
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastdeit import UserError
@@ -29,6 +31,8 @@ Result = TypeVar("Result")
 
 CHUNK = 16
 """Items a task: passing tasks costs little, and Ctrl-C ends soon."""
+SPARE_FILES = 10
+"""So many files a process may need besides those that are open, to start a worker and to write."""
 TASKS_A_WORKER = 2
 """One that it does and one that waits for it."""
 
@@ -105,6 +109,13 @@ def ordered_map(
 
 def _start(function: Callable[[Any, Any], Any], shared: Any) -> _Worker:
     """Start a worker, from a fork server: the caller may have threads (torch, a test runner)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    num_open = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    if limit != resource.RLIM_INFINITY and num_open + SPARE_FILES > limit:
+        raise UserError(
+            f"workers must be able to open files. Found: {num_open} of {limit} are open. Raise the "
+            "limit (ulimit -n 4096), or pass a smaller --workers."
+        )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])  # imported once, not once a worker
     # Ctrl-C goes to all processes of a terminal; these leave it to the parent from the beginning.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor
 from fastdeit.checkpoints.file import FORMAT
 from fastdeit.checkpoints.foreign.translate import Format, first_few
 from fastdeit.errors import UserError, need
+from fastdeit.text.json_text import parse_json
 
 RAW, AVERAGED = ("model", "state_dict"), ("model_ema", "state_dict_ema")
 """What DeiT and timm call the weights, and their moving average."""
@@ -208,7 +208,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file} must be JSON. Found: {error}. Give a whole copy.") from error
     if not isinstance(content, dict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import sample_key
 from fastdeit.pipelines.datasets.names import Names
+from fastdeit.pipelines.datasets.strays import Strays, shorten
 
 Kind = Literal["beton", "webdataset", "part"]
 
@@ -26,6 +27,8 @@ class Assembly:
     labels: NDArray[np.int64]
     sizes: NDArray[np.int64]
     """(N,) bytes in the source."""
+    times: NDArray[np.int64]
+    """(N,) when the file that holds it changed last, in nanoseconds; 0 if that says nothing."""
     class_ids: list[str]
     class_names: list[str]
     identity: dict[str, Any]
@@ -36,6 +39,8 @@ class Assembly:
     """Size of the largest image in the source."""
     source: Path
     """For messages."""
+    not_images: dict[str, Any] = field(default_factory=lambda: not_images(Strays()))
+    """How many files of the source are none, and the first of them."""
 
     def take(self, places: NDArray[np.int64]) -> Assembly:
         """Those of some places, in their order."""
@@ -45,6 +50,7 @@ class Assembly:
             keys=self.keys[places],
             labels=self.labels[places],
             sizes=self.sizes[places],
+            times=self.times[places],
         )
 
     def in_key_order(self) -> tuple[Assembly, NDArray[np.int64]]:
@@ -62,6 +68,19 @@ class Assembly:
                 f"{self.source}. Rename one."
             )
         return self.take(order), order
+
+
+def not_images(strays: Strays) -> dict[str, Any]:
+    """What a manifest says of the files that are no images."""
+    tally = strays.not_images
+    return {"count": tally.count, "first": tally.first()}
+
+
+def describe_not_images(found: dict[str, Any]) -> str:
+    """The same for the end of a line; nothing if there are none."""
+    count = found["count"]
+    what = "file is no image" if count == 1 else "files are no images"
+    return f"; {count} {what}: {shorten(found['first'], count)}" if count else ""
 
 
 def keys_of(names: Names) -> NDArray[np.uint64]:

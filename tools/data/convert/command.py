@@ -16,8 +16,9 @@ import tyro
 from fastdeit import UserError, __version__
 from fastdeit.pipelines.datasets.index import empty_classes
 from fastdeit.pipelines.datasets.names import Names
+from fastdeit.pipelines.datasets.urls import refuse_url
 from fastdeit.text.progress import progress, say
-from fastdeit.tools.data.convert.assembly import Assembly, keys_of
+from fastdeit.tools.data.convert.assembly import Assembly, describe_not_images, keys_of, not_images
 from fastdeit.tools.data.convert.conversion import BadPolicy, Conversion, check_apart
 from fastdeit.tools.data.convert.parts import check_parts, parse_part, part_path, read_parts
 from fastdeit.tools.data.convert.prepare_image import ImageOptions, Preparation, PreparedImage
@@ -50,6 +51,7 @@ def convert(
     part: str | None = None,
     workers: int = 0,
     overwrite: bool = False,
+    source_changed: Literal["refuse", "ignore"] = "refuse",
 ) -> int:
     """Convert ImageNet and its like to FFCV's .beton or to WebDataset shards for DALI.
 
@@ -61,7 +63,8 @@ def convert(
 
     Args:
         source: a folder with one folder a class; ILSVRC2012_img_train.tar or _val.tar; WebDataset
-            shards; Parquet files as Hugging Face stores them; the root of a torchvision dataset.
+            shards; either packed by gzip too; Parquet files or train_images_0.tar.gz and so on as
+            Hugging Face stores them; the root of a torchvision dataset.
         out: NAME.beton, or a folder for the shards.
         format: what to write; auto goes by the name of OUT.
         source_kind: what SOURCE is; auto looks.
@@ -90,6 +93,8 @@ def convert(
         workers: processes that read and encode; 0 takes every usable core.
         overwrite: replace OUT if an earlier conversion of something else made it, and throw away
             an unfinished conversion with other options.
+        source_changed: what an unfinished conversion does about files that changed since it read
+            them: refuse to go on, or ignore their times, as for a copy that did not keep them.
 
     Returns:
         0, or 1 if --bad list found bad images.
@@ -116,6 +121,8 @@ def convert(
     )
     which = parse_part(part) if part is not None else None
     processes = num_workers(workers)
+    for path in (out, source):
+        refuse_url(path)
     check_apart(out, source)
     listing = open_source(source, source_kind, split, torchvision, devkit)
     num, classes = f"{len(listing):,} images", f"{len(listing.class_ids):,} classes"
@@ -123,12 +130,13 @@ def convert(
     empty = empty_classes(listing.labels, listing.class_names)
     if empty is not None:
         say(f"{source}: {empty}")
-    assembly = describe(listing, kind, options, shard_mib)
+    assembly = describe(listing, kind, options, shard_mib, source_changed == "refuse")
     prepare = Preparation(listing, options, processes)
     if bad == "list":
         with closing(prepare.images(np.arange(len(listing)))) as images:
             num_bad = _list_bad(images, listing.names, len(listing))
-        say(f"{source}: {num_bad} of {len(listing)} images are bad; nothing was written")
+        others = describe_not_images(assembly.not_images)
+        say(f"{source}: {num_bad} of {len(listing)} images are bad{others}; nothing was written")
         return 1 if num_bad else 0
     if which is not None:
         check_parts(out, which[1])
@@ -159,9 +167,17 @@ def _convert_whole(
 
 
 def describe(
-    listing: Listing, kind: Literal["beton", "webdataset"], options: ImageOptions, shard_mib: int
+    listing: Listing,
+    kind: Literal["beton", "webdataset"],
+    options: ImageOptions,
+    shard_mib: int,
+    with_times: bool = True,
 ) -> Assembly:
-    """What is converted and how, in the source's own order."""
+    """What is converted and how, in the source's own order.
+
+    `with_times` tells whether an image that was done must have the time that it had then.
+    """
+    times = listing.times if with_times else None
     source = {
         "kind": listing.kind,
         "num_images": len(listing),
@@ -174,6 +190,7 @@ def describe(
         keys=keys_of(listing.names),
         labels=listing.labels,
         sizes=listing.sizes,
+        times=np.zeros_like(listing.sizes) if times is None else times,
         class_ids=listing.class_ids,
         class_names=listing.class_names,
         # Another Pillow may encode in another way, and what is resumed must be of one piece.
@@ -187,6 +204,7 @@ def describe(
         facts=source,
         largest_bytes=int(listing.sizes.max()),
         source=listing.path,
+        not_images=not_images(listing.strays),
     )
 
 

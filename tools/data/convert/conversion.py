@@ -21,8 +21,9 @@ from fastdeit.pipelines.datasets.beton import BetonWriter
 from fastdeit.pipelines.datasets.container import ContainerWriter
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.datasets.webdataset import SIDECAR, WebDatasetWriter, is_shard_file
+from fastdeit.text.json_text import parse_json
 from fastdeit.text.progress import progress, say
-from fastdeit.tools.data.convert.assembly import Assembly, describe_difference
+from fastdeit.tools.data.convert.assembly import Assembly, describe_difference, describe_not_images
 from fastdeit.tools.data.convert.journal import Journal
 from fastdeit.tools.data.convert.part_writer import PartWriter, read_part
 from fastdeit.tools.data.convert.prepare_image import NOT_TURNED, PreparedImage
@@ -173,6 +174,7 @@ class Conversion:
             f"{format_bytes(report['num_bytes'])}, in {seconds:.1f} s; "
             f"{len(report['irregular'])} irregular, "
             f"{len(report['left_out'])} left out{where}"
+            f"{describe_not_images(report['not_images'])}"
         )
         num_turned = sum(NOT_TURNED in remark["reason"] for remark in report["irregular"])
         if num_turned:
@@ -212,13 +214,14 @@ class Conversion:
     def _go_on(self, journal: Journal) -> ContainerWriter:
         """A writer that stands where the journal says."""
         assembly = self.assembly
-        is_same = journal.identity is not None and _is_continuation(assembly, journal)
-        if journal.identity is not None and not is_same and not self._overwrite:
+        is_new = journal.identity is None
+        difference = "" if is_new else _difference(assembly, journal)
+        if difference and not self._overwrite:
             raise UserError(
                 "an unfinished conversion can only go on with the same source and options. Found: "
-                f"{describe_difference(journal.identity, assembly.identity)}, in {self.work}. Give "
-                "those, or pass --overwrite to begin again."
+                f"{difference}, in {self.work}. Give those, or pass --overwrite to begin again."
             )
+        is_same = not is_new and not difference
         writer = self._writer()
         if is_same:
             kept = ~journal.records["is_bad"][: journal.count].astype(bool)
@@ -253,7 +256,7 @@ class Conversion:
                     if not image.error:
                         key, label = int(assembly.keys[place]), int(assembly.labels[place])
                         writer.add(key, image.data, label, image.mode)
-                    journal.add(image, int(assembly.sizes[place]))
+                    journal.add(image, int(assembly.sizes[place]), int(assembly.times[place]))
                     if time.monotonic() - committed_s > COMMIT_S:
                         commit()
                         committed_s = time.monotonic()
@@ -291,6 +294,7 @@ class Conversion:
             "images_per_class": [per_class[number] for number in range(len(assembly.class_ids))],
             "irregular": remarks["note"],
             "left_out": remarks["error"],
+            "not_images": assembly.not_images,
         }
         columns = {
             "keys": written.keys,
@@ -304,8 +308,8 @@ class Conversion:
         return report, columns
 
 
-def _is_continuation(assembly: Assembly, journal: Journal) -> bool:
-    """Whether an unfinished conversion is the beginning of this one."""
+def _difference(assembly: Assembly, journal: Journal) -> str:
+    """Why an unfinished conversion is not the beginning of this one; empty if it is."""
 
     # An image that is still to come may have changed: a bad one was mended.
     def without_sizes(identity: Any) -> Any:
@@ -315,9 +319,24 @@ def _is_continuation(assembly: Assembly, journal: Journal) -> bool:
         return {**identity, "source": kept}
 
     if without_sizes(journal.identity) != without_sizes(assembly.identity):
-        return False
-    done = journal.records["source_bytes"][: journal.count]
-    return bool(np.array_equal(done, assembly.sizes[: journal.count]))
+        return describe_difference(journal.identity, assembly.identity)
+    done = journal.records[: journal.count]
+    sizes, times = assembly.sizes[: journal.count], assembly.times[: journal.count]
+    other_size = done["source_bytes"] != sizes.astype(np.uint64)
+    other_time = (done["source_time"] != times) & (done["source_time"] != 0) & (times != 0)
+    changed = np.flatnonzero(other_size | other_time)
+    if not len(changed):
+        return ""
+    first, count = int(changed[0]), len(changed)
+    only_time = (
+        ""
+        if other_size.any()
+        else (" (their times have, not their sizes: --source-changed ignore is for copies)")
+    )
+    return (
+        f"{count} of {journal.count} images that were done have changed since{only_time}, such as "
+        f"{assembly.names[first]}"
+    )
 
 
 def _bad_image(assembly: Assembly, place: int, reason: str) -> UserError:
@@ -364,7 +383,7 @@ def _write_manifest(manifest: Path, report: dict[str, Any]) -> None:
 def _made_with(manifest: Path) -> dict[str, Any] | None:
     """The parameters of an earlier conversion, or None if its manifest does not say."""
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = parse_json(manifest.read_text(encoding="utf-8"))
         parameters: dict[str, Any] = content["parameters"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -20,19 +20,20 @@ from numpy.typing import NDArray
 from fastdeit.pipelines.datasets.container import write_at
 from fastdeit.tools.data.convert.prepare_image import PreparedImage
 
-RECORD = np.dtype(
-    [
-        ("checksum", "<u8"),
-        ("source_bytes", "<u8"),
-        ("size", "<u4"),
-        ("width", "<u2"),
-        ("height", "<u2"),
-        ("mode", "<u1"),
-        ("is_bad", "<u1"),
-    ]
-)
+_FIELDS = [
+    ("checksum", "<u8"),
+    ("source_bytes", "<u8"),
+    ("size", "<u4"),
+    ("width", "<u2"),
+    ("height", "<u2"),
+    ("mode", "<u1"),
+    ("is_bad", "<u1"),
+]
+RECORD = np.dtype([*_FIELDS, ("source_time", "<i8")])
 _HEAD = struct.Struct("<8sQQQ")  # magic, records, bytes of text, checksum of all that follows
-_MAGIC = b"fdjourn1"
+_MAGIC = b"fdjourn2"
+# What was written before there were times.
+_RECORDS = {_MAGIC: RECORD, b"fdjourn1": np.dtype(_FIELDS)}
 
 
 class Journal:
@@ -74,14 +75,20 @@ class Journal:
         if len(head) < _HEAD.size:
             return None
         magic, num, text_bytes, expected = _HEAD.unpack(head)
-        size = num * RECORD.itemsize + text_bytes
-        if magic != _MAGIC or size > os.fstat(self._handle).st_size:
+        kind = _RECORDS.get(magic)
+        if kind is None:
+            return None
+        size = num * kind.itemsize + text_bytes
+        if size > os.fstat(self._handle).st_size:
             return None
         body = os.pread(self._handle, size, self._end + _HEAD.size)
         if len(body) < size or xxhash.xxh3_64_intdigest(body) != expected:
             return None
         self._end += _HEAD.size + size
-        return np.frombuffer(body, RECORD, num), json.loads(body[num * RECORD.itemsize :])
+        records = np.zeros(num, RECORD)
+        for name in kind.names or ():
+            records[name] = np.frombuffer(body, kind, num)[name]
+        return records, json.loads(body[num * kind.itemsize :])
 
     def _write_block(self, records: NDArray[Any], text: Any) -> None:
         """Append one block and put it on the disk."""
@@ -100,8 +107,8 @@ class Journal:
         self._write_block(self.records[:0], identity)
         self.identity = identity
 
-    def add(self, image: PreparedImage, source_bytes: int) -> None:
-        """Take down one image, and how large it is in the source, until the next `commit`."""
+    def add(self, image: PreparedImage, source_bytes: int, source_time: int) -> None:
+        """Take down one image, its size and time in the source, until the next `commit`."""
         self.records[self.count] = (
             image.checksum,
             source_bytes,
@@ -110,6 +117,7 @@ class Journal:
             image.height,
             image.mode,
             bool(image.error),
+            source_time,
         )
         for what, text in (("note", image.note), ("error", image.error)):
             if text:

@@ -10,6 +10,7 @@ import tyro
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.index import open_dataset
+from fastdeit.pipelines.datasets.urls import refuse_url
 from fastdeit.text.progress import say
 from fastdeit.tools.data.convert.conversion import Conversion
 from fastdeit.tools.data.convert.part_writer import PART_INDEX
@@ -35,6 +36,7 @@ def merge(
     Returns:
         0.
     """
+    refuse_url(out)
     if not parts_folder(out).exists() and is_dataset(out):
         say(f"{out} is already there, and its parts are gone.")
         return 0

@@ -161,12 +161,15 @@ def read_parts(folders: list[Path]) -> Parts:
         keys=keys_of(names),
         labels=columns["labels"],
         sizes=columns["sizes"],
+        times=np.zeros(len(names), np.int64),  # the parts have checksums
         class_ids=meta["class_ids"],
         class_names=meta["class_names"],
         identity=meta["parameters"],
         facts={name: value for name, value in meta["source"].items() if name != "largest_bytes"},
         largest_bytes=meta["source"]["largest_bytes"],
         source=folders[0].parent,
+        # Each part says it of the whole source; those of older versions do not.
+        **({"not_images": meta["not_images"]} if "not_images" in meta else {}),
     )
     assembly, order = whole.in_key_order()
     columns = {name: column[order] for name, column in columns.items()}

@@ -14,6 +14,7 @@ import tyro
 
 from fastdeit.errors import UserError
 from fastdeit.files import take_lock
+from fastdeit.text.json_text import parse_json
 from fastdeit.text.progress import progress, say
 from fastdeit.tools.data.workers import num_workers
 
@@ -102,7 +103,7 @@ def _is_made_already(target: Path, parameters: dict[str, Any]) -> bool:
         return False
     found = "a file" if target.is_file() else "a folder that this command did not make"
     try:
-        record = json.loads((target / RECORD).read_text(encoding="utf-8"))
+        record = parse_json((target / RECORD).read_text(encoding="utf-8"))
         made_with = record["parameters"] | {"format": record["format"]}
     except (OSError, ValueError, KeyError, TypeError):
         made_with = None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastdeit.pipelines.datasets.container import FileRange
 from fastdeit.pipelines.datasets.index import RAW_MODE, DatasetIndex, open_dataset
 from fastdeit.pipelines.datasets.names import Names
-from fastdeit.tools.data.sources.listing import Listing, Request, fingerprint_of
+from fastdeit.tools.data.sources.listing import Listing, Request, fingerprint_of, times_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +63,5 @@ def list_container(path: Path) -> Listing:
         class_names=list(index.class_names),
         requests=_Samples(index),
         fingerprint=fingerprint_of(names, index.sizes, index.labels),
+        times=times_of(index.files, index.file_ids),
     )

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from fastdeit import UserError
+from fastdeit.pipelines.datasets.strays import is_hidden_folder
+from fastdeit.pipelines.datasets.tar_bytes import GZIP_ENDINGS, is_gzip
+from fastdeit.pipelines.datasets.urls import refuse_url
 from fastdeit.pipelines.datasets.webdataset import SIDECAR
 from fastdeit.tools.data.sources.listing import Listing
 
@@ -25,6 +28,7 @@ def open_source(
     torchvision.datasets; `devkit` ILSVRC's development kit. Raises UserError if there is no such
     source, it is not of that kind, or an option does not fit.
     """
+    refuse_url(path)
     if not path.exists():
         raise UserError(
             f"source must exist. Found: nothing at {path}. Give ImageNet's train folder or "
@@ -61,14 +65,21 @@ def guess_kind(path: Path) -> str:
         return "parquet"
     if looks_like_ilsvrc(path):
         return "ilsvrc"
-    if path.is_file() and path.suffix != ".tar" and not _is_tar(path):
+    if path.is_file() and path.suffix != ".tar" and not (is_gzip(path) or _is_tar(path)):
         raise UserError(
             f"source must be a folder, or a .tar, .parquet or .beton file. Found: {path}. Give the "
             "folder that holds the images, or say what it is with --source-kind."
         )
-    if path.is_file() or next(path.glob("[!.]*.tar"), None) is not None:
+    if path.is_file() or next(path.glob("[!.]*.tar"), None) is not None or _holds_packed(path):
         return "webdataset"
     return "torchvision" if guess_vision_set(path) else "imagefolder"
+
+
+def _holds_packed(folder: Path) -> bool:
+    """Whether packed shards lie in a folder, and no folders that are what it holds."""
+    entries = [each for each in folder.iterdir() if not is_hidden_folder(each.name)]
+    packed = [each for each in entries if each.name.endswith(GZIP_ENDINGS)]
+    return bool(packed) and not any(each.is_dir() for each in entries)
 
 
 def _is_tar(path: Path) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import io
 import re
 import tarfile
 import zlib
@@ -14,6 +12,7 @@ from pathlib import Path
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.imagefolder import read_class_names
+from fastdeit.tools.data.sources.mat_file import read_struct_array
 
 KIT = "ILSVRC2012_devkit_t12"
 META = "data/meta.mat"
@@ -41,8 +40,7 @@ def read_ground_truth(devkit: Path | None, folder: Path) -> GroundTruth:
     """Read the labels of val.
 
     `devkit` is the development kit, packed or unpacked, or Kaggle's table; None looks for them in
-    the folder of the images and above. Raises UserError if there are none, they are damaged, or
-    scipy is missing.
+    the folder of the images and above. Raises UserError if there are none, or they are damaged.
     """
     path = _find_devkit(devkit, folder)
     if path is None:
@@ -88,7 +86,7 @@ def read_words(devkit: Path | None, folder: Path) -> dict[str, str]:
     Raises UserError if the development kit is damaged.
     """
     path = _find_devkit(devkit, folder)
-    if path is None or path.suffix == ".csv" or importlib.util.find_spec("scipy") is None:
+    if path is None or path.suffix == ".csv":
         return {}
     return dict(_read_synsets(path).values())
 
@@ -117,26 +115,19 @@ def _read_kit(path: Path) -> GroundTruth:
 
 def _read_synsets(path: Path) -> dict[int, tuple[str, str]]:
     """(WordNet id, words) of each class by its ILSVRC2012_ID, from meta.mat."""
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise UserError(
-            f"the development kit's {META} needs scipy. Found: not installed. "
-            "Install it: pip install 'fastdeit[convert]'"
-        ) from error
     data = _part(path, META)
+    wanted = ("ILSVRC2012_ID", "WNID", "words", "num_children")
     try:
-        rows = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
         # Source: torchvision 0.2x datasets/imagenet.py:parse_meta_mat, for which nodes are classes.
         synsets = {
             int(row["ILSVRC2012_ID"]): (str(row["WNID"]), str(row["words"]))
-            for row in rows
+            for row in read_struct_array(data, "synsets", wanted)
             if int(row["num_children"]) == 0  # the nodes above them have numbers, but no images
         }
-    except Exception as error:  # scipy raises whatever damaged bytes lead it to
+    except (ValueError, OverflowError) as error:
         raise UserError(
-            f"{META} must be a table of synsets. Found: {type(error).__name__}: {error}, in "
-            f"{path}. Download the development kit again."
+            f"{META} must be a table of synsets. Found: {error}, in {path}. Download the "
+            "development kit again."
         ) from error
     if not all(re.fullmatch(r"n\d{8}", wnid) for wnid, _ in synsets.values()):
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def list_held_files(
     missing, or a name is not printable or there twice.
     """
     files = names if files is None else files
-    sizes = _sizes_of(root, files)
+    sizes, times = _look_at(root, files)
     if not len(sizes) or not sizes.any():
         found = f"none of {len(sizes)} is there, {root / files[0]} first" if len(sizes) else "none"
         raise UserError(f"{kind} must hold images. Found: {found} in {root}. Unpack them there.")
@@ -51,16 +52,15 @@ def list_held_files(
         class_names=class_names,
         requests=FileRanges(files, numbers, np.zeros_like(numbers), sizes, str(root)),
         fingerprint=fingerprint_of(names, sizes, labels),
+        times=times,
     )
 
 
-def _sizes_of(root: Path, files: Names) -> NDArray[np.int64]:
-    """(N,) bytes of each file; 0 where it is missing."""
-
-    def size(file: Path) -> int:
-        try:
-            return file.stat().st_size
-        except OSError:
-            return 0
-
-    return np.fromiter((size(root / name) for name in files), np.int64, len(files))
+def _look_at(root: Path, files: Names) -> NDArray[np.int64]:
+    """(2, N) bytes and time of last change of each file; 0 where it is missing."""
+    found = np.zeros((2, len(files)), np.int64)
+    for number, name in enumerate(files):
+        with suppress(OSError):
+            stat = (root / name).stat()
+            found[:, number] = stat.st_size, stat.st_mtime_ns
+    return found

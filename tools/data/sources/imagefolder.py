@@ -12,7 +12,7 @@ from fastdeit.tools.data.sources.listing import FileRanges, Listing, fingerprint
 
 def list_folder(path: Path) -> Listing:
     """List an ImageFolder; UserError if there is none, or no images in it."""
-    class_ids, names, labels, sizes = list_imagefolder(path)
+    class_ids, names, labels, sizes, times, strays = list_imagefolder(path)
     return Listing(
         path=path,
         kind="imagefolder",
@@ -29,4 +29,6 @@ def list_folder(path: Path) -> Listing:
             str(path),
         ),
         fingerprint=fingerprint_of(names, sizes, labels),
+        times=times,
+        strays=strays,
     )

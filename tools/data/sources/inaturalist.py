@@ -7,7 +7,6 @@ fine-tuned there has its outputs in another order.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.names import SPLITS, Names
+from fastdeit.text.json_text import parse_json
 from fastdeit.tools.data.sources.held_files import list_held_files
 from fastdeit.tools.data.sources.listing import Listing
 
@@ -81,7 +81,7 @@ def list_inaturalist(root: Path, split: str | None = None) -> Listing:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(file.read_bytes())
     except FileNotFoundError as error:
         raise UserError(
             f"iNaturalist must have its JSON files. Found: no {file.name} in {file.parent}. "
@@ -102,7 +102,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _read_species(file: Path) -> dict[int, str]:
     """The names of species by category id, from the list that came after the competition."""
     try:
-        entries = json.loads(file.read_bytes())
+        entries = parse_json(file.read_bytes())
         return {int(entry["id"]): str(entry["name"]) for entry in entries}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

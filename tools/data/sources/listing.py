@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdeit.pipelines.datasets.container import FileRange
 from fastdeit.pipelines.datasets.names import Names
+from fastdeit.pipelines.datasets.strays import Strays
 
 
 class Request(Protocol):
@@ -55,7 +56,13 @@ class Listing:
     requests: Requests
     """One for each image, made when it is asked for."""
     fingerprint: str
-    """Hash of what a changed source would change: names, sizes, labels."""
+    """Hash of what another source would have otherwise: names, sizes, labels. Not times: a copy is
+    the same source."""
+    times: NDArray[np.int64] | None = None
+    """(N,) nanoseconds of the last change of the file that holds it, 0 where it is missing; None
+    where the images are not read from files as they are."""
+    strays: Strays = field(default_factory=Strays)
+    """What else the source holds."""
     is_sequential: bool = False
     """Whether reading in another order than the source's own would be far slower."""
 
@@ -65,6 +72,9 @@ class Listing:
 
 class FileRanges:
     """A request for each image that lies in files as it is."""
+
+    is_sequential = False
+    """See `Listing.is_sequential`."""
 
     def __init__(
         self,
@@ -84,9 +94,15 @@ class FileRanges:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def __getitem__(self, number: int) -> FileRange:
+    def __getitem__(self, number: int) -> Request:
         path = self.root + self.files[int(self.file_ids[number])]
         return FileRange(path, int(self.offsets[number]), int(self.sizes[number]))
+
+
+def times_of(files: Sequence[Path], file_ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """The times of last change of the files that hold some images, of which each tells its file."""
+    times = np.array([file.stat().st_mtime_ns for file in files], dtype=np.int64)
+    return times.take(file_ids)
 
 
 def fingerprint_of(names: Names, sizes: NDArray[np.int64], labels: NDArray[np.int64]) -> str:

@@ -12,8 +12,9 @@ import numpy as np
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.names import SPLITS, Names
+from fastdeit.pipelines.datasets.shard_samples import MAX_CLASSES
 from fastdeit.tools.data.sources.imagenet_names import find_wordnet_ids, name_images
-from fastdeit.tools.data.sources.listing import Listing, fingerprint_of
+from fastdeit.tools.data.sources.listing import Listing, fingerprint_of, times_of
 from fastdeit.tools.data.sources.parquet_rows import (
     ParquetRows,
     damaged,
@@ -72,6 +73,7 @@ def list_parquet(path: Path, split: str | None = None) -> Listing:
         class_names=list(columns.class_names) or [str(number) for number in range(num_classes)],
         requests=requests,
         fingerprint=fingerprint_of(names, sizes, labels),
+        times=times_of(files, np.repeat(requests.file_ids, np.diff(ends, prepend=0))),
         is_sequential=True,
     )
 
@@ -139,6 +141,11 @@ class Scan:
         for batch in parquet.iter_batches(SCAN_ROWS, columns=leaves, use_threads=False):
             column = batch.column(columns.label)
             labels = column.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
+            if labels.max(initial=0) >= MAX_CLASSES:
+                raise UserError(
+                    f"labels must be numbers of classes, below {MAX_CLASSES}. Found: "
+                    f"{labels.max()} in {file}. Write them anew, counted from 0."
+                )
             if len(labels) != len(column) or (labels < 0).any():
                 found = f"label {labels.min()}" if len(labels) == len(column) else "null"
                 raise UserError(
@@ -181,7 +188,7 @@ def looks_like_parquet(path: Path) -> bool:
     """Whether `list_parquet` is for this path."""
     if path.is_file():
         return path.suffix == ".parquet"
-    return any(next(folder.glob("*.parquet"), None) for folder in (path, path / "data"))
+    return any(next(folder.glob("[!.]*.parquet"), None) for folder in (path, path / "data"))
 
 
 def find_files(path: Path) -> list[Path]:
@@ -189,7 +196,7 @@ def find_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     for folder in (path, path / "data"):
-        if files := sorted(file for file in folder.glob("*.parquet") if file.is_file()):
+        if files := sorted(file for file in folder.glob("[!.]*.parquet") if file.is_file()):
             return files
     raise UserError(
         f"source must be a .parquet file, or a folder with some in it or in data/. Found: "

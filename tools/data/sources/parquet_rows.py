@@ -35,7 +35,9 @@ def open_parquet(path: str) -> Any:
     parquet = load_pyarrow()
     try:
         # pre_buffer would read whole row groups at once, whatever the buffer's size.
-        return parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+        return parquet.ParquetFile(
+            path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+        )
     except (OSError, ValueError) as error:
         raise damaged(path, error) from error
 
@@ -88,7 +90,8 @@ class RowReader:
     def read(self, request: ParquetRow) -> bytes:
         """The image of a row.
 
-        Raises ValueError if the row is null, or not there, or the file is damaged.
+        Raises ValueError if the row is null, or not there, and UserError if the file is damaged:
+        what comes behind a bad page would be read from a wrong place.
         """
         place = (request.path, request.leaf, request.row_group)
         try:
@@ -100,12 +103,12 @@ class RowReader:
         except StopIteration:
             self.close()
             raise ValueError(f"row group {request.row_group} has no row {request.row}") from None
-        except (UserError, RuntimeError, EOFError) as error:
-            self.close()
-            raise ValueError(str(error)) from error
-        except (OSError, ValueError):
+        except FileNotFoundError:
             self.close()
             raise
+        except (OSError, ValueError, RuntimeError, EOFError) as error:
+            self.close()
+            raise damaged(request.path, error) from error
         value = self.batch.column(request.column)[request.row - self.start].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if data is None:

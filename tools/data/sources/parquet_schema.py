@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastdeit import UserError
+from fastdeit.text.json_text import parse_json
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 
@@ -21,7 +21,7 @@ class Columns:
     leaf: str
     """The path of the bytes: `image` or `image.bytes`."""
     path_leaf: str | None
-    """The path of the image's own path, such as `image.path`; None if there is none."""
+    """The path of the image's own path, such as `image.path`; None without one of text."""
     label: str
     """An integer column."""
     class_names: tuple[str, ...]
@@ -38,6 +38,9 @@ def find_columns(schema: Any, file: Path) -> Columns:
     def is_binary(kind: Any) -> bool:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
+    def is_text(kind: Any) -> bool:
+        return kind in (pa.string(), pa.large_string(), pa.null())  # null where all are
+
     def fields_of(field: Any) -> dict[str, Any]:
         return {part.name: part.type for part in field.type} if is_struct(field) else {}
 
@@ -48,7 +51,7 @@ def find_columns(schema: Any, file: Path) -> Columns:
     images = structs or [f for f in schema if is_binary(f.type)]
     image = _the_only([f.name for f in images], "column of images (bytes)", schema, file)
     field = schema.field(image)
-    features = _read_features(schema.metadata)
+    features = _read_features(schema.metadata, file)
     integers = [f.name for f in schema if pa.types.is_integer(f.type)]
     labels = (
         [name for name in LABEL_COLUMNS if name in integers][:1]
@@ -59,7 +62,7 @@ def find_columns(schema: Any, file: Path) -> Columns:
     return Columns(
         image=image,
         leaf=f"{image}.bytes" if is_struct(field) else image,
-        path_leaf=f"{image}.path" if "path" in fields_of(field) else None,
+        path_leaf=f"{image}.path" if is_text(fields_of(field).get("path")) else None,
         label=label,
         class_names=_class_names_of(features.get(label)),
     )
@@ -76,13 +79,18 @@ def _the_only(names: list[str], what: str, schema: Any, file: Path) -> str:
     )
 
 
-def _read_features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+def _read_features(metadata: dict[bytes, bytes] | None, file: Path) -> dict[str, Any]:
     """The description of each column that Hugging Face stores in a schema; {} if there is none."""
     try:
-        stored = json.loads((metadata or {})[b"huggingface"])
+        stored = parse_json((metadata or {})[b"huggingface"])
         features = stored.get("info", stored).get("features")
-    except (KeyError, ValueError, AttributeError):
+    except (KeyError, AttributeError):
         return {}
+    except ValueError as error:
+        raise UserError(
+            "what Hugging Face stores of a Parquet file must be JSON. Found: "
+            f"{error} in {file}. Download {file.name} again."
+        ) from error
     return features if isinstance(features, dict) else {}
 
 

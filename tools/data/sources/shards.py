@@ -13,17 +13,26 @@ from fastdeit.pipelines.datasets.foreign import (
 )
 from fastdeit.pipelines.datasets.imagefolder import read_class_names
 from fastdeit.pipelines.datasets.names import SPLITS
-from fastdeit.tools.data.sources.listing import FileRanges, Listing, fingerprint_of
+from fastdeit.pipelines.datasets.tar_bytes import GZIP_ENDINGS
+from fastdeit.tools.data.sources.listing import Listing, fingerprint_of, times_of
+from fastdeit.tools.data.sources.packed import ranges_in
 
 
 def list_shards(path: Path, split: str | None = None) -> Listing:
-    """List the images of a folder of *.tar, or of one .tar.
+    """List the images of a folder of *.tar, or of *.tar.gz or *.tgz, or of one of them.
 
     `split` takes the shards that are named so, train, val or test, from a folder that mixes them.
     Raises UserError as `scan_shards`, or if the split is not there, or several are and none is
     chosen.
     """
-    files = find_shards(path)
+    files = find_shards(path, (".tar", *GZIP_ENDINGS))
+    packed = [file for file in files if file.name.endswith(GZIP_ENDINGS)]
+    if 0 < len(packed) < len(files):
+        plain = next(file for file in files if file not in packed)
+        raise UserError(
+            "shards must be all packed or none, so that none is read twice. Found: "
+            f"{plain.name} and {packed[0].name} in {path}. Move those of one kind away."
+        )
     splits = shards_by_split(files)
     found = f"{describe_splits(splits)}, in {path}"
     if split is not None:
@@ -36,6 +45,7 @@ def list_shards(path: Path, split: str | None = None) -> Listing:
     elif len(splits) > 1:
         raise UserError(f"source must be one split. Found: {found}. Choose one of them.")
     shards = scan_shards(files)
+    requests = ranges_in(shards.files, shards.file_ids, shards.offsets, shards.sizes)
     folder = path if path.is_dir() else path.parent
     return Listing(
         path=path,
@@ -45,8 +55,9 @@ def list_shards(path: Path, split: str | None = None) -> Listing:
         sizes=shards.sizes,
         class_ids=shards.class_ids,
         class_names=read_class_names(folder, shards.class_ids),
-        requests=FileRanges(
-            [str(file) for file in shards.files], shards.file_ids, shards.offsets, shards.sizes
-        ),
+        requests=requests,
         fingerprint=fingerprint_of(shards.names, shards.sizes, shards.labels),
+        strays=shards.strays,
+        times=times_of(shards.files, shards.file_ids),
+        is_sequential=requests.is_sequential,
     )

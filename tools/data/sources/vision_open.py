@@ -6,6 +6,9 @@ import contextlib
 import difflib
 import inspect
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +32,16 @@ REFUSED = {
 }
 SPLIT_WORDS = {"val": ("val", "valid"), "validation": ("val", "valid"), "valid": ("valid", "val")}
 NEEDS_SCIPY = ("Flowers102", "StanfordCars", "SVHN")
+READ_MATS = """
+import contextlib, sys
+from scipy.io import loadmat
+for file in sys.argv[1:]:
+    print(file, flush=True)
+    with contextlib.suppress(Exception):
+        loadmat(file)
+"""
+"""What is raised is raised again where it is read; what ends the process is not."""
+MAT_SECONDS = 600
 # What torchvision looks for; its own error does not say.
 CARS = "stanford_cars/devkit/cars_meta.mat"
 EXPECTED = {
@@ -129,6 +142,7 @@ def open_split(name: str, root: Path, split: str | None) -> tuple[VisionSet, Any
             f"{name} must be in a folder. Found: none at {root}. Give torchvision's root."
         )
     check_scipy(name)
+    check_mats(name, root, split)
     parameters = inspect.signature(getattr(torchvision.datasets, name).__init__).parameters
     _check_parameters(name, list(parameters.values())[1:])
     possible = ""
@@ -208,6 +222,27 @@ def check_scipy(name: str) -> None:
             f"{name} is read with scipy. Found: it is not installed. "
             "Run pip install 'fastdeit[convert]'."
         ) from error
+
+
+def check_mats(name: str, root: Path, split: str | None) -> None:
+    """Raise a UserError if scipy's reader ends a process by a .mat, before it is this one."""
+    if name not in NEEDS_SCIPY:
+        return
+    pattern = f"{split or 'train'}_*.mat" if name == "SVHN" else "*.mat"
+    folders = (root, root / "flowers-102", root / "stanford_cars", root / "stanford_cars/devkit")
+    files = [str(file) for folder in folders for file in sorted(folder.glob(pattern))]
+    command = [sys.executable, "-c", READ_MATS, *files]
+    try:
+        reading = subprocess.run(command, capture_output=True, timeout=MAT_SECONDS)
+        code, said = reading.returncode, reading.stdout
+    except subprocess.TimeoutExpired as error:
+        code, said = -signal.SIGALRM, error.stdout or b""
+    if code < 0:
+        file = said.decode(errors="replace").splitlines()[-1:] or files[:1]
+        raise UserError(
+            f"{name} must have .mat files that can be read. Found: {', '.join(file)}, at which "
+            f"scipy ended by {signal.Signals(-code).name}. Unpack the original archives again."
+        )
 
 
 @contextlib.contextmanager
