@@ -10,6 +10,7 @@ import numpy as np
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.imagefolder import read_size
 from fastdeit.pipelines.datasets.index import DatasetIndex, sample_key
+from fastdeit.pipelines.datasets.pictures import PictureError
 from fastdeit.pipelines.datasets.strays import Strays
 from fastdeit.pipelines.datasets.urls import refuse_url
 from fastdeit.pipelines.datasets.walk import EXTENSIONS, walk_images
@@ -55,8 +56,8 @@ def open_files(files: Iterable[Path]) -> tuple[DatasetIndex | None, dict[Path, s
             good.append(file)
         except OSError as error:
             bad[file] = error.strerror or str(error)
-        except UserError:
-            bad[file] = "in no format that PIL knows"
+        except PictureError as error:
+            bad[file] = str(error)
     if not good:
         return None, bad
     columns = np.array(sizes, dtype=np.int64)

@@ -5,10 +5,8 @@ They have no index; `index_foreign_shards` makes one, which takes a while for a 
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.cache import cached_columns, state_of
@@ -25,6 +22,7 @@ from fastdeit.pipelines.datasets.imagefolder import read_class_names
 from fastdeit.pipelines.datasets.index import DatasetIndex, index_from_columns, sample_key
 from fastdeit.pipelines.datasets.jpeg_head import HEAD_BYTES, read_jpeg_head
 from fastdeit.pipelines.datasets.names import SPLITS, Names
+from fastdeit.pipelines.datasets.pictures import PictureError, open_picture
 from fastdeit.pipelines.datasets.shard_samples import samples_of
 from fastdeit.pipelines.datasets.strays import Strays
 from fastdeit.pipelines.datasets.tar_bytes import is_gzip
@@ -249,9 +247,7 @@ def _size_in_pixels(descriptor: int, offset: int, size: int) -> tuple[int, int] 
             break
     data = os.pread(descriptor, size, offset)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a huge image is only measured here
-            with Image.open(io.BytesIO(data)) as image:
-                return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
+        with open_picture(data) as image:
+            return image.size
+    except PictureError:
         return None

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.cache import cached_columns, state_of
 from fastdeit.pipelines.datasets.index import DatasetIndex, index_from_columns, sample_key
 from fastdeit.pipelines.datasets.jpeg_head import HEAD_BYTES, read_jpeg_head
 from fastdeit.pipelines.datasets.names import Names
+from fastdeit.pipelines.datasets.pictures import PictureError, open_picture
 from fastdeit.pipelines.datasets.strays import Strays, is_hidden_folder
 from fastdeit.pipelines.datasets.urls import refuse_url
 from fastdeit.pipelines.datasets.walk import walk_images
@@ -156,7 +155,7 @@ def open_imagefolder(path: Path) -> DatasetIndex:
     files = [path / name for name in names]
 
     def make() -> dict[str, Any]:
-        pixels = np.array([read_size(file) for file in files], dtype=np.int32)
+        pixels = np.array([_known_size(file) for file in files], dtype=np.int32)
         return {
             "file_ids": np.arange(len(names), dtype=np.int32),
             "offsets": np.zeros(len(names), dtype=np.int64),
@@ -186,19 +185,22 @@ def _refuse_unconverted(path: Path) -> None:
         )
 
 
+def _known_size(path: Path) -> tuple[int, int]:
+    try:
+        return read_size(path)
+    except (PictureError, OSError) as error:
+        size, reason = path.lstat().st_size, getattr(error, "strerror", None) or error
+        raise UserError(
+            f"every file must be an image. Found: {path} ({size} bytes: {reason}). "
+            "Remove it, or convert the folder with --bad skip."
+        ) from error
+
+
 def read_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image in pixels, from its head; UserError if it is none."""
+    """Width and height of an image in pixels, from its head; PictureError if it is none."""
     with path.open("rb") as file:
         head = read_jpeg_head(file.read(HEAD_BYTES), is_whole=False)
     if head is not None:
         return head.width, head.height
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a huge image is only measured here
-            with Image.open(path) as image:
-                return image.size
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"every file must be an image. Found: {path} ({path.stat().st_size} bytes). "
-            "Remove it, or convert the folder with --bad skip."
-        ) from error
+    with open_picture(path) as image:
+        return image.size

@@ -26,7 +26,7 @@ _FIRST_BYTES = re.compile(
     rb"|P[1-6]\s+[\d#]"
     rb"|.{4}ftyp(?:avi[fs]|hei[cxms]|hev[cxms]|mif1|msf1)"
     rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"
-    rb"|qoif|8BPS|DDS |icns|\0\0\1\0[^\0]|\x0a[\0\2\3\5]\1|\1\xda|\x59\xa6\x6a\x95",
+    rb"|qoif|8BPS|DDS |icns|\0\0\x01\0[^\0]|\x0a[\0\x02\x03\x05]\x01|\x01\xda|\x59\xa6\x6a\x95",
     re.DOTALL,
 )
 """Of JPEG, PNG, GIF, WebP, TIFF, BMP, PNM, AVIF and HEIF, JPEG 2000; of QOI, PSD, DDS, ICNS, ICO,

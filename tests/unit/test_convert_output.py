@@ -31,7 +31,7 @@ def stop(*_: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.beton", "out"])
-@pytest.mark.parametrize("moment", ["sync_folder", "_write_manifest"])
+@pytest.mark.parametrize("moment", ["sync_folder", "write_manifest"])
 def test_stopped_while_out_is_replaced(
     name: str, moment: str, sample_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

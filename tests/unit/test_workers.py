@@ -42,6 +42,12 @@ def test_a_killed_worker_is_an_error() -> None:
     assert time.monotonic() - started < 20
 
 
+def test_an_item_that_ends_its_worker() -> None:
+    """It alone has the result that is made of the exit code; all others are done."""
+    found = list(ordered_map(double, "die", in_chunks(range(1000)), 2, on_end=lambda code: code))
+    assert found == [2 * number if number != 500 else -9 for number in range(1000)]
+
+
 def test_a_reader_that_stops_reading() -> None:
     """Workers that wait to send large results end at once with their reader."""
     results = ordered_map(double, "large", in_chunks(range(10_000)), 2)

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from fastdeit import UserError
 from fastdeit.files import replace_file
 from fastdeit.pipelines.datasets.index import DatasetIndex, empty_classes, open_dataset
+from fastdeit.pipelines.datasets.pictures import PictureError, open_picture
 from fastdeit.policies import parse_policy
 
 THUMB_PIXELS = 128
@@ -165,9 +166,9 @@ def _check_sheet(path: Path) -> None:
     """Refuse to replace a picture that is no contact sheet of ours."""
     if path.exists():
         try:
-            with Image.open(path) as image:
+            with open_picture(path) as image:
                 is_ours = image.info.get("Software") == SOFTWARE
-        except (OSError, SyntaxError):
+        except (OSError, PictureError):
             is_ours = False
         if not is_ours:
             raise UserError(

@@ -16,6 +16,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -63,13 +64,16 @@ def ordered_map(
     shared: Any,
     chunks: Iterable[Sequence[Item]],
     workers: int,
+    on_end: Callable[[int], Result] | None = None,
 ) -> Generator[Result, None, None]:
     """Call `function(shared, item)` in worker processes and yield the results in order.
 
     The function is one of a module, so that it can be sent; `shared` is sent to each worker once.
     The chunks, a task each, are taken when they are needed. One worker works in this process. What
-    a worker raises is raised here, and UserError if one ended, for lack of memory, say. Closing the
-    generator, or an exception in its reader, drops the work that waits.
+    a worker raises is raised here, and UserError if one ended, for lack of memory, say. With
+    `on_end` what a worker had to do when it ended is done again, each item in a worker of its own;
+    of an item that ends that one too the result is what `on_end` makes of the exit code. Closing
+    the generator, or an exception in its reader, drops the work that waits.
     """
     if workers == 1:
         for chunk in chunks:
@@ -77,6 +81,7 @@ def ordered_map(
                 yield function(shared, item)
         return
     team: list[_Worker] = []
+    given: dict[int, Sequence[Item]] = {}  # the tasks whose results are missing
     results: dict[int, Any] = {}
     tasks = enumerate(chunks)
     task = next(tasks, None)
@@ -91,14 +96,30 @@ def ordered_map(
                     team.append(worker)
                 if worker is None or len(worker.tasks) >= TASKS_A_WORKER:
                     break
-                _send(worker, task)
+                given[task[0]] = task[1]
+                worker.tasks.append(task[0])
+                _send(worker, task[1])
                 task = next(tasks, None)
             if first in results:
                 yield from _unpack(results.pop(first))
                 first += 1
                 continue
             for worker in _ready(team):
-                results[worker.tasks.popleft()] = _receive(worker)
+                answer = _receive(worker)
+                if answer is None and on_end is None:
+                    raise _ended(worker)
+                if answer is None and on_end is not None:
+                    team.remove(worker)
+                    for lost in worker.tasks:
+                        again = (_alone(function, shared, each, on_end) for each in given.pop(lost))
+                        results[lost] = list(again), None
+                    worker.tasks.clear()
+                    worker.connection.close()
+                    worker.process.join()
+                    continue
+                done = worker.tasks.popleft()
+                results[done] = answer
+                del given[done]
     finally:
         for worker in team:
             worker.connection.close()
@@ -133,13 +154,28 @@ def _start(function: Callable[[Any, Any], Any], shared: Any) -> _Worker:
     return _Worker(process, ours)
 
 
-def _send(worker: _Worker, task: tuple[int, Sequence[Any]]) -> None:
-    """Give a task to a worker, which always takes it at once."""
+def _send(worker: _Worker, items: Sequence[Any]) -> None:
+    """Give a task to a worker, which always takes it at once; that one has ended is seen later."""
+    with suppress(OSError):
+        worker.connection.send(items)
+
+
+def _alone(
+    function: Callable[[Any, Any], Any], shared: Any, item: Any, on_end: Callable[[int], Any]
+) -> Any:
+    """The result of an item in a worker of its own."""
+    worker = _start(function, shared)
     try:
-        worker.connection.send(task[1])
-    except OSError as error:
-        raise _ended(worker) from error
-    worker.tasks.append(task[0])
+        _send(worker, [item])
+        answer = _receive(worker)
+        if answer is None:
+            worker.process.join()
+            return on_end(worker.process.exitcode or 0)
+        return _unpack(answer)[0]
+    finally:
+        worker.connection.close()
+        worker.process.kill()
+        worker.process.join()
 
 
 def _ready(team: list[_Worker]) -> list[_Worker]:
@@ -149,11 +185,11 @@ def _ready(team: list[_Worker]) -> list[_Worker]:
 
 
 def _receive(worker: _Worker) -> Any:
-    """The results of a worker's oldest task, or what it raised."""
+    """The results of a worker's oldest task, or what it raised; None if the worker ended."""
     try:
         return worker.connection.recv()
-    except (EOFError, OSError) as error:
-        raise _ended(worker) from error
+    except (EOFError, OSError):
+        return None
 
 
 def _ended(worker: _Worker) -> UserError:

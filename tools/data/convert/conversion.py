@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import time
 from collections import Counter
@@ -16,15 +15,20 @@ import numpy as np
 import PIL
 
 from fastdeit import UserError, __version__
-from fastdeit.files import replace_file, sync_folder
+from fastdeit.files import sync_folder
 from fastdeit.pipelines.datasets.beton import BetonWriter
 from fastdeit.pipelines.datasets.container import ContainerWriter
 from fastdeit.pipelines.datasets.index import open_dataset
 from fastdeit.pipelines.datasets.webdataset import SIDECAR, WebDatasetWriter, is_shard_file
-from fastdeit.text.json_text import parse_json
 from fastdeit.text.progress import progress, say
 from fastdeit.tools.data.convert.assembly import Assembly, describe_difference, describe_not_images
 from fastdeit.tools.data.convert.journal import Journal
+from fastdeit.tools.data.convert.manifest import (
+    made_with,
+    manifest_of,
+    restore_manifest,
+    write_manifest,
+)
 from fastdeit.tools.data.convert.part_writer import PartWriter, read_part
 from fastdeit.tools.data.convert.prepare_image import NOT_TURNED, PreparedImage
 from fastdeit.tools.data.convert.work_folder import (
@@ -101,11 +105,11 @@ class Conversion:
         return is_same
 
     def _is_there(self) -> bool:
-        out, manifest = self.out, _manifest_of(self.out)
+        out, manifest = self.out, manifest_of(self.out)
         check_apart(out, self.assembly.source)
         if out.exists() and not manifest.exists():
-            _restore_manifest(out, manifest)
-        made = _made_with(manifest)
+            restore_manifest(out, manifest)
+        made = made_with(manifest)
         if made is None and (manifest.exists() or out.exists()):
             found = out if out.exists() else manifest
             raise UserError(
@@ -119,15 +123,27 @@ class Conversion:
             )
         if out.exists() and made == self.assembly.identity:
             try:
-                return len(open_dataset(out)) > 0
+                is_whole = len(open_dataset(out)) > 0
             except UserError:  # it was damaged since: convert again
                 return False
+            return is_whole and self._is_older_than(out / SIDECAR if out.is_dir() else out)
         if out.exists() and not self._overwrite:
             raise UserError(
                 f"OUT must not hold something else. Found: {out}, made from another source or in "
                 "another way. Pass --overwrite to replace it, or give another name."
             )
         return False
+
+    def _is_older_than(self, made: Path) -> bool:
+        """Whether no image has changed since OUT was made; UserError unless OUT may be replaced."""
+        newer = np.flatnonzero(self.assembly.times > made.stat().st_mtime_ns)
+        if len(newer) and not self._overwrite:
+            raise UserError(
+                f"OUT must be made of the source as it is. Found: {self.out}, and {len(newer)} "
+                f"images that changed later, such as {self.assembly.names[int(newer[0])]}. Pass "
+                "--overwrite to convert again, or --source-changed ignore if only their times did."
+            )
+        return len(newer) == 0
 
     # ---- writing ---------------------------------------------------------------------------------
     def write(self, images_from: Images, expected_bytes: int) -> None:
@@ -148,7 +164,7 @@ class Conversion:
                 f"({error.strerror}). Make room and give the same command again: it goes on where "
                 "it stopped."
             ) from error
-        out, manifest = self.out, _manifest_of(self.out)
+        out, manifest = self.out, manifest_of(self.out)
         # OUT can say itself how it was made; an older manifest would say something else of it.
         manifest.unlink(missing_ok=True)
         if out.exists() and (out.is_dir() or finished.is_dir()):
@@ -161,13 +177,13 @@ class Conversion:
         finished.replace(out)
         sync_folder(out.parent)
         if self.assembly.kind != "part":
-            _write_manifest(manifest, report)
+            write_manifest(manifest, report)
         (self.work / JOURNAL).unlink()
         if out.name != SPOOL:
             self._say_done(report)
 
     def _say_done(self, report: dict[str, Any]) -> None:
-        manifest, seconds = _manifest_of(self.out), time.perf_counter() - self._started_s
+        manifest, seconds = manifest_of(self.out), time.perf_counter() - self._started_s
         where = f", listed in {manifest}" if manifest.exists() else ""
         say(
             f"{self.out}: {report['num_images']} images of {len(report['class_ids'])} classes, "
@@ -347,10 +363,6 @@ def _bad_image(assembly: Assembly, place: int, reason: str) -> UserError:
     )
 
 
-def _manifest_of(out: Path) -> Path:
-    return out.with_name(f"{out.name}.json")
-
-
 def check_apart(out: Path, source: Path) -> None:
     """Make sure that writing OUT leaves the source alone.
 
@@ -362,29 +374,3 @@ def check_apart(out: Path, source: Path) -> None:
             f"OUT must be neither the source nor within it nor around it. Found: {out}, with the "
             f"source {source}. Give a name elsewhere."
         )
-
-
-def _restore_manifest(out: Path, manifest: Path) -> None:
-    """Write OUT.json again from what OUT itself says of how it was made, if it says so."""
-    if out.is_dir() and not (out / SIDECAR).is_file():
-        return
-    try:
-        made_by = open_dataset(out).made_by
-    except UserError:
-        return
-    if "parameters" in made_by:
-        _write_manifest(manifest, made_by)
-
-
-def _write_manifest(manifest: Path, report: dict[str, Any]) -> None:
-    replace_file(manifest, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def _made_with(manifest: Path) -> dict[str, Any] | None:
-    """The parameters of an earlier conversion, or None if its manifest does not say."""
-    try:
-        content = parse_json(manifest.read_text(encoding="utf-8"))
-        parameters: dict[str, Any] = content["parameters"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return parameters

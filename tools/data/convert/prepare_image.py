@@ -313,6 +313,11 @@ PROBE_IMAGES = 64
 Item = tuple[int, Request]
 
 
+def _ended_a_process(code: int) -> PreparedImage:
+    """The result of an image that ends the process which decodes it."""
+    return PreparedImage(b"", error=f"its decoding ends the process (exit code {code})")
+
+
 class Preparation:
     """What happens to all images of a source."""
 
@@ -321,7 +326,9 @@ class Preparation:
 
     def images(self, places: NDArray[np.int64]) -> Generator[PreparedImage, None, None]:
         """The images at some places of the listing, in that order."""
-        return ordered_map(prepare_image, self.options, self._chunks(places), self.workers)
+        return ordered_map(
+            prepare_image, self.options, self._chunks(places), self.workers, _ended_a_process
+        )
 
     def _chunks(self, places: NDArray[np.int64]) -> Iterator[list[Item]]:
         """Tasks for the workers: (key, request) of a few images."""

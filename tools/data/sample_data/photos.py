@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter
 
 from fastdeit.errors import UserError
+from fastdeit.pipelines.datasets.pictures import decode_picture
 
 SKIMAGE = ("scikit-image", "skimage", "data")
 SKLEARN = ("scikit-learn", "sklearn", "datasets/images")
@@ -100,8 +101,7 @@ def load_photos() -> dict[str, Image.Image]:
                 f"{importlib.metadata.version(source[0])} should ship it. "
                 f"Reinstall the package: pip install --force-reinstall '{source[0]}'"
             )
-        with Image.open(path) as image:
-            photos[name] = image.convert("RGB")
+        photos[name] = decode_picture(path.read_bytes())
     return photos
 
 
