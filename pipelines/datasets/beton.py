@@ -35,7 +35,7 @@ INT_FIELD, IMAGE_FIELD = 1, 2
 MAGIC = np.frombuffer(b"fastdei2", dtype=np.uint8)
 MAX_CLASSES = 1 << 20
 """Of a file of FFCV's, whose labels may be any numbers."""
-_CHUNK_BYTES = 1 << 20
+_CHUNK_ROWS = 1 << 16
 
 HEADER = np.dtype(
     [
@@ -129,14 +129,11 @@ class BetonWriter(ContainerWriter):
         with os.fdopen(os.dup(self._handle), "r+b") as file:
             file.seek(block_at)
             block_bytes = write_sidecar(file, meta, columns)
-            head, samples, allocations = make_tables(
-                columns, self.page_bytes, block_at, block_bytes
-            )
-            file.write(allocations.data)
+            file.write(make_allocations(columns, slice(None)).data)
             file.seek(0)
             # Room for samples that were left out stays empty between these and the first page.
-            file.write(head)
-            file.write(samples.data)
+            file.write(make_head(self.count, self.page_bytes, block_at, block_bytes))
+            file.write(make_records(columns, slice(None)).data)
             file.flush()
         self.close()
         return self.path_of(0)
@@ -170,15 +167,8 @@ def _page_bytes_for(largest_bytes: int) -> int:
     return page_bytes
 
 
-def make_tables(
-    columns: dict[str, Any], page_bytes: int, block_at: int, block_bytes: int
-) -> tuple[bytes, NDArray[Any], NDArray[Any]]:
-    """All of a .beton that is neither image nor sidecar, which follows the data.
-
-    Returns:
-        (header and field descriptors, (N,) metadata records, (N,) allocation records).
-    """
-    num = len(columns["keys"])
+def make_head(num: int, page_bytes: int, block_at: int, block_bytes: int) -> bytes:
+    """The header and field descriptors of a .beton whose sidecar follows its data."""
     header = np.zeros((), dtype=HEADER)
     header["version"], header["num_fields"], header["page_size"] = VERSION, 2, page_bytes
     header["num_samples"], header["alloc_table_ptr"] = num, block_at + block_bytes
@@ -189,15 +179,25 @@ def make_tables(
         fields[field]["type_id"] = kind
         fields[field]["name"][: len(name)] = np.frombuffer(name, np.uint8)
     fields[1]["arguments"][: POINTER.itemsize] = np.frombuffer(pointer.tobytes(), np.uint8)
-    samples = np.zeros(num, dtype=SAMPLE)
+    return header.tobytes() + fields.tobytes()
+
+
+def make_records(columns: dict[str, Any], part: slice) -> NDArray[Any]:
+    """The metadata records of a part of the samples."""
+    samples = np.zeros(len(columns["keys"][part]), dtype=SAMPLE)
     image = samples["f0"]
-    image["mode"], image["data_ptr"] = columns["modes"], columns["offsets"]
-    image["width"], image["height"] = columns["widths"], columns["heights"]
-    samples["f1"] = columns["labels"]
-    allocations = np.zeros(num, dtype=ALLOCATION)
-    allocations["sample_id"] = np.arange(num)
-    allocations["ptr"], allocations["size"] = columns["offsets"], columns["sizes"]
-    return header.tobytes() + fields.tobytes(), samples, allocations
+    image["mode"], image["data_ptr"] = columns["modes"][part], columns["offsets"][part]
+    image["width"], image["height"] = columns["widths"][part], columns["heights"][part]
+    samples["f1"] = columns["labels"][part]
+    return samples
+
+
+def make_allocations(columns: dict[str, Any], part: slice) -> NDArray[Any]:
+    """The allocation records of a part of the samples."""
+    allocations = np.zeros(len(columns["keys"][part]), dtype=ALLOCATION)
+    allocations["sample_id"] = np.arange(*part.indices(len(columns["keys"])))
+    allocations["ptr"], allocations["size"] = columns["offsets"][part], columns["sizes"][part]
+    return allocations
 
 
 def open_beton(path: Path, is_checked: bool = True) -> DatasetIndex:
@@ -280,28 +280,26 @@ def table_faults(index: DatasetIndex) -> Iterator[str]:
     fields = np.fromfile(path, dtype=DESCRIPTOR, count=2, offset=HEADER.itemsize)
     page_bytes = int(np.fromfile(path, dtype=HEADER, count=1)[0]["page_size"])
     block_at, block_bytes = read_pointer(fields) or (0, 0)
-    head, samples, allocations = make_tables(index.columns(), page_bytes, block_at, block_bytes)
+    head = make_head(len(index), page_bytes, block_at, block_bytes)
+    columns = index.columns()
     with path.open("rb") as file:
         handle = file.fileno()
         if os.pread(handle, len(head), 0) != head:
             yield f"{path}: its header is damaged"
-        for what, rows, offset in (
-            ("metadata record", samples, len(head)),
-            ("allocation record", allocations, block_at + block_bytes),
+        for what, make, offset in (
+            ("metadata record", make_records, len(head)),
+            ("allocation record", make_allocations, block_at + block_bytes),
         ):
-            for sample in _different_rows(handle, rows, offset):
-                yield f"{index.describe(sample)}: its {what} is damaged"
-
-
-def _different_rows(handle: int, rows: NDArray[Any], offset: int) -> Iterator[int]:
-    step = max(1, _CHUNK_BYTES // rows.itemsize)
-    for first in range(0, len(rows), step):
-        expected = rows[first : first + step].view(np.uint8)
-        found = os.pread(handle, expected.nbytes, offset + first * rows.itemsize)
-        if found != expected.tobytes():
-            left = np.frombuffer(found.ljust(expected.nbytes, b"?"), np.uint8)
-            is_other = (left != expected).reshape(-1, rows.itemsize).any(axis=1)
-            yield from (first + np.flatnonzero(is_other)).tolist()
+            for first in range(0, len(index), _CHUNK_ROWS):  # all at once would take 60 MB
+                rows = make(columns, slice(first, first + _CHUNK_ROWS)).view(np.uint8)
+                size = rows.nbytes // min(_CHUNK_ROWS, len(index) - first)
+                found = os.pread(handle, rows.nbytes, offset + first * size)
+                if found == rows.tobytes():
+                    continue
+                left = np.frombuffer(found.ljust(rows.nbytes, b"?"), np.uint8)
+                is_other = (left != rows).reshape(-1, size).any(axis=1)
+                for sample in (first + np.flatnonzero(is_other)).tolist():
+                    yield f"{index.describe(sample)}: its {what} is damaged"
 
 
 def looks_like_beton(path: Path) -> bool:

@@ -72,7 +72,10 @@ def open_picture(source: bytes | Path) -> Iterator[Image.Image]:
             with Image.open(file, formats=quick.get(begin[:3]) or formats()) as image:
                 yield image
         except UnidentifiedImageError as error:
-            raise PictureError("in no format of pictures that is read") from error
+            reason = "in no format of pictures that is read"
+            if begin[4:8] == b"ftyp" and "HEIF" not in formats():
+                reason += "; HEIF is, with pip install 'fastdeit[heif]'"
+            raise PictureError(reason) from error
         except MemoryError:
             raise  # says nothing of the picture
         except Exception as error:  # whatever a damaged file makes a decoder raise

@@ -9,6 +9,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
@@ -58,7 +59,10 @@ class PilPipeline(Pipeline):
         context.set_forkserver_preload([DEAF, __name__])
         _start_tracker()
         self._loader: DataLoader[Any] = DataLoader(
-            _CroppedImages(index, plan.image_size, crop_rule(plan).radius),
+            # Each worker has its own copy, without what it does not need: half of it.
+            _CroppedImages(
+                replace(index, names=None, checksums=None), plan.image_size, crop_rule(plan).radius
+            ),
             batch_sampler=self._asked,
             num_workers=self.threads,
             collate_fn=_concatenate,

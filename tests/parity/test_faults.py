@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import itertools
 import logging
 import os
@@ -19,10 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bad_images import CUT_OFF, KINDS, NO_JPEG, REMARKED, with_bad_images
+from bad_images import CUT_OFF, KINDS, NO_JPEG, REMARKED, beton_of, with_bad_images
 from engines import ENGINES, make_plan
 from jobs import in_session
 from nightly import nightly, often
+from PIL import Image
 
 from fastdeit import UserError
 from fastdeit.batch import Batch
@@ -171,6 +173,68 @@ def test_an_image_that_only_dali_refuses(
             for left, right in zip(found, expected, strict=True):
                 assert torch.equal(left.images_nhwc_u8, right.images_nhwc_u8)
             monkeypatch.setattr(batches, "_without_dali", None)  # DALI does not fail again
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> tuple[bytes, int, int]:
+    """A file of an image, and its size."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue(), *image.size
+
+
+@pytest.fixture(scope="module")
+def foreign(val: DatasetIndex, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[int]]:
+    """Images that decoders read in different ways; those at the end PIL does not show."""
+    photo = decode_with_pil(val, 5)
+    turned, (width, height) = photo.transpose(Image.Transpose.ROTATE_180), photo.size
+    grey = np.asarray(photo.convert("L")).astype(np.uint16) * 257
+    plain, cut = encoded(photo, "JPEG"), 200 + len(encoded(photo, "JPEG")[0]) // 2
+    data = plain[0]
+    huge = bytearray(data)
+    frame = huge.index(b"\xff\xc0")
+    huge[frame + 5 : frame + 9] = struct.pack(">HH", 20000, 20000)
+    shown = [
+        plain,
+        encoded(photo, "PNG", save_all=True, append_images=[turned], default_image=False),
+        encoded(Image.fromarray(grey), "PNG"),
+        encoded(photo, "PNG", transparency=(0, 0, 0)),
+        encoded(photo.convert("RGBA"), "PNG"),
+        encoded(photo.convert("CMYK"), "JPEG"),
+        encoded(photo.convert("L"), "JPEG"),
+        encoded(photo, "MPO", save_all=True, append_images=[turned]),
+        encoded(photo, "WEBP", lossless=True),
+        encoded(photo, "TIFF"),
+        # A stretch of the scan that is not its own: libjpeg remarks on it, and goes on.
+        (data[:cut] + bytes(40) + data[cut + 40 :], width, height),
+        (data.replace(b"\xff\xdb", bytes(9) + b"\xff\xdb", 1), width, height),
+    ]
+    refused = [
+        (bytes(huge), 20000, 20000),
+        (data, 2 * width, 2 * height),
+        (data, width, height - 1),
+        (plain[0][:cut], width, height),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n", 9, 9),
+    ]
+    folder = tmp_path_factory.mktemp("foreign")
+    numbers = set(range(len(shown), len(shown) + len(refused)))
+    return beton_of(shown + refused, folder), numbers
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_shows_what_pil_shows(
+    engine: Any, foreign: tuple[Path, set[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same images with the same pixels, and the same ones refused, epoch after epoch."""
+    path, refused = foreign
+    index = open_dataset(path)
+    plan = make_plan(index, repeats=2, batch_size=6)
+    with open_pipeline(index, plan, engine, SKIP) as batches:
+        for _ in range(3):
+            for batch, step in zip(list(batches), plan.steps(batches._epoch - 1), strict=True):
+                samples = [int(key) for key in batch.sample_keys]  # the keys are the numbers here
+                assert refused.isdisjoint(samples)
+                assert torch.equal(batch.images_nhwc_u8, drawn(index, plan, step, samples))
+        assert set(batches.replacements.by_sample) == refused
 
 
 @pytest.mark.dali

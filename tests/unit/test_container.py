@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from fastdeit.pipelines.datasets.beton import BetonWriter
+from fastdeit.pipelines.datasets.beton import (
+    ALLOCATION,
+    DESCRIPTOR,
+    HEADER,
+    IMAGE,
+    SAMPLE,
+    BetonWriter,
+    open_beton,
+)
 from fastdeit.pipelines.datasets.container import FileRange
-from fastdeit.pipelines.datasets.index import JPEG_MODE, checksum, open_dataset
+from fastdeit.pipelines.datasets.index import (
+    JPEG_MODE,
+    RAW_MODE,
+    DamagedError,
+    checksum,
+    index_from_columns,
+    open_dataset,
+)
+from fastdeit.pipelines.datasets.names import Names
 from fastdeit.pipelines.datasets.sidecar import read_sidecar, write_sidecar
 from fastdeit.pipelines.datasets.webdataset import tar_header
+from fastdeit.tools.data.convert.command import convert
+from fastdeit.tools.data.verify import verify
 
 REAL_COPY = os.copy_file_range
 
@@ -109,3 +129,126 @@ def test_the_index_is_safetensors(tmp_path: Path) -> None:
         assert np.array_equal(found[name], column)
         assert np.array_equal(theirs[name], column)
         assert theirs[name].dtype == column.dtype
+
+
+@pytest.fixture
+def beton(tmp_path: Path) -> Path:
+    """Four images, of which two lie in the file as pixels."""
+    source = tmp_path / "set"
+    for number in range(4):
+        file = source / "ab"[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30 + number, 20), (number * 30, 0, 0)).save(file)
+    out = tmp_path / "out.beton"
+    assert convert(source, out, mode="proportion", workers=1) == 0
+    assert sorted(open_dataset(out).modes.tolist()) == [0, 0, 1, 1]
+    return out
+
+
+def spoil(path: Path, at: int, value: Any) -> None:
+    """Write a value over what is there."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(np.asarray(value).tobytes())
+
+
+METADATA = HEADER.itemsize + 2 * DESCRIPTOR.itemsize
+NAMES = IMAGE.names or ()
+FIELDS = {name: IMAGE.fields[name] for name in NAMES}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("field", NAMES)
+def test_a_metadata_record_that_is_not_the_index(
+    field: str, beton: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FFCV's tables are compared at the opening; `verify` names the sample once."""
+    kind, inside = FIELDS[field][:2]
+    at = METADATA + 2 * SAMPLE.itemsize + inside
+    spoil(beton, at, np.fromfile(beton, kind, 1, offset=at)[0] ^ 1)
+    index = open_beton(beton, is_checked=False)
+    fault = f"{index.describe(2)}: its metadata record is damaged"
+    with pytest.raises(DamagedError, match=re.escape(f"Found: {fault}. Convert the source again")):
+        open_dataset(beton)
+    capsys.readouterr()
+    assert verify(beton, workers=1) == 1
+    assert capsys.readouterr().err.count(fault) == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "field", "value", "found"),
+    [
+        (SAMPLE, 1, "f0.mode", 2, "images that a .beton cannot hold"),
+        (SAMPLE, 1, "f0.width", 0, "widths 0 of sample 1"),
+        (SAMPLE, 1, "f0.data_ptr", 1 << 63, "tables that contradict each other"),
+        (SAMPLE, 1, "f1", -1, "labels from -1 to 1"),
+        (SAMPLE, 1, "f1", 1 << 40, f"labels from 0 to {1 << 40}"),
+        (ALLOCATION, 1, "sample_id", 7, "4 samples, with numbers from 0 to 7"),
+        (ALLOCATION, 1, "ptr", 1, "tables that contradict each other"),
+        (ALLOCATION, 1, "size", 1 << 40, "samples that lie outside the file"),
+        (ALLOCATION, 1, "size", 0, "sizes 0 of sample 1"),
+        (ALLOCATION, 1, "size", (1 << 64) - 1, "sizes -1 of sample 1"),
+        (HEADER, 0, "page_size", 12345, "pages of 12345 bytes"),
+        (HEADER, 0, "num_samples", 1 << 60, "bytes"),
+        (HEADER, 0, "num_samples", 0, "0 samples in its head"),
+    ],
+)
+def test_tables_of_ffcvs_that_cannot_be(
+    table: Any, row: int, field: str, value: int, found: str, beton: Path
+) -> None:
+    """What would lead a reader out of the file, or to a size that is none, is refused."""
+    # Without our mark it is a file of FFCV's.
+    spoil(beton, HEADER.itemsize + DESCRIPTOR.itemsize + 1 + 16, np.zeros(24, np.uint8))
+    assert len(open_dataset(beton)) == 4
+    start = {SAMPLE: METADATA, HEADER: 0}.get(table)
+    if start is None:
+        start = int(np.fromfile(beton, HEADER, 1)[0]["alloc_table_ptr"])
+    inside, kind = 0, table
+    for name in field.split("."):
+        kind, offset = kind.fields[name][:2]
+        inside += offset
+    spoil(beton, start + row * table.itemsize + inside, np.array(value).astype(kind))
+    with pytest.raises(DamagedError, match=re.escape(found)):
+        open_dataset(beton)
+
+
+def test_raw_pixels_are_as_many_as_the_size_says(beton: Path) -> None:
+    """In a file of FFCV's the size in pixels of a raw image is checked against its bytes."""
+    index = open_dataset(beton)
+    raw = int(np.flatnonzero(index.modes == RAW_MODE)[0])
+    spoil(beton, HEADER.itemsize + DESCRIPTOR.itemsize + 1 + 16, np.zeros(24, np.uint8))
+    at = METADATA + raw * SAMPLE.itemsize + FIELDS["width"][1]
+    spoil(beton, at, np.uint16(2 * index.widths[raw]))
+    with pytest.raises(DamagedError, match=f"sizes {index.sizes[raw]} of sample {raw}"):
+        open_dataset(beton)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"widths": [30, 30, 0, 30]}, "widths 0 of sample 2"),
+        ({"labels": [0, 1, 2, 0]}, "labels 2 of sample 2"),
+        ({"file_ids": [0, 0, 0, 1]}, "file_ids 1 of sample 3"),
+        ({"offsets": [0, -1, 0, 0]}, "offsets -1 of sample 1"),
+        ({"modes": [0, 0, 0, 3]}, "modes 3 of sample 3"),
+        ({"keys": [0, 1, 2]}, "do not have the same number of samples"),
+    ],
+)
+def test_an_index_that_nothing_can_be_read_with(
+    change: dict[str, list[int]], found: str, beton: Path
+) -> None:
+    """A column that was made to deceive is refused, whatever container it is of."""
+    columns = open_dataset(beton).columns()
+    for name, values in change.items():
+        columns[name] = np.array(values, columns[name].dtype)
+    meta = {"class_ids": ["a", "b"], "class_names": ["a", "b"]}
+    with pytest.raises(ValueError, match=found):
+        index_from_columns(beton, "beton", (beton,), meta, columns)
+
+
+def test_names_that_end_nowhere(beton: Path) -> None:
+    """So is a name that would be read from other memory."""
+    columns = open_dataset(beton).columns()
+    names = columns["names"]
+    columns["names"] = Names(names.text, names.ends + 1)
+    with pytest.raises(ValueError, match="its names do not end where they should"):
+        index_from_columns(beton, "beton", (beton,), {"class_ids": ["a", "b"]}, columns)

@@ -224,30 +224,30 @@ def _decode_and_store(
             _draft(image, head, (2 * target[0], 2 * target[1]))
         image.load()
         image = _with_eight_bits(image, options)
-    if kind not in ("JPEG", "MPO") or mode not in ("RGB", "L"):
-        notes.append(f"{kind} in mode {mode}")
-        if mode not in ("RGB", "L") and image.mode == "L":
-            notes.append("16 bits divided by 257")
-    elif head is not None and head.fault:
-        notes.append(f"damaged JPEG ({head.fault}) that PIL decodes")
-    elif head is not None and head.frame not in PLAIN + ARITHMETIC:
-        notes.append(f"JPEG of another kind (SOF{head.frame - 0xC0})")
-    elif head is not None and options.reencode == "nonbaseline":
-        notes += ["greyscale JPEG"] if head.components == 1 else []
-        notes += ["progressive JPEG"] if head.is_progressive else []
-        notes += ["arithmetic coding"] if head.frame in ARITHMETIC else []
-    if image.mode not in ("RGB", "L"):
-        image = image.convert("RGB")
-    if orientation != 1:
-        applied = options.exif == "apply"
-        notes.append(f"EXIF orientation {orientation}, {'applied' if applied else NOT_TURNED}")
-        if applied:
-            image.getexif()[EXIF_ORIENTATION] = orientation
-            image = ImageOps.exif_transpose(image)
-            target = target if orientation < 5 else (target[1], target[0])
-    if target != image.size:
-        image = image.resize(target, Image.Resampling.BICUBIC)
-    return _store_pixels(image, key, options, notes, sampling)
+        if kind not in ("JPEG", "MPO") or mode not in ("RGB", "L"):
+            notes.append(f"{kind} in mode {mode}")
+            if mode not in ("RGB", "L") and image.mode == "L":
+                notes.append("16 bits divided by 257")
+        elif head is not None and head.fault:
+            notes.append(f"damaged JPEG ({head.fault}) that PIL decodes")
+        elif head is not None and head.frame not in PLAIN + ARITHMETIC:
+            notes.append(f"JPEG of another kind (SOF{head.frame - 0xC0})")
+        elif head is not None and options.reencode == "nonbaseline":
+            notes += ["greyscale JPEG"] if head.components == 1 else []
+            notes += ["progressive JPEG"] if head.is_progressive else []
+            notes += ["arithmetic coding"] if head.frame in ARITHMETIC else []
+        if image.mode not in ("RGB", "L"):
+            image = image.convert("RGB")
+        if orientation != 1:
+            applied = options.exif == "apply"
+            notes.append(f"EXIF orientation {orientation}, {'applied' if applied else NOT_TURNED}")
+            if applied:
+                image.getexif()[EXIF_ORIENTATION] = orientation
+                image = ImageOps.exif_transpose(image)
+                target = target if orientation < 5 else (target[1], target[0])
+        if target != image.size:
+            image = image.resize(target, Image.Resampling.BICUBIC)
+        return _store_pixels(image, key, options, notes, sampling)
 
 
 def _with_eight_bits(image: Image.Image, options: ImageOptions) -> Image.Image:
