@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -197,3 +198,41 @@ def test_parts_of_another_number_are_refused(sample_source: Path, tmp_path: Path
     convert(sample_source / "val", tmp_path / "out", part="1/3")
     with pytest.raises(UserError, match=r"all parts must be of one number\. Found: .*1-of-3"):
         convert(sample_source / "val", tmp_path / "out", part="1/2")
+
+
+def test_the_last_lines_say_what_exif_would_turn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How many images lie on their side, and the option that turns them; none if it is given."""
+    for number in range(6):
+        file = tmp_path / "set" / "ab"[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if number < 3 else 1
+        Image.new("RGB", (30, 20)).save(file, exif=exif)
+    assert convert(tmp_path / "set", tmp_path / "out", workers=1) == 0
+    last = "3 of 6 images are turned by EXIF; --exif apply turns them\n"
+    assert capsys.readouterr().err.endswith(last)
+    assert convert(tmp_path / "set", tmp_path / "turned", exif="apply", workers=1) == 0
+    assert last not in capsys.readouterr().err
+
+
+def test_two_runs_differ_in_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Messages, OUT.json and OUT are the same, whatever is wrong with the images."""
+    for folder, name in (("a", "good.jpg"), ("b", "other.jpg")):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.new("RGB", (30, 20)).save(tmp_path / "set" / folder / name)
+    (tmp_path / "set" / "a" / "garbage.jpg").write_bytes(b"garbage" * 9)
+    (tmp_path / "set" / "a" / "empty.jpg").touch()
+    (tmp_path / "set" / "a" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    said = []
+    for number in (1, 2):
+        out = tmp_path / str(number) / "out.beton"
+        assert convert(tmp_path / "set", out, bad="skip", workers=number) == 0
+        lines = capsys.readouterr().err.replace(str(out.parent), "")
+        said.append(re.sub(r"in [0-9.]+ s", "", lines))
+    assert said[0] == said[1]
+    for name in ("out.beton", "out.beton.json"):
+        one, two = ((tmp_path / number / name).read_bytes() for number in "12")
+        assert one == two
+        assert b"0x" not in one

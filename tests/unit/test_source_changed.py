@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,24 @@ def test_a_finished_out_stays(
         later(file)
     assert convert(source, tmp_path / "out", workers=1) == 0
     assert "is already there, from the same source" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["out.beton", "out"])
+def test_an_image_that_changed_after_out_was_made(
+    name: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OUT is not called done then, though names and sizes are the same."""
+    out, file = tmp_path / name, in_order(source)[3]
+    assert convert(source, out, workers=1) == 0
+    file.write_bytes(file.read_bytes()[::-1])
+    os.utime(file, ns=(0, time.time_ns() + 10**9))
+    said = rf"{out}, and 1 images that changed later, such as {file.relative_to(source)}"
+    with pytest.raises(UserError, match=said):
+        convert(source, out, workers=1)
+    assert convert(source, out, workers=1, source_changed="ignore") == 0
+    assert "is already there" in capsys.readouterr().err
+    assert convert(source, out, workers=1, bad="skip", overwrite=True) == 0
+    assert len(open_dataset(out)) == NUM_IMAGES - 1
 
 
 def test_an_archive_that_changed(source: Path, tmp_path: Path) -> None:
