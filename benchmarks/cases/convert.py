@@ -81,14 +81,13 @@ def _measure_folder(record: Record, source: Path, asked: ConvertOptions) -> None
     with TemporaryDirectory(prefix="fastdeit-bench-", dir=source.parent) as folder:
         work = Path(folder)
 
-        def ours(name: str, *options: str) -> Case:
+        def ours(name: str, what: str, *options: str) -> Case:
             def run() -> int:
                 run_convert(source, work / name, threads, options)
                 _remove(work / name)
                 return len(names)
 
             kind = ".beton" if name.endswith(".beton") else "shards"
-            what = f"re-encoded at {MAX_SIDE} px q{QUALITY}" if options else "pass-through"
             return Case(name=f"fastdeit convert, {kind}, {what}", run=run, note=note)
 
         def peer(max_resolution: int | None) -> list[Case]:
@@ -114,11 +113,18 @@ def _measure_folder(record: Record, source: Path, asked: ConvertOptions) -> None
             effort = record.effort(asked.rounds, frac)
             return measure("convert", "img/s", [*peers, *others], effort, baselines)
 
-        own = [ours("x.beton"), ours("x"), Case(name=COPY, run=copy)]
+        quick = ("--check", "structure")
+        own = [
+            ours("x.beton", "pass-through, each decoded"),
+            ours("x.beton", "pass-through", *quick),
+            ours("x", "pass-through", *quick),
+            Case(name=COPY, run=copy),
+        ]
         *rows, copied = timed(peer(None), own, 0.5)
         record.add([*(with_bound(row, copied.median, COPY) for row in rows), copied])
+        what = f"re-encoded at {MAX_SIDE} px q{QUALITY}"
         again = ("--max-side", str(MAX_SIDE), "--quality", str(QUALITY), "--reencode", "all")
-        record.add(timed(peer(MAX_SIDE), [ours("x.beton", *again)], 1))
+        record.add(timed(peer(MAX_SIDE), [ours("x.beton", what, *again)], 1))
 
 
 @contextmanager
