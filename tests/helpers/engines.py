@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from fastdeit.pipelines.datasets.index import DatasetIndex
-from fastdeit.pipelines.plan.order import Plan
+from fastdeit.pipelines.engines.decode import decode_with_pil
+from fastdeit.pipelines.engines.pil_engine import resample_with_pil
+from fastdeit.pipelines.plan.crops import plan_cuts
+from fastdeit.pipelines.plan.order import Plan, StepPlan
 
 SIDE = 48
 ENGINES = [
@@ -29,3 +34,14 @@ def make_plan(index: DatasetIndex, is_training: bool = True, **changes: Any) -> 
         **changes,
     }
     return Plan(**values)
+
+
+def drawn(index: DatasetIndex, plan: Any, step: Any, samples: list[int]) -> torch.Tensor:
+    """What PIL draws for these samples at the places of a step."""
+    changed = StepPlan(step.epoch, step.step, np.array(samples), step.copies)
+    cuts = plan_cuts(plan, index, changed)
+    images = [
+        resample_with_pil(decode_with_pil(index, sample), cut, plan.image_size)
+        for sample, cut in zip(samples, cuts, strict=True)
+    ]
+    return torch.from_numpy(np.stack(images))
