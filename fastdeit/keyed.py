@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     POLICY = 8
     JITTER = 9
     DROP_PATH = 10
+    SPLIT = 13
 
 
 def mix64(z: Any) -> Any:

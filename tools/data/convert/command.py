@@ -22,6 +22,7 @@ from fastdeit.tools.data.convert.assembly import Assembly, describe_not_images, 
 from fastdeit.tools.data.convert.conversion import BadPolicy, Conversion, check_apart
 from fastdeit.tools.data.convert.parts import check_parts, parse_part, part_path, read_parts
 from fastdeit.tools.data.convert.prepare_image import ImageOptions, Preparation, PreparedImage
+from fastdeit.tools.data.convert.split import split_listing
 from fastdeit.tools.data.convert.work_folder import SPOOL, bytes_on_disk, check_space
 from fastdeit.tools.data.sources.detect import SourceKind, open_source
 from fastdeit.tools.data.sources.listing import Listing, fingerprint_of
@@ -49,6 +50,9 @@ def convert(
     sixteen_bit: Annotated[Literal["scale", "clip"], tyro.conf.arg(name="16-bit")] = "scale",
     shard_mib: int = 256,
     part: str | None = None,
+    split_val: float | None = None,
+    val_out: Path | None = None,
+    split_seed: int = 0,
     workers: int = 0,
     overwrite: bool = False,
     source_changed: Literal["refuse", "ignore"] = "refuse",
@@ -90,6 +94,10 @@ def convert(
             makes most of it white.
         shard_mib: about how large a shard becomes.
         part: i/n converts one of n parts, for n machines; `fastdeit merge OUT` joins them.
+        split_val: share of the images, of each class about the same, that goes to --val-out to
+            validate with; the rest goes to OUT. Each image goes by its name: more images move none.
+        val_out: NAME.beton, or a folder for shards, for those images.
+        split_seed: another seed makes another split.
         workers: processes that read and encode; 0 takes every usable core.
         overwrite: replace OUT if an earlier conversion of something else made it, and throw away
             an unfinished conversion with other options.
@@ -99,16 +107,13 @@ def convert(
     Returns:
         0, or 1 if --bad list found bad images.
     """
-    kind: Literal["beton", "webdataset"]
-    kind = format if format != "auto" else ("beton" if out.suffix == ".beton" else "webdataset")
-    if kind == "webdataset" and mode in ("raw", "proportion"):
-        raise UserError(
-            f"only a .beton holds raw images. Found: mode {mode} for shards. Name OUT {out}.beton."
-        )
+    _check_split(out, split_val, val_out, split_seed)
+    outs = [out] if val_out is None else [out, val_out]
     if shard_mib < 1:
         raise UserError(f"shard-mib must be at least 1. Found: {shard_mib}. Pass 256, say.")
+    kinds = [_kind_of(each, format, mode) for each in outs]
     options = ImageOptions(
-        lossless="raw" if kind == "beton" else "png",
+        lossless="raw",
         mode=mode,
         jpg_fraction=jpg_fraction,
         max_side=max_side,
@@ -121,40 +126,82 @@ def convert(
     )
     which = parse_part(part) if part is not None else None
     processes = num_workers(workers)
-    for path in (out, source):
+    for path in (*outs, source):
         refuse_url(path)
-    check_apart(out, source)
+    for path in outs:
+        check_apart(path, source)
     listing = open_source(source, source_kind, split, torchvision, devkit)
     num, classes = f"{len(listing):,} images", f"{len(listing.class_ids):,} classes"
     say(f"{source}: {num} of {classes} ({listing.kind})")
     empty = empty_classes(listing.labels, listing.class_names)
     if empty is not None:
         say(f"{source}: {empty}")
-    assembly = describe(listing, kind, options, shard_mib, source_changed == "refuse")
-    prepare = Preparation(listing, options, processes)
     if bad == "list":
+        prepare = Preparation(listing, options, processes)
         with closing(prepare.images(np.arange(len(listing)))) as images:
             num_bad = _list_bad(images, listing.names, len(listing))
-        others = describe_not_images(assembly.not_images)
+        others = describe_not_images(not_images(listing.strays))
         say(f"{source}: {num_bad} of {len(listing)} images are bad{others}; nothing was written")
         return 1 if num_bad else 0
-    if which is not None:
-        check_parts(out, which[1])
-        return _convert_part(part_path(out, *which), which, assembly, prepare, bad, overwrite)
-    return _convert_whole(out, assembly, prepare, bad, overwrite)
+    listings = [listing]
+    if split_val is not None:
+        listings = list(split_listing(listing, split_val, split_seed))
+    for path, kind, each in zip(outs, kinds, listings, strict=True):
+        stored = replace(options, lossless="raw" if kind == "beton" else "png")
+        assembly = describe(each, kind, stored, shard_mib, source_changed == "refuse")
+        if split_val is not None:
+            identity = {**assembly.identity, "split": [split_val, split_seed, path is val_out]}
+            assembly = replace(assembly, identity=identity)
+        prepare = Preparation(each, stored, processes)
+        if which is None:
+            _convert_whole(path, assembly, prepare, bad, overwrite)
+        else:
+            check_parts(path, which[1])
+            piece = part_path(path, *which)
+            _convert_part(piece, which, assembly, prepare, bad, overwrite)
+    return 0
+
+
+def _kind_of(out: Path, format: str, mode: str) -> Literal["beton", "webdataset"]:
+    """What OUT is to be."""
+    kind: Literal["beton", "webdataset"] = "beton" if out.suffix == ".beton" else "webdataset"
+    if format in ("beton", "webdataset"):
+        kind = "beton" if format == "beton" else "webdataset"
+    if kind == "webdataset" and mode in ("raw", "proportion"):
+        raise UserError(
+            f"only a .beton holds raw images. Found: mode {mode} for shards. Name OUT {out}.beton."
+        )
+    return kind
+
+
+def _check_split(out: Path, share: float | None, val_out: Path | None, seed: int) -> None:
+    """Raise a UserError for options of a split that do not fit together."""
+    if (share is None) != (val_out is None):
+        found = "--val-out alone" if share is None else "--split-val alone"
+        raise UserError(
+            f"a split needs its share and a place for it. Found: {found}. "
+            "Pass --split-val 0.1 --val-out VAL.beton, say."
+        )
+    if share is None and seed != 0:
+        raise UserError(f"split-seed is for --split-val. Found: {seed}. Leave it out.")
+    if share is not None and not 0 < share < 1:
+        raise UserError(f"split-val must be between 0 and 1. Found: {share}. Pass 0.1, say.")
+    if val_out is not None and val_out.resolve() == out.resolve():
+        raise UserError(f"val-out must be another one than OUT. Found: {val_out}. Rename one.")
 
 
 def _convert_whole(
     out: Path, assembly: Assembly, prepare: Preparation, bad: BadPolicy, overwrite: bool
-) -> int:
+) -> None:
     """Convert a whole source, or go on where an earlier run was stopped."""
     with Conversion(out, assembly, bad, overwrite) as conversion:
         if conversion.is_done():
-            return _check_left_out(out, bad)
+            _check_left_out(out, bad)
+            return
         conversion.assembly, order = assembly.in_key_order()
         if not prepare.listing.is_sequential:
             conversion.write(lambda first: prepare.images(order[first:]), prepare.expected_bytes())
-            return 0
+            return
         # Read once in its own order; what is spooled is read again in the order of the keys.
         work = conversion.work
         path = work / SPOOL
@@ -163,7 +210,6 @@ def _convert_whole(
         _convert_part(path, (1, 1), assembly, prepare, bad, overwrite)
         conversion.write(read_parts([path]).images_from, prepare.expected_bytes())
         shutil.rmtree(path)
-    return 0
 
 
 def describe(
@@ -215,7 +261,7 @@ def _convert_part(
     prepare: Preparation,
     bad: BadPolicy,
     overwrite: bool,
-) -> int:
+) -> None:
     """Convert one part of a source: a stretch of it in its own order."""
     part, num_parts = which
     total = len(assembly.keys)
@@ -234,10 +280,9 @@ def _convert_part(
         if not conversion.is_done():
             expected = prepare.expected_bytes() * len(places) // total
             conversion.write(lambda first: prepare.images(places[first:]), expected)
-    return 0
 
 
-def _check_left_out(out: Path, bad: BadPolicy) -> int:
+def _check_left_out(out: Path, bad: BadPolicy) -> None:
     """Refuse to call OUT done if it lacks images and that is not wanted."""
     from fastdeit.pipelines.datasets.index import open_dataset
 
@@ -247,7 +292,6 @@ def _check_left_out(out: Path, bad: BadPolicy) -> int:
             f"every image must decode. Found: {out}, which was made without {len(left_out)} images "
             f"({left_out[0]['name']}: {left_out[0]['reason']}). Mend them, or pass --bad skip."
         )
-    return 0
 
 
 def _list_bad(images: Iterable[PreparedImage], names: Names, total: int) -> int:
