@@ -52,6 +52,13 @@ class TrainConfig:
             "Pass --smoothing 0.",
         )
         require(
+            self.data.sampling == "natural" or self.run.compat == "none",
+            "sampling",
+            self.data.sampling,
+            "must be natural with --compat upstream, for the published code has no other",
+            "Leave one of them out.",
+        )
+        require(
             self.optim.accumulate <= self.data.batch_size,
             "accumulate",
             self.optim.accumulate,
