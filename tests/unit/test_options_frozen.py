@@ -29,7 +29,7 @@ OPTIONS = {
     """,
     "optim": """
         epochs optimizer base_lr scale_lr min_lr warmup_epochs warmup_lr weight_decay trainable
-        momentum accumulate loss clip_grad ema_decay
+        momentum accumulate loss class_weights clip_grad ema_decay
     """,
     "distill": """
         distillation teacher teacher_labels teacher_top_k temperature teacher_weight
