@@ -12,6 +12,7 @@ import torch
 from augment_batches import NUM_CLASSES, make_batch
 from torch import Tensor, nn
 
+from fastdeit import UserError
 from fastdeit.augment import AugmentedBatch, augment
 from fastdeit.augment.mix import MixedTargets, dense_targets
 from fastdeit.checkpoints.classes import Classes, numbered_classes
@@ -153,6 +154,8 @@ def test_the_teacher_is_not_weighed() -> None:
     label = loss_of(config, session, batch, WEIGHTS)
     taught = nn.functional.cross_entropy(of_batch(session, batch), answer)
     config = changed(config, distill=distill)
+    with pytest.raises(UserError, match="class_weights has no effect with --teacher-weight 1"):
+        changed(config, distill={"teacher_weight": 1.0}, optim={"class_weights": "sqrt"})
     found = loss_of(config, session, replace(batch, answer=answer), WEIGHTS)
     assert found.item() == pytest.approx(0.5 * (label + taught).item(), rel=1e-5)
 

@@ -11,7 +11,7 @@ import tyro
 
 from fastdeit.errors import require
 from fastdeit.files import replace_file
-from fastdeit.measured.run import EVALUATION
+from fastdeit.measured.run import BY_CLASS, EVALUATION
 from fastdeit.tools.evaluate.by_class import (
     MOST_DRAWN,
     check_confusion,
@@ -147,7 +147,7 @@ def evaluate(
     if replaced:
         facts["images_replaced"] = replaced
     print(json.dumps(facts))
-    facts["by_class"] = class_facts(counts, titles, kinds[0])
+    facts[BY_CLASS] = class_facts(counts, titles, kinds[0])
     replace_file(checkpoint.with_name(EVALUATION), (json.dumps(facts) + "\n").encode())
     if confusion is not None and counts.confusion is not None:
         write_confusion(confusion, counts.confusion, titles)
