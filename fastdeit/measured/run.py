@@ -19,6 +19,8 @@ CONFIG, ENVIRONMENT = "config.json", "environment.json"
 EVALUATION, SHEET = "evaluation.json", "augmented.png"
 BY_CLASS = "by_class"
 """Under which an evaluation holds each class; older ones do not."""
+MOST_CLASSES = 200
+"""Up to so many classes confusions are counted unasked, drawn, and shown in a report."""
 SHAPE = ("patch_size", "embed_dim", "depth", "num_heads")
 """Options that make a model another one than timm's of the same name."""
 _TRAIN_NUMBERS = ("step", "epoch", "loss", "lr", "img_per_s", "data_wait_frac", "elapsed_s")

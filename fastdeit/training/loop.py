@@ -220,7 +220,7 @@ def train_step(config: TrainConfig, session: Session, batch: AugmentedBatch, lr:
         keyed.step_seed(config.run.seed, Purpose.DROP_PATH, batch.epoch, batch.step, world.rank)
     )
     optimizer.zero_grad(set_to_none=True)
-    class_weights = _step_weights(config, session, batch)
+    class_weights = step_weights(config, session, batch)
     total = torch.zeros((), device=batch.images.device)
     parts = list(batch.parts(config.optim.accumulate))
     for number, part in enumerate(parts):
@@ -249,8 +249,11 @@ def train_step(config: TrainConfig, session: Session, batch: AugmentedBatch, lr:
     return total
 
 
-def _step_weights(config: TrainConfig, session: Session, batch: AugmentedBatch) -> Tensor | None:
-    """The weights of the classes over their mean in a step, that is, in all of its processes."""
+def step_weights(config: TrainConfig, session: Session, batch: AugmentedBatch) -> Tensor | None:
+    """The weights of the classes over their mean in a step, that is, in all of its processes.
+
+    (K,) float32 on the device; None if all classes are alike.
+    """
     if session.class_weights is None:
         return None
     total = session.world.sum_(image_weights(batch.targets, session.class_weights).sum())

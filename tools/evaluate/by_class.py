@@ -12,6 +12,7 @@ import numpy as np
 
 from fastdeit.errors import UserError, require
 from fastdeit.files import check_ours, replacing
+from fastdeit.measured.run import MOST_CLASSES
 from fastdeit.text.plots import cut, house_style, new_figure, save_png
 from fastdeit.text.tables import text_table
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from fastdeit.checkpoints.classes import Classes, Located
     from fastdeit.training.evaluate import ClassCounts
 
-MOST_DRAWN = 200
-"""Up to so many classes a matrix can be read as a picture, and confusions are counted unasked."""
 NUM_WORST = 10
 NUM_CONFUSED = 20
 MOST_WITH_COUNTS = 30
@@ -43,9 +42,9 @@ def check_confusion(path: Path) -> None:
 
 def check_drawable(path: Path, num_classes: int) -> None:
     """Refuse a picture of more classes than can be read."""
-    if path.suffix.lower() == ".png" and num_classes > MOST_DRAWN:
+    if path.suffix.lower() == ".png" and num_classes > MOST_CLASSES:
         raise UserError(
-            f"a confusion matrix is drawn for up to {MOST_DRAWN} classes. Found: {num_classes:,}. "
+            f"a confusion matrix is drawn for up to {MOST_CLASSES} classes. Found: {num_classes:,}. "
             f"Pass --confusion {path.with_suffix('.csv')}."
         )
 

@@ -11,9 +11,8 @@ import tyro
 
 from fastdeit.errors import require
 from fastdeit.files import replace_file
-from fastdeit.measured.run import BY_CLASS, EVALUATION
+from fastdeit.measured.run import BY_CLASS, EVALUATION, MOST_CLASSES
 from fastdeit.tools.evaluate.by_class import (
-    MOST_DRAWN,
     check_confusion,
     check_drawable,
     class_facts,
@@ -117,7 +116,7 @@ def evaluate(
                 right_labels,
                 reader.world,
                 num_classes,
-                with_confusion=confusion is not None or num_classes <= MOST_DRAWN,
+                with_confusion=confusion is not None or num_classes <= MOST_CLASSES,
             )
             replaced = batches.replacements.num_samples(reader.world)
     if not reader.world.is_main:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastdeit.measured.run import BY_CLASS, Run
+from fastdeit.measured.run import BY_CLASS, MOST_CLASSES, Run
 
-MOST_CLASSES = 200
 NUM_SHOWN = 10
 
 
