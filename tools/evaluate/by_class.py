@@ -44,8 +44,8 @@ def check_drawable(path: Path, num_classes: int) -> None:
     """Refuse a picture of more classes than can be read."""
     if path.suffix.lower() == ".png" and num_classes > MOST_CLASSES:
         raise UserError(
-            f"a confusion matrix is drawn for up to {MOST_CLASSES} classes. Found: {num_classes:,}. "
-            f"Pass --confusion {path.with_suffix('.csv')}."
+            f"a confusion matrix is drawn for up to {MOST_CLASSES} classes. "
+            f"Found: {num_classes:,}. Pass --confusion {path.with_suffix('.csv')}."
         )
 
 
