@@ -23,7 +23,7 @@ class Batch:
     sample_keys: NDArray[np.uint64]
     """(B,) uint64 on the host: the stable key of each image."""
     copies: NDArray[np.int64]
-    """(B,) int64 on the host: which repeat of the image, from 0."""
+    """(B,) int64 on the host: which showing of the image in its epoch, from 0."""
     epoch: int
     """The epoch that the samples belong to, from 0."""
     step: int

@@ -150,3 +150,29 @@ def check_out(out: Path, overwrite: bool, source: Path) -> None:
             f"OUT must be a new file. Found: {out}. Pass --overwrite to replace it, or give "
             "another name."
         )
+
+
+MARK_BYTES = 2048
+
+
+def check_ours(out: Path, mark: str, option: str, what: str, command: str) -> None:
+    """Refuse with a UserError to replace anything but an earlier output of ours.
+
+    Args:
+        out: the file to be written.
+        mark: stands in the first `MARK_BYTES` of each such output.
+        option: of the command line, for the message.
+        what: such an output in a word or two.
+        command: what writes it, such as "fastdeit report".
+    """
+    if not os.path.lexists(out):
+        return
+    found = "a folder" if out.is_dir() else f"a file that `{command}` did not write"
+    if out.is_file():
+        with out.open("rb") as file:
+            if mark.encode() in file.read(MARK_BYTES):
+                return
+    raise UserError(
+        f"{option} must be a new file or an earlier {what}. Found: {out}, {found}. "
+        f"Pass another {option}, or move the file away."
+    )

@@ -42,6 +42,8 @@ class Purpose(IntEnum):
     POLICY = 8
     JITTER = 9
     DROP_PATH = 10
+    CLASS_ORDER = 11
+    CLASS_SHARE = 12
     SPLIT = 13
 
 

@@ -125,6 +125,8 @@ def train_plan(
         seed=run.seed,
         repeats=data.repeats,
         order="upstream" if run.compat == "upstream" else "keyed",
+        sampling=data.sampling,
+        labels=index.labels,
         crop=data.crop,
         crop_scale=data.crop_scale,
         crop_ratio=data.crop_ratio,

@@ -26,6 +26,7 @@ from fastdeit.errors import UserError
 from fastdeit.files import LOCK, replace_file, replacing
 from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.plan.order import Plan
+from fastdeit.pipelines.plan.sampling import images_by_class
 from fastdeit.text.json_text import parse_json
 from fastdeit.training.teacher import dense_probs
 
@@ -34,6 +35,7 @@ ABOUT = "labels.json"
 IN_WORDS = {
     "data.images": "images of other names (data.images)",
     "data.shapes": "the same images at other sizes (data.shapes)",
+    "data.classes": "the same images in other classes (data.classes)",
 }
 """What it means if a checksum among the settings differs."""
 NOT_OF_THE_IMAGES = ("smoothing",)
@@ -60,6 +62,9 @@ def _settings_of(config: TrainConfig, plan: Plan, index: DatasetIndex) -> dict[s
         **{f"augment.{n}": v for n, v in augment.items() if n not in NOT_OF_THE_IMAGES},
         "distill.distillation": config.distill.distillation,
     }
+    if plan.sampling != "natural":
+        settings["data.sampling"] = plan.sampling
+        settings["data.classes"] = _digest_of_classes(index)
     if plan.crop == "center":
         settings["data.eval_crop_ratio"] = plan.eval_crop_ratio
     if config.distill.distillation == "soft":
@@ -70,6 +75,12 @@ def _settings_of(config: TrainConfig, plan: Plan, index: DatasetIndex) -> dict[s
         settings["data.batch_size"] = plan.batch_size
         settings["num_processes"] = plan.world_size
     return settings
+
+
+def _digest_of_classes(index: DatasetIndex) -> str:
+    """A checksum of which images are of one class, whatever its number."""
+    classes = images_by_class(index.keys, index.labels)
+    return digest(*(np.sort(index.keys[members]) for members in classes))
 
 
 def digest(*columns: NDArray[Any]) -> str:

@@ -30,6 +30,9 @@ class DataConfig:
     """Images a step over all processes, repeats counted (the paper's 1,024)."""
     repeats: int = 3
     """Repeated augmentation: how often an image is shown in an epoch, 1 to switch it off."""
+    sampling: Literal["natural", "sqrt", "balanced"] = "natural"
+    """How often each class is shown: natural, as often as it has images; sqrt, in proportion to the
+    square root of their number; balanced, as often as every other. An epoch stays as long."""
     train_crop: Literal["auto", "resized", "padded", "center"] = "auto"
     """resized (RandomResizedCrop), padded (a random part of the image with a black border of 4
     pixels), center (that of evaluation: FixRes), or auto: padded up to 32 pixels, as DeiT does."""

@@ -39,6 +39,9 @@ class OptimConfig:
     loss: Literal["ce", "bce"] = "ce"
     """ce: cross-entropy against mixed, smoothed labels; bce: binary cross-entropy in which each
     mixed label counts fully (DeiT-III), without smoothing."""
+    class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    """Weight of each class in the loss of the labels, from how many images it has in the training
+    set: balanced is one over that (scikit-learn's), sqrt the square root of it."""
     clip_grad: float = 0.0
     """Greatest norm of all gradients together; larger ones are scaled down. 0 switches it off."""
     ema_decay: float = 0.99996

@@ -52,6 +52,22 @@ class TrainConfig:
             "Pass --smoothing 0.",
         )
         require(
+            self.data.sampling == "natural" or self.run.compat == "none",
+            "sampling",
+            self.data.sampling,
+            "must be natural with --compat upstream, for the published code has no other",
+            "Leave one of them out.",
+        )
+        require(
+            self.optim.class_weights == "none"
+            or self.distill.distillation == "none"
+            or self.distill.weight < 1,
+            "class_weights",
+            self.optim.class_weights,
+            "has no effect with --teacher-weight 1, which leaves the labels out",
+            "Leave one of them out.",
+        )
+        require(
             self.optim.accumulate <= self.data.batch_size,
             "accumulate",
             self.optim.accumulate,

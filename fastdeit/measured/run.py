@@ -17,6 +17,10 @@ Json = dict[str, Any]
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 EVALUATION, SHEET = "evaluation.json", "augmented.png"
+BY_CLASS = "by_class"
+"""Under which an evaluation holds each class; older ones do not."""
+MOST_CLASSES = 200
+"""Up to so many classes confusions are counted unasked, drawn, and shown in a report."""
 SHAPE = ("patch_size", "embed_dim", "depth", "num_heads")
 """Options that make a model another one than timm's of the same name."""
 _TRAIN_NUMBERS = ("step", "epoch", "loss", "lr", "img_per_s", "data_wait_frac", "elapsed_s")
@@ -129,6 +133,7 @@ def load_evaluation(path: Path) -> Json | None:
     evaluation = load_json(path)
     if evaluation is not None:
         _check_scores(evaluation, str(path))
+        _check_classes(evaluation, f"{path}: {BY_CLASS}")
     return evaluation
 
 
@@ -191,6 +196,42 @@ def _check_scores(row: Json, place: str) -> None:
             score = scores.get(key)
             is_percentage = score is None or 0 <= score <= 100
             require(is_percentage, f"{what}.{key}", score, "must be from 0 to 100", again)
+
+
+def _check_classes(evaluation: Json, place: str) -> None:
+    """Make sure that what is there of the classes counts images of each."""
+    if BY_CLASS not in evaluation:
+        return
+    again, facts = "Evaluate again.", evaluation[BY_CLASS]
+    require(isinstance(facts, dict), place, repr(facts)[:60], "must be a JSON object", again)
+    for name in ("head", "weights"):
+        word = facts.get(name)
+        require(isinstance(word, str), f"{place}.{name}", repr(word), "must be a word", again)
+    columns = [facts.get(name) for name in ("names", "correct", "total")]
+    lengths = [len(column) if isinstance(column, list) else None for column in columns]
+    is_table = None not in lengths and lengths[0] and len(set(lengths)) == 1
+    rule = "must have as many names as correct and total"
+    require(bool(is_table), place, f"{lengths} of them", rule, again)
+    rows = [*zip(*columns, strict=True)]
+    for number, (name, correct, total) in enumerate(rows):
+        is_right = isinstance(name, str) and _is_count(total) and _is_count(correct, total)
+        what, rule = f"{place}, class {number}", "must have a name, and correct up to total"
+        require(is_right, what, f"{name!r}, {correct!r} and {total!r}", rule, again)
+    num_images = sum(total for *_, total in rows)
+    require(num_images > 0, f"{place}.total", num_images, "must count an image", again)
+    confused = facts.get("confused", [])
+    is_list = isinstance(confused, list)
+    require(is_list, f"{place}.confused", repr(confused)[:60], "must be a list", again)
+    for row in confused:
+        is_row = isinstance(row, list) and len(row) == 3 and all(map(_is_count, row))
+        is_right = is_row and max(row[:2]) < len(rows) and row[2] <= rows[row[0]][2]
+        rule = "must be two classes, and images of the first"
+        require(is_right, f"{place}.confused", repr(row)[:60], rule, again)
+
+
+def _is_count(value: object, most: float = math.inf) -> bool:
+    """Whether a JSON value is a whole number from 0 to `most`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

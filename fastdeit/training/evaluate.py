@@ -31,6 +31,26 @@ class HeadScore:
     real_top1_pct: float | None = None
     """Share of samples whose first guess is one of several right labels, among those that have one
     (ImageNet-ReaL); None if these labels were not given."""
+    macro_top1_pct: float | None = None
+    """Mean over the classes of each one's top-1, without those that have no sample; None if it was
+    not counted by class."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCounts:
+    """How K classes did."""
+
+    total: NDArray[np.int64]
+    """(K,) samples of each class."""
+    correct: dict[str, NDArray[np.int64]]
+    """By the head, (K,) those whose first guess was right."""
+    confusion: NDArray[np.int64] | None
+    """(K, K) samples by their class and the first guess of the last head; None if not wanted."""
+
+    def macro_top1_pct(self, head: str) -> float:
+        """Mean of the classes' top-1, of those that have a sample, 0 to 100."""
+        has = self.total > 0
+        return float(100 * (self.correct[head][has] / self.total[has]).mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +60,8 @@ class Evaluation:
     num_images: int
     heads: dict[str, HeadScore]
     """"class"; with a distillation token also "dist" and "joint"."""
+    classes: ClassCounts | None = None
+    """The same by class, if it was asked for; not in `to_dict`."""
 
     @property
     def best_top1_pct(self) -> float:
@@ -73,6 +95,8 @@ def evaluate_all(
     compute: Compute,
     right_labels: Callable[[NDArray[np.uint64]], NDArray[np.bool_]] | None = None,
     world: World | None = None,
+    num_classes: int | None = None,
+    with_confusion: bool = False,
 ) -> list[Evaluation]:
     """Score models in one pass; every sample that `batches` yields, in any process, counts once.
 
@@ -83,16 +107,16 @@ def evaluate_all(
         right_labels: gives (B, K) which labels are right for images with some stable keys; None
             leaves `real_top1_pct` out.
         world: the processes over which is added up; None for this one alone.
+        num_classes: K, to count by class too; None leaves that out.
+        with_confusion: count which class is taken for which, too: K x K numbers on the device.
 
     Returns:
         One for each model, the same in every process.
 
     Note: sums stay on the device; they are read once, at the end.
     """
-    # The last number counts the samples.
-    width = 3 if right_labels is None else 5
-    sums = [
-        torch.zeros((len(head_names(m)), width + 1), dtype=torch.float64, device=compute.device)
+    tallies = [
+        _Tally(head_names(m), right_labels is not None, num_classes, with_confusion, compute.device)
         for m in models
     ]
     with _evaluating(models):
@@ -104,35 +128,77 @@ def evaluate_all(
             right = None
             if right_labels is not None:
                 right = torch.from_numpy(right_labels(batch.sample_keys)).to(compute.device)
-            for model, total in zip(models, sums, strict=True):
+            for model, tally in zip(models, tallies, strict=True):
                 with compute.autocast():
                     heads = forward_heads(model, images)
-                for number, name in enumerate(head_names(model)):
-                    total[number, :width] += _count(heads[name], batch.labels, right)
-                total[:, width] += len(batch.labels)
-    evaluations = []
-    for model, total in zip(models, sums, strict=True):
-        if world is not None:
-            world.sum_(total)
-        heads_of = dict(zip(head_names(model), total.tolist(), strict=True))
-        num_images = total[0, width].item()
-        evaluations.append(Evaluation(int(num_images), {n: _score(h) for n, h in heads_of.items()}))
-    return evaluations
+                tally.add(heads, batch.labels, right)
+    return [tally.evaluation(world or World()) for tally in tallies]
 
 
-def _score(sums: list[float]) -> HeadScore:
+class _Tally:
+    """Sums of one model over the samples, on the device."""
+
+    def __init__(
+        self,
+        heads: tuple[str, ...],
+        with_real: bool,
+        num_classes: int | None,
+        with_confusion: bool,
+        device: torch.device,
+    ) -> None:
+        self._heads = heads
+        # The last number counts the samples.
+        size = (len(heads), 6 if with_real else 4)
+        self._sums = torch.zeros(size, dtype=torch.float64, device=device)
+        # Rows: correct by each head, and all samples.
+        by_class = (len(heads) + 1, num_classes or 0)
+        self._by_class = torch.zeros(by_class, dtype=torch.int64, device=device)
+        side = num_classes if with_confusion and num_classes else 0
+        self._confusion = torch.zeros((side, side), dtype=torch.int64, device=device)
+
+    def add(self, heads: dict[str, Tensor], labels: Tensor, right: Tensor | None) -> None:
+        """Count a batch: probabilities (B, K) of each head."""
+        for number, name in enumerate(self._heads):
+            probs = heads[name]
+            guesses = probs.topk(min(5, probs.shape[1]), dim=1).indices  # (B, 5)
+            self._sums[number, :-1] += _count(probs, guesses, labels, right)
+            self._sums[number, -1] += len(labels)
+            if self._by_class.numel():
+                self._by_class[number].index_add_(0, labels, (guesses[:, 0] == labels).long())
+        ones = torch.ones_like(labels)
+        if self._by_class.numel():
+            self._by_class[-1].index_add_(0, labels, ones)
+        if self._confusion.numel():
+            places = labels * len(self._confusion) + guesses[:, 0]
+            self._confusion.view(-1).index_add_(0, places, ones)
+
+    def evaluation(self, world: World) -> Evaluation:
+        """What was counted, in all processes together."""
+        sums = dict(zip(self._heads, world.sum_(self._sums).tolist(), strict=True))
+        classes = None
+        if self._by_class.numel():
+            *correct, total = world.sum_(self._by_class).cpu().numpy()
+            confusion = None
+            if self._confusion.numel():
+                confusion = world.sum_(self._confusion).cpu().numpy()
+            classes = ClassCounts(total, dict(zip(self._heads, correct, strict=True)), confusion)
+        heads = {name: _score(name, of_head, classes) for name, of_head in sums.items()}
+        return Evaluation(int(sums[self._heads[0]][-1]), heads, classes)
+
+
+def _score(name: str, sums: list[float], classes: ClassCounts | None) -> HeadScore:
     correct1, correct5, loss, *real, num_images = sums
     return HeadScore(
         top1_pct=100 * correct1 / num_images,
         top5_pct=100 * correct5 / num_images,
         loss=loss / num_images,
         real_top1_pct=100 * real[0] / real[1] if real else None,
+        macro_top1_pct=None if classes is None else classes.macro_top1_pct(name),
     )
 
 
-def _count(probs: Tensor, labels: Tensor, right: Tensor | None) -> Tensor:
+def _count(probs: Tensor, guesses: Tensor, labels: Tensor, right: Tensor | None) -> Tensor:
     """Sums over a batch, float64: correct at 1, correct at 5, negative log-likelihood."""
-    guesses = probs.topk(min(5, probs.shape[1]), dim=1).indices  # (B, 5)
     correct = guesses == labels[:, None]
     likelihood = probs.gather(1, labels[:, None]).clamp_min(1e-12)
     sums = [correct[:, 0].double().sum(), correct.double().sum(), -likelihood.double().log().sum()]

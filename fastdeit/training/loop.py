@@ -31,6 +31,7 @@ from fastdeit.training.evaluate import evaluate_all
 from fastdeit.training.forecast import Forecast
 from fastdeit.training.losses import (
     distilled_loss,
+    image_weights,
     mixed_binary_cross_entropy,
     mixed_cross_entropy,
 )
@@ -219,6 +220,7 @@ def train_step(config: TrainConfig, session: Session, batch: AugmentedBatch, lr:
         keyed.step_seed(config.run.seed, Purpose.DROP_PATH, batch.epoch, batch.step, world.rank)
     )
     optimizer.zero_grad(set_to_none=True)
+    class_weights = step_weights(config, session, batch)
     total = torch.zeros((), device=batch.images.device)
     parts = list(batch.parts(config.optim.accumulate))
     for number, part in enumerate(parts):
@@ -228,7 +230,7 @@ def train_step(config: TrainConfig, session: Session, batch: AugmentedBatch, lr:
                 # Gradients are added up over the processes once, in the last part.
                 stack.enter_context(session.forward.no_sync())  # type: ignore[operator]
             with session.compute.autocast(), phase("forward"):
-                loss = loss_of(config, session, part)
+                loss = loss_of(config, session, part, class_weights)
             # Shares of a step may differ by an image; each image counts alike.
             loss = loss * (len(part.images) / config.data.batch_size)
             # The processes' gradients are averaged, where they must be added.
@@ -247,13 +249,33 @@ def train_step(config: TrainConfig, session: Session, batch: AugmentedBatch, lr:
     return total
 
 
-def loss_of(config: TrainConfig, session: Session, batch: AugmentedBatch) -> Tensor:
-    """The loss of a batch or a part of one: () float32, the mean over its images."""
+def step_weights(config: TrainConfig, session: Session, batch: AugmentedBatch) -> Tensor | None:
+    """The weights of the classes over their mean in a step, that is, in all of its processes.
+
+    (K,) float32 on the device; None if all classes are alike.
+    """
+    if session.class_weights is None:
+        return None
+    total = session.world.sum_(image_weights(batch.targets, session.class_weights).sum())
+    return session.class_weights * (config.data.batch_size / total)
+
+
+def loss_of(
+    config: TrainConfig,
+    session: Session,
+    batch: AugmentedBatch,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """The loss of a batch or a part of one: () float32, the mean over its images.
+
+    `class_weights` (K,) are those of the session over their mean in the whole step.
+    """
     logits, dist_logits = forward_train(session.forward, batch.images)
     if config.optim.loss == "bce":
-        loss = mixed_binary_cross_entropy(logits, batch.targets)
+        loss = mixed_binary_cross_entropy(logits, batch.targets, class_weights)
     else:
-        loss = mixed_cross_entropy(logits, batch.targets, config.augment.smoothing)
+        smoothing = config.augment.smoothing
+        loss = mixed_cross_entropy(logits, batch.targets, smoothing, class_weights)
     said = batch.answer
     if said is None and session.teacher is not None:
         with torch.no_grad():

@@ -6,9 +6,9 @@ No state of a random generator is among it: every draw is keyed by its epoch and
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import timm
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 from fastdeit import __version__
 from fastdeit.checkpoints.store import newest_checkpoint
 from fastdeit.config import TrainConfig
+from fastdeit.config.whole import jsonable
 from fastdeit.errors import UserError
 from fastdeit.files import replace_file
 from fastdeit.machine.distributed import World, say
@@ -101,7 +102,8 @@ def _newest_of_run(config: TrainConfig, world: World) -> dict[str, Any] | None:
             f"the checkpoint must hold a run's state to go on. Found: weights only, in {path}. "
             "Leave out --resume auto and give another --out."
         )
-    before, now = _flat(content["config"]), _flat(config.to_dict())
+    # An option that came later was as it is by default.
+    before, now = _defaults() | _flat(content["config"]), _flat(config.to_dict())
     for name in sorted(before.keys() | now.keys()):
         if name not in MAY_DIFFER and before.get(name) != now.get(name):
             raise UserError(
@@ -156,6 +158,17 @@ def cut_metrics(path: Path, position: Position) -> float:
         kept.append((text, float(row["elapsed_s"])))
     replace_file(path, "".join(f"{text}\n" for text, _ in kept).encode())
     return kept[-1][1] if kept else 0.0
+
+
+def _defaults() -> dict[str, Any]:
+    """The options that have a default, with dotted names."""
+    return _flat(
+        {
+            part: jsonable({f.name: f.default for f in fields(kind) if f.default is not MISSING})
+            for part, kind in get_type_hints(TrainConfig).items()
+            if is_dataclass(kind)
+        }
+    )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

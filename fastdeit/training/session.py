@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastdeit.checkpoints.classes import Classes, read_classes, require_classes
 from fastdeit.checkpoints.file import load_checkpoint
@@ -40,6 +40,8 @@ class Session:
     """Gives logits of the student's images; frozen, compiled as the model is."""
     answers: Answers | None = None
     """What the teacher said before, in place of `teacher`."""
+    class_weights: Tensor | None = None
+    """(K,) float32 on the device, the weight of each class in the loss; None if all are alike."""
     teacher_model: str | None = None
     """timm's name of the teacher in either form; None without one."""
     ema: ModelEma | None = None

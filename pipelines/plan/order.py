@@ -5,7 +5,8 @@ by its copies, cut to the epoch's length. Global step `t` is `stream[t*B : (t+1)
 takes the `r`-th contiguous part of it; so the global batches do not depend on the world size, and
 the copies of an image stay together and are decoded once.
 
-The published code's order, which depends on the world size, is in `upstream_order`.
+Which images of unequal classes an epoch shows is in `sampling`; the published code's order, which
+depends on the world size, in `upstream_order`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from fastdeit import UserError, keyed
 from fastdeit.keyed import Purpose
+from fastdeit.pipelines.plan.sampling import Sampling, sampled_images
 from fastdeit.pipelines.plan.upstream_order import ROUND_TO, num_selected, upstream_order
 
 DEFAULT_SCALE = (0.08, 1.0)
@@ -36,7 +38,7 @@ class StepPlan:
     samples: NDArray[np.int64]
     """(b,) sample numbers; in the keyed order equal ones are neighbours."""
     copies: NDArray[np.int64]
-    """(b,) which repeat of the image, from 0."""
+    """(b,) which showing of the image in its epoch, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,6 +59,11 @@ class Plan:
     """How often an image is shown in a row; without effect in evaluation."""
     order: Literal["keyed", "upstream"] = "keyed"
     """upstream: that of the published RASampler; without effect in evaluation."""
+    sampling: Sampling = "natural"
+    """How often each class is shown: as often as it has images, in proportion to the square root of
+    their number, or as often as all others; without effect in evaluation."""
+    labels: NDArray[np.int64] | None = None
+    """(N,) the class of each sample; only another sampling than natural needs them."""
     crop: Literal["resized", "padded", "center"] = "resized"
     """resized: RandomResizedCrop; padded: a random part of the black-bordered image, unresized;
     center: as in evaluation, where this has no effect."""
@@ -87,6 +94,22 @@ class Plan:
             ("image_size", self.image_size >= 1, "be at least 1"),
             ("repeats", self.repeats >= 1, "be at least 1"),
             ("order", self.order in ("keyed", "upstream"), "be keyed or upstream"),
+            (
+                "sampling",
+                self.sampling in ("natural", "sqrt", "balanced"),
+                "be natural, sqrt or balanced",
+            ),
+            (
+                "sampling",
+                self.sampling == "natural" or self.order == "keyed",
+                "be natural in upstream's order",
+            ),
+            (
+                "labels",
+                self.sampling == "natural"
+                or (self.labels is not None and self.labels.shape == self.keys.shape),
+                "be the class of each sample",
+            ),
             (
                 "crop",
                 self.crop in ("resized", "padded", "center"),
@@ -189,10 +212,20 @@ class Plan:
             local_batch = self.batch_size // self.world_size
             return upstream_order(num, self.repeats, self.world_size, local_batch, epoch)
         num_images = -(-self.epoch_samples // self.repeats)
+        samples, times = self._images(num_images, epoch)
+        copies = self.repeats * times[:, None] + np.arange(self.repeats)
+        shown = slice(self.epoch_samples)
+        return np.repeat(samples, self.repeats)[shown], copies.reshape(-1)[shown]
+
+    def _images(self, num_images: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The images of an epoch in their order, and how often each was there before."""
+        if self.sampling != "natural":
+            assert self.labels is not None
+            return sampled_images(
+                self.keys, self.labels, self.sampling, num_images, self.seed, epoch
+            )
         # The order is that of a keyed hash of the keys, so it does not depend on where a container
         # keeps a sample; equal keys would fall back on their place in it.
-        state = np.full(num, keyed.epoch_state(self.seed, Purpose.ORDER, epoch))
+        state = np.full(len(self.keys), keyed.epoch_state(self.seed, Purpose.ORDER, epoch))
         order = np.argsort(keyed.absorb(state, self.keys), kind="stable")[:num_images]
-        samples = np.repeat(order, self.repeats)[: self.epoch_samples]
-        copies = np.tile(np.arange(self.repeats), num_images)[: self.epoch_samples]
-        return samples, copies
+        return order, np.zeros(num_images, dtype=np.int64)

@@ -62,13 +62,18 @@ def evaluations(
     assert main(line) == 0
     one = json.loads(capsys.readouterr().out.splitlines()[-1])
     file = checkpoint.with_name("evaluation.json")
-    assert json.loads(file.read_text()) == one
+    kept = json.loads(file.read_text())
+    by_class = kept.pop("by_class")
+    assert kept == one
     file.unlink()
     code, out, err = run_processes(processes, *line, folder=folder.parent)
     assert code == 0, err
     (printed,) = out.splitlines()  # the first process alone tells
     several = json.loads(printed)
-    assert json.loads(file.read_text()) == several
+    kept = json.loads(file.read_text())
+    assert sum(by_class["total"]) == one["num_images"]
+    assert kept.pop("by_class")["total"] == by_class["total"]
+    assert kept == several
     return one, several, err
 
 
@@ -78,7 +83,7 @@ def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert list(one["heads"]) == list(two["heads"]) == ["class", "dist", "joint"]
     for name, head in one["heads"].items():
         other = two["heads"][name]
-        for count in ("top1_pct", "top5_pct"):
+        for count in ("top1_pct", "macro_top1_pct", "top5_pct"):
             assert head[count] == other[count], (name, count)
         assert head["loss"] == pytest.approx(other["loss"], rel=LOSS_REL), name
 
@@ -89,7 +94,11 @@ def test_two_processes_count_each_image_once(
 ) -> None:
     """13 images in steps of 2 x 1: one process has nothing in the last step."""
     folder = make_folder(tmp_path / "val", 7, 6)
-    one, two, err = evaluations(2, checkpoint, folder, capsys, "--batch-size", "1")
+    matrix = tmp_path / "matrix.csv"
+    options = ("--batch-size", "1", "--confusion", str(matrix))
+    one, two, err = evaluations(2, checkpoint, folder, capsys, *options)
+    rows = [line.split(",")[1:] for line in matrix.read_text().splitlines()[1:]]
+    assert [sum(map(int, row)) for row in rows] == [7, 6]
     assert one["num_images"] == 13
     assert_equal(one, two)
     assert err.count("class  raw weights") == 1

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fake_cuda import GPU, pretended_gpu
 from nightly import nightly
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -33,7 +34,7 @@ from fastdeit.recipes import fill_recipe
 from fastdeit.recipes.entry import changed
 from fastdeit.training.ema import ModelEma
 from fastdeit.training.evaluate import evaluate_all
-from fastdeit.training.loop import loss_of
+from fastdeit.training.loop import loss_of, step_weights
 from fastdeit.training.session import Session, assemble
 from fastdeit.training.teacher import Teacher
 
@@ -171,9 +172,11 @@ def test_losses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     models = models_of(config)
     with pretended_gpu(monkeypatch):
         session, batch = session_of(config, *models)
-        for part in (batch, *batch.parts(3)):
+        weighed = replace(session, class_weights=torch.empty(NUM_CLASSES, device=GPU))
+        weights = step_weights(config, weighed, batch)
+        for part, own in ((batch, None), (batch, weights), *((p, None) for p in batch.parts(3))):
             with session.compute.autocast():
-                loss = loss_of(config, session, part)
+                loss = loss_of(config, session, part, own)
             assert isinstance(loss, FakeTensor) and loss.device.type == "cuda"
             assert (loss.dtype, loss.shape, loss.requires_grad) == (torch.float32, (), True)
         # The backward pass needs a real device.
@@ -206,6 +209,10 @@ def test_evaluation(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
         read.append(tensor)
         return [[1.0] * tensor.shape[1]] * tensor.shape[0]
 
+    def on_host(tensor: Tensor) -> NDArray[np.int64]:
+        assert tensor.device.type == "cpu"
+        return np.ones(tuple(tensor.shape), dtype=np.int64)
+
     config = replace(config_of().model, model=model)
     if model == "test_resnet":
         config = type(config)(model=model)
@@ -215,4 +222,8 @@ def test_evaluation(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended_gpu(monkeypatch):
         COMPUTE.place(network)
         evaluate_all([network], [batch_of(8), batch_of(5)], COMPUTE)
-    assert len(read) == 1 and read[0].device.type == "cuda"
+        assert len(read) == 1 and read[0].device.type == "cuda"
+        # As numpy reads them, where classes are counted: on the host.
+        monkeypatch.setattr(FakeTensor, "numpy", on_host, raising=False)
+        counts = {"num_classes": NUM_CLASSES, "with_confusion": True}
+        evaluate_all([network], [batch_of(8), batch_of(5)], COMPUTE, **counts)

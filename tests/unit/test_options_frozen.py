@@ -9,8 +9,9 @@ from fastdeit.config import TrainConfig
 
 OPTIONS = {
     "data": """
-        train val engine image_size batch_size repeats train_crop crop_scale crop_ratio
-        interpolation eval_crop_ratio bad_images threads dali_device hw_decoder_load dataset
+        train val engine image_size batch_size repeats sampling train_crop crop_scale
+        crop_ratio interpolation eval_crop_ratio bad_images threads dali_device hw_decoder_load
+        dataset
     """,
     "model": """
         model drop_path drop_path_decay drop_path_mode dropout patch_size embed_dim depth num_heads
@@ -28,7 +29,7 @@ OPTIONS = {
     """,
     "optim": """
         epochs optimizer base_lr scale_lr min_lr warmup_epochs warmup_lr weight_decay trainable
-        momentum accumulate loss clip_grad ema_decay
+        momentum accumulate loss class_weights clip_grad ema_decay
     """,
     "distill": """
         distillation teacher teacher_labels teacher_top_k temperature teacher_weight

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,41 @@ def test_chance_is_that_of_the_classes_that_were_left(make_run: MakeRun) -> None
     content = {"dataset": "r", "num_images": 500, "heads": {"joint": {"top1_pct": 68.0}}}
     (folder / "evaluation.json").write_text(json.dumps(content | {"num_classes": 4}))
     assert "2.7 times chance (25.0%)" in page_of(folder)
+
+
+def by_class(num: int) -> dict[str, Any]:
+    """What an evaluation holds of so many classes, of which the first has no image."""
+    return {
+        "head": "joint",
+        "weights": "raw",
+        "names": [HOSTILE, *(f"class {number}" for number in range(1, num))],
+        "total": [0, *[1000] * (num - 1)],
+        "correct": [0, *range(1, num)],
+        "confused": [[2, 1, 444], [1, num - 1, 333]],
+    }
+
+
+def test_classes_have_a_section(make_run: MakeRun) -> None:
+    """The worst, the best, the mean without the empty class, and the confusions; up to 200."""
+    folder = make_run()
+    content = {"dataset": "r", "num_images": 500, "heads": {"joint": {"top1_pct": 68.0}}}
+    pages = {}
+    for num in (0, 4, 100, 201):
+        found = {"by_class": by_class(num)} if num else {}
+        (folder / "evaluation.json").write_text(json.dumps(content | found))
+        pages[num] = " ".join(page_of(folder).split())
+    for num in (0, 201):
+        assert "<h2>Classes</h2>" not in pages[num]
+    assert (
+        "Mean of the top-1 of 99 classes: 5.0% (joint head, raw weights). 1 without" in pages[100]
+    )
+    shown = [f"<th>class {n}</th> <td>{n / 10:.1f} " for n in (*range(1, 11), *range(99, 89, -1))]
+    places = [pages[100].index(text) for text in shown]
+    assert places == sorted(places)
+    assert "<th>best</th>" in pages[100] and "<th>class 11</th>" not in pages[100]
+    row = "<th>class 2</th> <td>class 1</td><td>444</td><td>1,000</td>"
+    assert row in pages[100] and row in pages[4]
+    assert "<th>best</th>" not in pages[4] and "<th>worst</th>" not in pages[4]
 
 
 def test_half_width_agrees_with_the_quadratic() -> None:

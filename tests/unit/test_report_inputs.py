@@ -60,6 +60,37 @@ def test_wrong_values_are_refused(make_run: MakeRun, line: str, text: str) -> No
         page_of(make_run(tail=line + "\n"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"head": 3}, "by_class.head must be a word. Found: 3"),
+        (
+            {"names": ["a"]},
+            "must have as many names as correct and total. Found: [1, 2, 2]",
+        ),
+        (
+            {"total": 2},
+            "must have as many names as correct and total. Found: [2, 2, None]",
+        ),
+        ({"correct": [1, 4]}, "class 1 must have a name, and correct up to total. Found: 'b', 4"),
+        ({"names": ["a", None]}, "class 1 must have a name, and correct up to total. Found: None"),
+        ({"total": [0, 0], "correct": [0, 0]}, "by_class.total must count an image. Found: 0"),
+        ({"confused": 3}, "by_class.confused must be a list. Found: 3"),
+        ({"confused": [[0, 2, 1]]}, "by_class.confused must be two classes, and images of the"),
+        ({"confused": [[0, 1, 9]]}, "confused must be two classes, and images of the first. Found"),
+    ],
+)
+def test_classes_that_cannot_be(make_run: MakeRun, changes: dict[str, Any], text: str) -> None:
+    """Counts of classes that contradict themselves are refused with their place."""
+    folder = make_run()
+    classes = {"head": "class", "weights": "raw", "names": ["a", "b"], "total": [2, 3]}
+    classes |= {"correct": [1, 2], **changes}
+    content = {"num_images": 5, "heads": {"class": {"top1_pct": 60.0}}, "by_class": classes}
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=re.escape(text)):
+        page_of(folder)
+
+
 def test_diverged_run_gets_a_page(make_run: MakeRun) -> None:
     """A loss that is not finite is drawn around and said, not refused."""
     page = page_of(make_run(tail='{"kind":"train","step":50,"loss":NaN}\n'))

@@ -11,7 +11,15 @@ import tyro
 
 from fastdeit.errors import require
 from fastdeit.files import replace_file
-from fastdeit.measured.run import EVALUATION
+from fastdeit.measured.run import BY_CLASS, EVALUATION, MOST_CLASSES
+from fastdeit.tools.evaluate.by_class import (
+    check_confusion,
+    check_drawable,
+    class_facts,
+    explain_classes,
+    titles_of,
+    write_confusion,
+)
 from fastdeit.tools.evaluate.paper_rows import (
     evaluation_table,
     explain,
@@ -37,13 +45,15 @@ def evaluate(
     image_size: int | None = None,
     classes: Literal["all", "subset"] = "all",
     real: Path | None = None,
+    confusion: Path | None = None,
     paper: Literal["auto", "imagenet", "v2", "none"] = "auto",
     reading: PassOptions = DEFAULT_PASS,
 ) -> int:
     """Evaluate a checkpoint: top-1, top-5 and loss of each head, beside the paper's rows.
 
-    The last line on stdout is one JSON object; it is written to evaluation.json beside the
-    checkpoint too. Several GPUs: torchrun --nproc-per-node=8 --no-python fastdeit evaluate ...
+    Also top-1 as the mean over the classes, and the worst of them. The last line on stdout is one
+    JSON object; evaluation.json beside the checkpoint holds it, and how each class did. Several
+    GPUs: torchrun --nproc-per-node=8 --no-python fastdeit evaluate ...
 
     Args:
         checkpoint: RUN/checkpoint.pt of `fastdeit train`.
@@ -54,6 +64,8 @@ def evaluate(
         classes: all, those of the model, whatever their order; or subset for a set with some of
             them, such as ImageNet-A and -R, among which alone the model chooses then.
         real: real.json of ImageNet-ReaL, for its top-1 too; DATASET is ImageNet's val then.
+        confusion: FILE.csv or, for up to 200 classes, FILE.png: how often each class (rows) was
+            taken for each (columns) by the last head, and by raw weights where there are both.
         paper: which of the paper's columns stands beside: auto knows ImageNet's val and ImageNet-V2
             by their images and classes (V2's are folders named 0 to 999), and the test set of the
             model's own dataset.
@@ -62,6 +74,7 @@ def evaluate(
     Returns:
         0.
     """
+    from fastdeit.checkpoints.classes import read_classes
     from fastdeit.checkpoints.file import load_checkpoint, model_from_checkpoint
     from fastdeit.models.initialise import take_classes
     from fastdeit.pipelines.datasets.index import open_dataset
@@ -75,9 +88,14 @@ def evaluate(
         "counts all of ImageNet's classes, and has no effect with classes subset",
         "Leave --real or --classes out.",
     )
+    if confusion is not None:
+        check_confusion(confusion)
     with joined_reader(reading, image_size) as reader:
         content = load_checkpoint(checkpoint)
         index = open_dataset(dataset)
+        num_classes = len(index.class_names)
+        if confusion is not None:
+            check_drawable(confusion, num_classes)
         located = locate_set(index, content, checkpoint, classes == "subset")
         training = training_of(content)
         which = which_set(index, paper, training.dataset)
@@ -91,7 +109,15 @@ def evaluate(
             take_classes(model, located)
             model.to(device)
         with reader.one_pass(index, size, "evaluating") as (shown, batches):
-            results = evaluate_all(models, shown, reader.compute, right_labels, reader.world)
+            results = evaluate_all(
+                models,
+                shown,
+                reader.compute,
+                right_labels,
+                reader.world,
+                num_classes,
+                with_confusion=confusion is not None or num_classes <= MOST_CLASSES,
+            )
             replaced = batches.replacements.num_samples(reader.world)
     if not reader.world.is_main:
         return 0
@@ -99,12 +125,16 @@ def evaluate(
     rows = papers_rows(facts, training, size, which)
     print(evaluation_table(dict(zip(kinds, results, strict=True)), rows, which), file=sys.stderr)
     print(explain(facts, size, rows, which), file=sys.stderr)
+    counts = results[0].classes
+    assert counts is not None
+    titles = titles_of(index.classes, read_classes(content), located)
+    print(explain_classes(counts, titles, kinds[0]), file=sys.stderr)
     facts = {
         "checkpoint": str(checkpoint),
         **facts,
         "dataset": str(dataset),
         "set": which.name,
-        "num_classes": len(index.classes),
+        "num_classes": num_classes,
         "image_size": size,
         "eval_crop_ratio": reading.eval_crop_ratio,
         "weights": weights,
@@ -115,7 +145,9 @@ def evaluate(
     }
     if replaced:
         facts["images_replaced"] = replaced
-    text = json.dumps(facts)
-    print(text)
-    replace_file(checkpoint.with_name(EVALUATION), (text + "\n").encode())
+    print(json.dumps(facts))
+    facts[BY_CLASS] = class_facts(counts, titles, kinds[0])
+    replace_file(checkpoint.with_name(EVALUATION), (json.dumps(facts) + "\n").encode())
+    if confusion is not None and counts.confusion is not None:
+        write_confusion(confusion, counts.confusion, titles)
     return 0

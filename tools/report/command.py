@@ -6,7 +6,6 @@ It reads and writes files only: nothing is trained, evaluated or measured here.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from fastdeit.errors import UserError
-from fastdeit.files import replace_file
+from fastdeit.files import check_ours, replace_file
 from fastdeit.measured.run import load_bench
 from fastdeit.tools.report.page import GENERATOR, make_page
 from fastdeit.tools.report.results import default_not_measured, headline, read_results
@@ -24,7 +23,6 @@ Runs = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
 ]
-MARK_BYTES = 2048  # the generator's mark stands in the first lines of a page
 
 
 def report(
@@ -55,7 +53,7 @@ def report(
         raise UserError(
             "report needs at least one RUN. Found: none. Pass a folder written by `fastdeit train`."
         )
-    _check_out(out)
+    check_ours(out, GENERATOR, "--out", "report", "fastdeit report")
     results = read_results(runs)
     rows, bench_notes = load_bench(bench)
     listed = not_measured or default_not_measured([result.run for result in results], rows)
@@ -79,18 +77,3 @@ def report(
     ]
     print(json.dumps({"report": str(out), "runs": summary}, allow_nan=False))
     return 0
-
-
-def _check_out(out: Path) -> None:
-    """Refuse to replace anything but an earlier report."""
-    if not os.path.lexists(out):
-        return
-    found = "a folder" if out.is_dir() else "a file that `fastdeit report` did not write"
-    if out.is_file():
-        with out.open("rb") as file:
-            if GENERATOR.encode() in file.read(MARK_BYTES):
-                return
-    raise UserError(
-        f"--out must be a new file or an earlier report. Found: {out}, {found}. "
-        "Pass another --out, or move the file away."
-    )

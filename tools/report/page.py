@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from fastdeit.measured.run import Json
 from fastdeit.tools.report import results as of_runs
+from fastdeit.tools.report.classes import classes_of
 from fastdeit.tools.report.plots import bars, curves
 from fastdeit.tools.report.results import Result, fmt
 
@@ -60,6 +61,7 @@ def make_page(
         environment_keys=dict.fromkeys(key for _, content in environments for key in content),
         commands=of_runs.commands_of(result.run for result in results),
         not_measured=not_measured,
+        classes_of=classes_of,
         headline=of_runs.headline,
         describe=of_runs.describe,
         facts=of_runs.facts,

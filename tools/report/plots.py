@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from fastdeit.measured.run import Json
-from fastdeit.text.plots import HEAD_LINES, house_style, new_figure, note
+from fastdeit.text.plots import HEAD_LINES, cut, house_style, new_figure, note
 from fastdeit.tools.report.results import Result, fmt
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _draw_top1(axes: Axes, evals: list[Json], chance_pct: float | None) -> None:
                 linewidth=1.5,
                 marker="o" if len(steps) <= 12 else "",
                 markersize=3,
-                label=_shorten(name, 10),
+                label=cut(name, 10),
             )
     if chance_pct is not None:
         line = (0, (1, 2))
@@ -129,7 +129,7 @@ def bars(rows: list[Json], ids: count[int]) -> Markup:
         highest = 0.0
         for place, row in enumerate(rows):
             middle, low, high = (_finite(row.get(key)) for key in ("median", "p20", "p80"))
-            axes.text(0, place - 0.29, _shorten(fmt(row.get("name")), 54), va="bottom")
+            axes.text(0, place - 0.29, cut(fmt(row.get("name")), 54), va="bottom")
             if middle is not None:
                 is_baseline = row.get("name") in baselines
                 color, alpha = (FAINT, 0.6) if is_baseline else (BLUE, 0.9)
@@ -186,11 +186,6 @@ def _inline(document: str, prefix: str, title: str) -> Markup:
         svg = svg.replace(stand_in, f"var(--{name})")
     # matplotlib has escaped the texts inside.
     return Markup('<svg role="img" aria-label="{}"').format(title) + Markup(svg[len("<svg") :])
-
-
-def _shorten(name: str, length: int) -> str:
-    """Cut a name that is wider than its place in the drawing; the tables have it in full."""
-    return name if len(name) <= length else name[: length - 3] + "..."
 
 
 def series(rows: list[Json], key: str) -> tuple[list[float], list[float]]:

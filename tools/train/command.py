@@ -85,6 +85,7 @@ def train(config: AnyRecipe) -> int:
             if world.is_main and answers.note:
                 say(f"{config.distill.teacher_labels}: {answers.note}")
             session = dataclasses.replace(session, answers=answers, teacher_model=answers.model)
+        session = weigh_session(config, session, train_set[0])
         if session.position.epoch >= epochs:
             if world.is_main:
                 say(f"the run in {run.out} has ended: all {epochs} epochs are done")
@@ -180,6 +181,20 @@ def sets_of_run(
         say(f"{train_set[0].path}: {note}")
     numbered = (each.renumbered(session.classes, located) for each in (train_set[0], val_set[0]))
     return (next(numbered), train_set[1]), (next(numbered), val_set[1])
+
+
+def weigh_session(config: TrainConfig, session: Session, index: DatasetIndex) -> Session:
+    """The session with the weights of the classes of its training set, if they are asked for."""
+    from fastdeit.machine.distributed import say
+    from fastdeit.training.losses import weigh_classes
+
+    kind, sampling = config.optim.class_weights, config.data.sampling
+    if kind == "none":
+        return session
+    if sampling != "natural" and session.world.is_main:
+        say(f"classes are evened out twice: by --sampling {sampling} and --class-weights {kind}")
+    weights = weigh_classes(index.labels, len(session.classes), kind)
+    return dataclasses.replace(session, class_weights=weights.to(session.compute.device))
 
 
 @contextmanager

@@ -94,12 +94,13 @@ def training_set(config: TrainConfig) -> tuple[DatasetIndex, str]:
         offsets=nothing,
         sizes=nothing,
         modes=nothing.astype(np.uint8),
-        labels=nothing,
+        labels=np.arange(row.train) % row.classes,
         widths=nothing.astype(np.int32),
         heights=nothing.astype(np.int32),
         keys=np.arange(row.train, dtype=np.uint64),
     )
-    return index, f"the size of {row.name}, for {path} does not exist"
+    assumed = "" if config.data.sampling == "natural" else " and classes of one size"
+    return index, f"the size of {row.name}{assumed}, for {path} does not exist"
 
 
 def how_to_make(config: TrainConfig) -> str:
