@@ -18,7 +18,7 @@ class RunError(Exception):
     """A run that could not be finished, as one line; the program exits with 1."""
 
 
-class Stopped(Exception):
+class Stopped(BaseException):  # as KeyboardInterrupt: what takes any error must not take this
     """A run that was asked to stop and has saved where it was; it can go on."""
 
     def __init__(self, signal_number: int, message: str, way_on: str = "--resume auto") -> None:

@@ -121,6 +121,8 @@ class FfcvPipeline(Pipeline):
         """Draw by PIL what was left to it, at some places of a step."""
         known = self._decoder.known
         reasons: Reasons = {}
+        if not len(places):
+            return reasons
         for sample, found in draw_with_pil(self.plan, self.index, step, places, images):
             if isinstance(found, str):
                 reasons[sample] = found

@@ -113,19 +113,22 @@ def test_a_peer_that_fails_is_left_out() -> None:
         measure("test", "unit/s", [peer], Effort(1))
 
 
-def test_the_ratio_has_a_spread() -> None:
+def test_the_ratio_has_a_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its percentiles are those of the rounds' ratios."""
-    sleeps = iter([0.0, 0.0, 0.02, 0.02, 0.02, 0.04])  # a, b; a, b; a, b
+    takes = iter([0.0, 0.0, 0.02, 0.02, 0.02, 0.04])  # a, b; a, b; a, b
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
 
     def run() -> int:
-        time.sleep(next(sleeps))
+        nonlocal now
+        now += next(takes) + 1e-9
         return 1
 
     cases = [Case(name="a", run=run), Case(name="b", run=run)]
     _, row = measure("test", "unit/s", cases, Effort(2), ["a"])
-    assert row.ratio_p20 == pytest.approx(0.6, abs=0.1)
-    assert row.ratio == pytest.approx(0.75, abs=0.1)
-    assert row.ratio_p80 == pytest.approx(0.9, abs=0.1)
+    assert row.ratio_p20 == pytest.approx(0.6, abs=1e-6)
+    assert row.ratio == pytest.approx(0.75, abs=1e-6)
+    assert row.ratio_p80 == pytest.approx(0.9, abs=1e-6)
 
 
 def test_cases_take_turns() -> None:
