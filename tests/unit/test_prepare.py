@@ -125,6 +125,17 @@ def test_a_fault_before_the_frame_header_passes() -> None:
     assert found.note == "damaged JPEG (a fault before its frame header) that PIL decodes, kept"
 
 
+def test_damaged_exif_is_no_fault_of_the_picture() -> None:
+    """What cannot be read of a camera is left, the picture is kept."""
+    exif = b"Exif\0\0second\0 and no more"
+    data = encoded(photo(), exif=exif, dpi=(72, 72))
+    tables = data.index(b"\xff\xdb")
+    data = data[:tables] + bytes(9) + data[tables:]  # so that PIL is asked for its head
+    with pytest.raises(SyntaxError):
+        Image.open(io.BytesIO(data)).getexif()
+    assert prepare(data).data == data
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_are_scaled(kind: str) -> None:
     """White of 16 bits is white of 8, half is half; --16-bit clip gives PIL's way."""

@@ -263,7 +263,10 @@ def _with_eight_bits(image: Image.Image, options: ImageOptions) -> Image.Image:
 
 
 def _orientation(image: Image.Image, head: JpegHead | None) -> int:
-    found = head.orientation if head is not None else image.getexif().get(EXIF_ORIENTATION, 1)
+    try:
+        found = head.orientation if head is not None else image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # whatever PIL raises at damaged EXIF, of which the pixels know nothing
+        return 1
     return found if found in range(1, 9) else 1
 
 
