@@ -224,15 +224,11 @@ def open_beton(path: Path, is_checked: bool = True) -> DatasetIndex:
     )
     if header["version"] != VERSION or not 0 < header["num_fields"] <= 64:
         raise refuse(f"version {header['version']} with {header['num_fields']} fields in its head")
-    if table == 0:
-        raise refuse("no allocation table: its writer was stopped before the end")
-    if file_bytes < table + num * ALLOCATION.itemsize:
-        raise refuse(f"{file_bytes} of at least {table + num * ALLOCATION.itemsize} bytes")
-    if page_bytes.bit_count() != 1:
-        raise refuse(f"pages of {page_bytes} bytes")
     fields = np.fromfile(
         path, dtype=DESCRIPTOR, count=int(header["num_fields"]), offset=HEADER.itemsize
     )
+    if len(fields) < header["num_fields"]:
+        raise refuse(f"{file_bytes} bytes")
     kinds = [int(kind) for kind in fields["type_id"]]
     is_ours = any((field["arguments"][: len(MAGIC)] == MAGIC).all() for field in fields)
     if kinds != [IMAGE_FIELD, INT_FIELD] and is_ours:
@@ -242,6 +238,12 @@ def open_beton(path: Path, is_checked: bool = True) -> DatasetIndex:
             f"a .beton must have an image and an integer label, in this order. Found: fields of "
             f"types {kinds} instead of {[IMAGE_FIELD, INT_FIELD]}, in {path}. Write it again so."
         )
+    if table == 0:
+        raise refuse("no allocation table: its writer was stopped before the end")
+    if file_bytes < table + num * ALLOCATION.itemsize:
+        raise refuse(f"{file_bytes} of at least {table + num * ALLOCATION.itemsize} bytes")
+    if page_bytes.bit_count() != 1:
+        raise refuse(f"pages of {page_bytes} bytes")
     try:
         field_names(path)
         pointer = read_pointer(fields)

@@ -18,7 +18,7 @@ from fastdeit.pipelines.datasets.names import Names
 from fastdeit.pipelines.datasets.pictures import PictureError, open_picture
 from fastdeit.pipelines.datasets.strays import Strays, is_hidden_folder
 from fastdeit.pipelines.datasets.urls import refuse_url
-from fastdeit.pipelines.datasets.walk import walk_images
+from fastdeit.pipelines.datasets.walk import EXTENSIONS, walk_images
 
 SYNSET_MAPPING = "LOC_synset_mapping.txt"
 # ImageNet's val images without folders (as from Kaggle), and what cannot be read in any order.
@@ -120,6 +120,9 @@ def _class_folders(path: Path, strays: Strays) -> list[str]:
     folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
     for folder in filter(is_hidden_folder, folders):
         strays.hidden.add(folder)
+    for entry in path.iterdir():  # of images only: beside the folders lie texts of all kinds
+        if entry.suffix.lower() in EXTENSIONS and not (entry.name[0] == "." or entry.is_dir()):
+            strays.not_images.add(entry.name)
     return [folder for folder in folders if not is_hidden_folder(folder)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xxhash
@@ -25,6 +25,31 @@ class DamagedError(UserError):
 
 Container = Literal["beton", "webdataset", "imagefolder"]
 JPEG_MODE, RAW_MODE, PNG_MODE = 0, 1, 2
+
+
+class FileState(NamedTuple):
+    """What a file is while nobody writes to it or puts another in its place."""
+
+    size: int
+    inode: int
+    time_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> FileState:
+        """What was found of a file."""
+        return cls(found.st_size, found.st_ino, found.st_mtime_ns)
+
+    def check(self, handle: int, path: Path) -> None:
+        """Raise a UserError if an open file is not what it was when the dataset was opened."""
+        now = FileState.of(os.fstat(handle))
+        # Some network file systems number files anew.
+        is_another = now.inode != self.inode and now.time_ns != self.time_ns
+        if now.size != self.size or is_another:
+            what = "another file" if is_another else f"{now.size} of {self.size} bytes"
+            raise UserError(
+                f"a dataset must stay as it is while it is read. Found: {what} at {path}. Keep "
+                "others from writing to it, and start again."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,6 +87,8 @@ class DatasetIndex:
     """Words for each class."""
     made_by: dict[str, Any] = field(default_factory=dict)
     """How the container was made: parameters, versions, irregular images."""
+    states: tuple[FileState, ...] = ()
+    """What each of `files` was when the index was made; empty in a folder, which has too many."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -115,8 +142,11 @@ class DatasetIndex:
     @contextmanager
     def _opened(self, sample: int) -> Iterator[int]:
         """The file of a sample; not by Path.open, which takes longer than the reading."""
-        file = os.open(self.files[self.file_ids[sample]], os.O_RDONLY | os.O_CLOEXEC)
+        number = self.file_ids[sample]
+        file = os.open(self.files[number], os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if self.states:
+                self.states[number].check(file, self.files[number])
             yield file
         finally:
             os.close(file)
@@ -160,6 +190,7 @@ def index_from_columns(
     classes = [meta.get(name, []) for name in ("class_ids", "class_names")]
     if not all(isinstance(word, str) for words in classes for word in words):
         raise ValueError("its classes are not named by words")
+    states = () if container == "imagefolder" else tuple(_state_of(file) for file in files)
     try:
         index = DatasetIndex(
             path=path,
@@ -168,12 +199,18 @@ def index_from_columns(
             class_ids=tuple(classes[0]),
             class_names=tuple(classes[1]),
             made_by=meta,
+            states=states,
             **known,
         )
     except TypeError as error:
         raise ValueError(f"a column is missing ({error})") from error
     _check_columns(index)
     return index
+
+
+def _state_of(file: Path) -> FileState:
+    # A shard that is missing is found by those who look at them all.
+    return FileState.of(file.stat()) if file.is_file() else FileState(0, 0, 0)
 
 
 def _check_columns(index: DatasetIndex) -> None:

@@ -18,7 +18,6 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -34,7 +33,7 @@ from fastdeit import UserError, keyed
 from fastdeit.keyed import Purpose
 from fastdeit.machine.numba_cache import compiled
 from fastdeit.pipelines.datasets.beton import field_names
-from fastdeit.pipelines.datasets.index import JPEG_MODE, RAW_MODE, DatasetIndex
+from fastdeit.pipelines.datasets.index import JPEG_MODE, RAW_MODE, DatasetIndex, FileState
 from fastdeit.pipelines.datasets.pictures import MAX_PIXELS
 from fastdeit.pipelines.engines.bad_images import draw_with_pil
 from fastdeit.pipelines.engines.ffcv_library import (
@@ -82,7 +81,7 @@ class FfcvPipeline(Pipeline):
         # numba cannot start more threads than it found cores for (ffcv#357).
         self.threads = min(self.threads, int(numba.config.NUMBA_NUM_THREADS))
         self._decoder = _PlanDecoder(index, plan, self.threads)
-        self._file = _WatchedFile(index.path)
+        self._file = _WatchedFile(index)
         image, label = field_names(index.path)
         with nothing_compiled():
             self._loader = Loader(
@@ -95,6 +94,8 @@ class FfcvPipeline(Pipeline):
                 drop_last=False,
                 batches_ahead=BATCHES_AHEAD,
             )
+        with self._loader.memory_manager.schedule_epoch(None):
+            pass  # maps the file now, while it is the one that was looked at
 
     def _images(
         self, requests: Iterator[StepPlan]
@@ -114,7 +115,7 @@ class FfcvPipeline(Pipeline):
         A file that is cut within a step may still do so.
         """
         for request in requests:
-            self._file.check_whole()
+            self._file.check()
             yield request
 
     def _ask_pil(self, step: StepPlan, images: Tensor, places: NDArray[np.intp]) -> Reasons:
@@ -141,20 +142,17 @@ class FfcvPipeline(Pipeline):
 
 
 class _WatchedFile:
-    """A file that must not become shorter while it is mapped."""
+    """The file that is mapped: it may be replaced, but not become shorter."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._size = os.fstat(self._handle).st_size
+    def __init__(self, index: DatasetIndex) -> None:
+        self._path = index.path
+        self._handle = os.open(index.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._state = FileState.of(os.fstat(self._handle))
+        for state in index.states:
+            state.check(self._handle, self._path)
 
-    def check_whole(self) -> None:
-        found = os.fstat(self._handle).st_size
-        if found < self._size:
-            raise UserError(
-                f"a dataset must stay as it is while it is read. Found: {found} of {self._size} "
-                f"bytes left of {self.path}. Keep others from writing to it, or convert again."
-            )
+    def check(self) -> None:
+        self._state.check(self._handle, self._path)
 
     def close(self) -> None:
         if self._handle >= 0:

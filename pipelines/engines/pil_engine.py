@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fastdeit import UserError
 from fastdeit.machine.stopping import SIGNALS
 from fastdeit.pipelines.datasets.index import DatasetIndex
 from fastdeit.pipelines.engines.decode import BadImageError, decode_with_pil
@@ -76,7 +77,10 @@ class PilPipeline(Pipeline):
         self, requests: Iterator[StepPlan]
     ) -> Generator[tuple[Tensor, Reasons], None, None]:
         self._asked.steps = requests
-        for drawn, reasons in self._loader:
+        for made in self._loader:
+            if isinstance(made, Exception):  # as it was: the DataLoader would make a text of it
+                raise made
+            drawn, reasons = made
             images = self._host_images(len(drawn))
             images.numpy()[:] = drawn
             yield images, reasons
@@ -134,18 +138,23 @@ class _StepRequests(Sampler[list[Request]]):
 
 
 class _CroppedImages(Dataset[Any]):
-    """Answers a request with (copies, S, S, 3) uint8, and the reason if it did not decode."""
+    """Answers a request with (copies, S, S, 3) uint8, and the reason if it did not decode.
+
+    Or with the error that the dataset could not be read.
+    """
 
     def __init__(self, index: DatasetIndex, size: int, radius: int) -> None:
         self.index, self.size, self.radius = index, size, radius
 
-    def __getitem__(self, request: Request) -> tuple[NDArray[np.uint8], Reasons]:
+    def __getitem__(self, request: Request) -> tuple[NDArray[np.uint8], Reasons] | Exception:
         sample, cuts = request
         try:
             image = decode_with_pil(self.index, sample)
         except BadImageError as error:
             shape = (len(cuts), self.size, self.size, 3)
             return np.zeros(shape, dtype=np.uint8), {sample: error.reason}
+        except (UserError, OSError) as error:
+            return error
         return np.stack([resample_with_pil(image, cut, self.size, self.radius) for cut in cuts]), {}
 
 
@@ -166,7 +175,10 @@ def resample_with_pil(
 
 
 def _concatenate(
-    parts: list[tuple[NDArray[np.uint8], Reasons]],
-) -> tuple[NDArray[np.uint8], Reasons]:
+    parts: list[tuple[NDArray[np.uint8], Reasons] | Exception],
+) -> tuple[NDArray[np.uint8], Reasons] | Exception:
+    for part in parts:
+        if isinstance(part, Exception):
+            return part
     images, reasons = zip(*parts, strict=True)
     return np.concatenate(images), {s: reason for each in reasons for s, reason in each.items()}

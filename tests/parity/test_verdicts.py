@@ -150,19 +150,69 @@ def test_a_failure_of_dali_itself(val: DatasetIndex, monkeypatch: pytest.MonkeyP
             list(batches)
 
 
-@pytest.mark.ffcv
-def test_a_beton_that_is_cut_while_it_is_read(containers: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_beton_that_is_cut_while_it_is_read(
+    engine: Any, containers: dict[str, Path], tmp_path: Path
+) -> None:
     """One error names the file; the names in it can still be told."""
     path = tmp_path / "cut.beton"
-    shutil.copy(containers["beton"], path)
+    shutil.copy(containers["val"], path)
     index = open_dataset(path)
     name = index.describe(7)
     plan = make_plan(index, batch_size=4, repeats=1)
-    with open_pipeline(index, plan, "ffcv", PipelineOptions(threads=2)) as batches:
+    with open_pipeline(index, plan, engine, PipelineOptions(threads=2)) as batches:
         next(iter(batches))
         os.truncate(path, int(index.offsets.min()) + 1)
-        message = rf"must stay as it is while it is read. Found: \d+ of \d+ bytes left of {path}"
-        with pytest.raises(UserError, match=message):
+        message = rf"must stay as it is while it is read. Found: \d+ of \d+ bytes at {path}"
+        with pytest.raises(UserError, match=message) as raised:
             list(batches)
+        assert "\n" not in str(raised.value)
         assert index.describe(7) == name
         assert index.columns()["checksums"][7]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_beton_that_is_replaced_while_it_is_read(
+    engine: Any, containers: dict[str, Path], tmp_path: Path
+) -> None:
+    """Nothing of the new file is shown with the old one's labels: the old one is, or an error."""
+    path = tmp_path / "old.beton"
+    shutil.copy(containers["val"], path)
+    index = open_dataset(path)
+    plan = make_plan(index, batch_size=4, repeats=1)
+    with open_pipeline(index, plan, engine, PipelineOptions(threads=2)) as batches:
+        expected = list(batches)
+        batches.load_state_dict({"epoch": 0, "step": 0})
+        shown = iter(batches)
+        found = [next(shown)]
+        other = bytearray(path.read_bytes())
+        first = int(index.offsets.min())
+        other[first:] = bytes(len(other) - first)
+        (tmp_path / "new.beton").write_bytes(other)
+        (tmp_path / "new.beton").replace(path)
+        try:
+            found += shown
+        except UserError as error:
+            message = f"must stay as it is while it is read. Found: another file at {path}"
+            assert message in str(error)
+            assert engine != "ffcv"
+        for left, right in zip(found, expected, strict=False):
+            assert torch.equal(left.images_nhwc_u8, right.images_nhwc_u8)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_beton_that_is_removed(engine: Any, containers: dict[str, Path], tmp_path: Path) -> None:
+    """The error names the file, as the system does."""
+    path = tmp_path / "gone.beton"
+    shutil.copy(containers["val"], path)
+    index = open_dataset(path)
+    plan = make_plan(index, batch_size=4, repeats=1)
+    with open_pipeline(index, plan, engine, PipelineOptions(threads=2)) as batches:
+        next(iter(batches))
+        path.unlink()
+        if engine == "ffcv":  # it is mapped
+            assert len(list(batches)) > 1
+            return
+        with pytest.raises(FileNotFoundError) as raised:
+            list(batches)
+        assert str(path) in str(raised.value)

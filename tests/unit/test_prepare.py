@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,9 +145,24 @@ def test_sixteen_bits_are_scaled(kind: str) -> None:
     data = encoded(Image.fromarray(wide), kind)
     found = prepare(data, mode="raw")
     assert pixels(found)[0, [0, 7]].tolist() == [[255] * 3, [128] * 3]
-    assert "16 bits divided by 257" in found.note
+    assert "0 to 65535 scaled to 0 to 255" in found.note
     clipped = pixels(prepare(data, mode="raw", sixteen_bit="clip"))
     assert np.array_equal(clipped, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_twelve_bits_are_scaled() -> None:
+    """White of the 12 bits that a TIFF says it has is white."""
+    wide = np.tile(np.array([0, 2048, 4095, 1], dtype=np.uint16), (2, 1))
+    packed = bytearray()
+    for one, two in wide.reshape(-1, 2).tolist():  # two values in three bytes
+        packed += bytes([one >> 4, (one & 15) << 4 | two >> 8, two & 255])
+    tags = [(256, 4), (257, 2), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 2)]
+    tags.append((279, len(packed)))
+    data = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags))
+    data += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags) + bytes(4)
+    found = prepare(data, mode="raw")
+    assert pixels(found)[0, :, 0].tolist() == [0, 128, 255, 0]
+    assert "0 to 4095 scaled to 0 to 255" in found.note
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -131,7 +132,9 @@ def test_what_is_no_image_is_in_the_manifest(
     source = folder_of(tmp_path / "set", "a/1.jpg", "b/2")
     for number in range(22):
         (source / "a" / f"{number:02d}.txt").write_text("no image")
-    said = "22 files are no images: a/00.txt, a/01.txt, a/02.txt, ..."
+    shutil.copy(next((source / "a").glob("*.jpg")), source / "beside.jpg")
+    (source / "README.md").write_text("of the whole")
+    said = "23 files are no images of a class: a/00.txt, a/01.txt, a/02.txt, ..."
     assert convert(source, tmp_path / name, bad="list", workers=1) == 0
     assert f"0 of 2 images are bad; {said}; nothing was written" in capsys.readouterr().err
     assert convert(source, tmp_path / name, workers=1) == 0
@@ -139,7 +142,7 @@ def test_what_is_no_image_is_in_the_manifest(
     assert line.endswith(f"0 irregular, 0 left out, listed in {tmp_path / name}.json; {said}")
     manifest = json.loads((tmp_path / f"{name}.json").read_text())
     first = [f"a/{number:02d}.txt" for number in range(20)]
-    assert manifest["not_images"] == {"count": 22, "first": first}
+    assert manifest["not_images"] == {"count": 23, "first": first}
     assert open_dataset(tmp_path / name).made_by["not_images"] == manifest["not_images"]
     merged = tmp_path / "merged" / name
     for part in ("1/2", "2/2"):

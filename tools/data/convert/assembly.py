@@ -79,7 +79,7 @@ def not_images(strays: Strays) -> dict[str, Any]:
 def describe_not_images(found: dict[str, Any]) -> str:
     """The same for the end of a line; nothing if there are none."""
     count = found["count"]
-    what = "file is no image" if count == 1 else "files are no images"
+    what = "file is no image of a class" if count == 1 else "files are no images of a class"
     return f"; {count} {what}: {shorten(found['first'], count)}" if count else ""
 
 

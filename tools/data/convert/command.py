@@ -28,6 +28,8 @@ from fastdeit.tools.data.sources.detect import SourceKind, open_source
 from fastdeit.tools.data.sources.listing import Listing, fingerprint_of
 from fastdeit.tools.data.workers import num_workers
 
+DEFAULT_SHARD_MIB = 256
+
 
 def convert(
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")],
@@ -48,7 +50,7 @@ def convert(
     exif: Literal["ignore", "apply"] = "ignore",
     check: Literal["structure", "decode"] = "decode",
     sixteen_bit: Annotated[Literal["scale", "clip"], tyro.conf.arg(name="16-bit")] = "scale",
-    shard_mib: int = 256,
+    shard_mib: int = DEFAULT_SHARD_MIB,
     part: str | None = None,
     split_val: float | None = None,
     val_out: Path | None = None,
@@ -112,6 +114,10 @@ def convert(
     if shard_mib < 1:
         raise UserError(f"shard-mib must be at least 1. Found: {shard_mib}. Pass 256, say.")
     kinds = [_kind_of(each, format, mode) for each in outs]
+    if shard_mib != DEFAULT_SHARD_MIB and "webdataset" not in kinds:
+        raise UserError(
+            f"shard-mib is for shards. Found: {shard_mib} for {out}, a .beton. Leave it out."
+        )
     options = ImageOptions(
         lossless="raw",
         mode=mode,

@@ -29,6 +29,7 @@ FULL_CHROMA = 0
 BASELINE, PLAIN, ARITHMETIC = (0xC0,), (0xC0, 0xC1, 0xC2), (0xC9, 0xCA)
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 """PIL's modes of 16 bits grey; it clips them to 255 where it converts them."""
+_BITS_PER_SAMPLE = 258  # a TIFF's tag
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,11 +224,12 @@ def _decode_and_store(
         if target != image.size:
             _draft(image, head, (2 * target[0], 2 * target[1]))
         image.load()
+        white = _white(image)
         image = _with_eight_bits(image, options)
         if kind not in ("JPEG", "MPO") or mode not in ("RGB", "L"):
             notes.append(f"{kind} in mode {mode}")
             if mode not in ("RGB", "L") and image.mode == "L":
-                notes.append("16 bits divided by 257")
+                notes.append(f"0 to {white} scaled to 0 to 255")
         elif head is not None and head.fault:
             notes.append(f"damaged JPEG ({head.fault}) that PIL decodes")
         elif head is not None and head.frame not in PLAIN + ARITHMETIC:
@@ -255,11 +257,18 @@ def _with_eight_bits(image: Image.Image, options: ImageOptions) -> Image.Image:
     # PIL scales what a PGM or PPM holds to 16 bits.
     is_sixteen = image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format == "PPM")
     if is_sixteen and options.sixteen_bit == "scale":
-        wide = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+        wide, white = np.asarray(image).astype(np.uint32), _white(image)
+        scaled = np.minimum((wide * 255 + white // 2) // white, 255)
+        return Image.fromarray(scaled.astype(np.uint8))
     if image.mode in ("I", "F") and not is_sixteen:
         raise PictureError(f"{image.format} in mode {image.mode}, of no known scale")
     return image
+
+
+def _white(image: Image.Image) -> int:
+    """The greatest value of a picture of up to 16 bits grey; a TIFF says how many are used."""
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+    return int((1 << bits[0]) - 1 if 8 < bits[0] <= 16 else 65535)
 
 
 def _orientation(image: Image.Image, head: JpegHead | None) -> int:
