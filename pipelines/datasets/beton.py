@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fastdeit import UserError
 from fastdeit.pipelines.datasets.container import ContainerWriter, FileRange, write_at
 from fastdeit.pipelines.datasets.index import (
+    MAX_CLASSES,
     RAW_MODE,
     DamagedError,
     DatasetIndex,
@@ -33,8 +34,6 @@ MIN_PAGE_BYTES = 8 << 20  # FFCV's default
 MAX_PAGE_BYTES = 1 << 31  # a power of two that fits the header's u4
 INT_FIELD, IMAGE_FIELD = 1, 2
 MAGIC = np.frombuffer(b"fastdei2", dtype=np.uint8)
-MAX_CLASSES = 1 << 20
-"""Of a file of FFCV's, whose labels may be any numbers."""
 _CHUNK_ROWS = 1 << 16
 
 HEADER = np.dtype(

@@ -25,6 +25,8 @@ class DamagedError(UserError):
 
 Container = Literal["beton", "webdataset", "imagefolder"]
 JPEG_MODE, RAW_MODE, PNG_MODE = 0, 1, 2
+MAX_CLASSES = 1 << 20
+"""Class numbers of others, who may write any, are below it."""
 
 
 class FileState(NamedTuple):

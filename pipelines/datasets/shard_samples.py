@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastdeit import UserError
+from fastdeit.pipelines.datasets.index import MAX_CLASSES
 from fastdeit.pipelines.datasets.names import imagenet_name
 from fastdeit.pipelines.datasets.strays import Strays
 from fastdeit.pipelines.datasets.tar_bytes import GzipBytes, TarBytes, open_tar
@@ -29,7 +30,6 @@ FACTS = ("json", "txt")
 """Extensions of members that may hold one; what they say otherwise is not kept."""
 FIELDS = ("label", "class_id", "cls", "target")
 """Names of a class number in a .json."""
-MAX_CLASSES = 1 << 20
 MAX_JSON_BYTES = 1 << 20
 
 # What webdataset itself puts beside samples.

@@ -150,14 +150,16 @@ def test_a_failure_of_dali_itself(val: DatasetIndex, monkeypatch: pytest.MonkeyP
             list(batches)
 
 
+@pytest.fixture
+def own(containers: dict[str, Path], tmp_path: Path) -> DatasetIndex:
+    """The validation images in a file that a test may spoil."""
+    return open_dataset(shutil.copy(containers["val"], tmp_path / "own.beton"))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_beton_that_is_cut_while_it_is_read(
-    engine: Any, containers: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_beton_that_is_cut_while_it_is_read(engine: Any, own: DatasetIndex) -> None:
     """One error names the file; the names in it can still be told."""
-    path = tmp_path / "cut.beton"
-    shutil.copy(containers["val"], path)
-    index = open_dataset(path)
+    index, path = own, own.path
     name = index.describe(7)
     plan = make_plan(index, batch_size=4, repeats=1)
     with open_pipeline(index, plan, engine, PipelineOptions(threads=2)) as batches:
@@ -172,13 +174,9 @@ def test_a_beton_that_is_cut_while_it_is_read(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_beton_that_is_replaced_while_it_is_read(
-    engine: Any, containers: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_beton_that_is_replaced_while_it_is_read(engine: Any, own: DatasetIndex) -> None:
     """Nothing of the new file is shown with the old one's labels: the old one is, or an error."""
-    path = tmp_path / "old.beton"
-    shutil.copy(containers["val"], path)
-    index = open_dataset(path)
+    index, path = own, own.path
     plan = make_plan(index, batch_size=4, repeats=1)
     with open_pipeline(index, plan, engine, PipelineOptions(threads=2)) as batches:
         expected = list(batches)
@@ -188,8 +186,8 @@ def test_a_beton_that_is_replaced_while_it_is_read(
         other = bytearray(path.read_bytes())
         first = int(index.offsets.min())
         other[first:] = bytes(len(other) - first)
-        (tmp_path / "new.beton").write_bytes(other)
-        (tmp_path / "new.beton").replace(path)
+        path.with_name("new.beton").write_bytes(other)
+        path.with_name("new.beton").replace(path)
         try:
             found += shown
         except UserError as error:
@@ -201,11 +199,9 @@ def test_a_beton_that_is_replaced_while_it_is_read(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_beton_that_is_removed(engine: Any, containers: dict[str, Path], tmp_path: Path) -> None:
+def test_a_beton_that_is_removed(engine: Any, own: DatasetIndex) -> None:
     """The error names the file, as the system does."""
-    path = tmp_path / "gone.beton"
-    shutil.copy(containers["val"], path)
-    index = open_dataset(path)
+    index, path = own, own.path
     plan = make_plan(index, batch_size=4, repeats=1)
     with open_pipeline(index, plan, engine, PipelineOptions(threads=2)) as batches:
         next(iter(batches))

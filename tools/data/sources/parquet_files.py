@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fastdeit import UserError
+from fastdeit.pipelines.datasets.index import MAX_CLASSES
 from fastdeit.pipelines.datasets.names import SPLITS, Names
-from fastdeit.pipelines.datasets.shard_samples import MAX_CLASSES
 from fastdeit.tools.data.sources.imagenet_names import find_wordnet_ids, name_images
 from fastdeit.tools.data.sources.listing import Listing, fingerprint_of, times_of
 from fastdeit.tools.data.sources.parquet_rows import (
